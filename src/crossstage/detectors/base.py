@@ -1,0 +1,124 @@
+"""A detector: backbone, neck and head, and the way from pictures to detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from crossstage.detectors.postprocess import postprocess
+from crossstage.errors import ConfigError
+from crossstage.heads import YoloHead
+from crossstage.inference.model import Detected, Preprocessing
+from crossstage.nn.contracts import Backbone, Neck
+
+if TYPE_CHECKING:
+    import supervision
+
+
+class Detector(nn.Module):
+    """A one-stage detector.
+
+    ``forward`` returns raw tensors and holds no Python branch on data, so that it can be traced and exported;
+    :meth:`decode` and :meth:`detect` turn them into boxes; :meth:`predict` does the whole way from files.
+
+    Args:
+        backbone: Images to feature maps.
+        neck: Feature maps to fused maps.
+        head: Fused maps to raw predictions.
+        class_names: Names by class id; as many as the head has classes.
+        preprocessing: How pictures become input.
+
+    Raises:
+        ConfigError: The number of names is not the head's number of classes.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: Neck,
+        head: YoloHead,
+        *,
+        class_names: Sequence[str],
+        preprocessing: Preprocessing,
+    ) -> None:
+        super().__init__()
+        if len(class_names) != head.num_classes:
+            raise ConfigError(f"{len(class_names)} class names for a head with {head.num_classes} classes")
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.class_names = tuple(class_names)
+        self.preprocessing = preprocessing
+
+    @property
+    def max_stride(self) -> int:
+        """The input's height and width must be multiples of this."""
+        return self.head.levels[-1].stride
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return raw head tensors, shallow to deep.
+
+        Args:
+            images: ``(N, 3, H, W)`` RGB in [0, 1]; H and W are multiples of :attr:`max_stride`.
+        """
+        return self.head(self.neck(self.backbone(images)))
+
+    def decode(self, raw: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, C)`` in [0, 1]."""
+        return self.head.decode(raw)
+
+    def detect(
+        self,
+        raw: Sequence[Tensor],
+        *,
+        score_threshold: float = 0.25,
+        iou_threshold: float = 0.45,
+        class_ids: Sequence[int] | None = None,
+        max_detections: int = 300,
+        class_agnostic: bool = False,
+        diou: bool = False,
+    ) -> list[Detected]:
+        """Decode raw tensors and post-process them, see :func:`crossstage.detectors.postprocess`."""
+        return postprocess(
+            *self.decode(raw),
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            class_ids=class_ids,
+            max_detections=max_detections,
+            class_agnostic=class_agnostic,
+            diou=diou,
+        )
+
+    def predict(
+        self,
+        source: Any,
+        *,
+        conf: float = 0.25,
+        iou: float = 0.45,
+        imgsz: int | tuple[int, int] | None = None,
+        classes: Sequence[str | int] | None = None,
+    ) -> Iterator[supervision.Detections]:
+        """Detect objects in pictures, one at a time.
+
+        Args:
+            source: A picture (path, PIL image, RGB uint8 array), folder, glob, ``.txt`` list, video, camera number, or
+                an iterable of these.
+            conf: Detections score more than this.
+            iou: Of two boxes of a class that overlap more than this, the weaker goes.
+            imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
+            classes: Names or ids of the classes to look for; None looks for all.
+
+        Yields:
+            For each picture or frame, boxes in its pixels with ``confidence``, ``class_id`` and
+            ``data["class_name"]``; ``metadata`` tells the source, the frame and the picture's size.
+
+        Raises:
+            DataError: Nothing was found at ``source``, or it is one picture that cannot be read. Of many pictures, an
+                unreadable one is skipped with a warning.
+            ConfigError: An option is out of range or a class is unknown.
+        """
+        from crossstage.inference import predict_detections
+
+        return predict_detections(self, source, conf=conf, iou=iou, imgsz=imgsz, classes=classes)

@@ -1,0 +1,6 @@
+"""Heads: feature maps to raw predictions, and how to decode them."""
+
+from crossstage.heads.classifier import Classifier
+from crossstage.heads.yolo import AnchorLevel, YoloHead
+
+__all__ = ["AnchorLevel", "Classifier", "YoloHead"]

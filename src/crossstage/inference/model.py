@@ -1,0 +1,74 @@
+"""What inference asks of a model: the contract that detectors, exported graphs and test doubles meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+Resize = Literal["stretch", "letterbox"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the network's input: RGB, float in [0, 1], resized to ``size``.
+
+    Attributes:
+        size: Height and width of the input in pixels.
+        resize: ``"stretch"`` scales both sides independently (Darknet's default); ``"letterbox"`` keeps the aspect
+            ratio and fills the rest with grey 0.5 (Darknet's ``letter_box=1``).
+    """
+
+    size: tuple[int, int] = (416, 416)
+    resize: Resize = "stretch"
+
+
+class Detected(NamedTuple):
+    """The objects found in one image, best score first.
+
+    Attributes:
+        boxes_xyxy: ``(K, 4)`` corners in pixels of the input tensor.
+        scores: ``(K,)`` in [0, 1].
+        class_ids: ``(K,)`` int64.
+    """
+
+    boxes_xyxy: Tensor
+    scores: Tensor
+    class_ids: Tensor
+
+
+class DetectionModel(Protocol):
+    """A detector as inference and evaluation see it."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class id."""
+        ...
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures were prepared in training."""
+        ...
+
+    @property
+    def max_stride(self) -> int:
+        """The input's height and width must be multiples of this."""
+        ...
+
+    def __call__(self, images: Tensor) -> Sequence[Tensor]:
+        """Raw head tensors of ``(N, 3, H, W)`` float images in [0, 1]."""
+        ...
+
+    def detect(
+        self,
+        raw: Sequence[Tensor],
+        *,
+        score_threshold: float,
+        iou_threshold: float,
+        class_ids: Sequence[int] | None = None,
+        max_detections: int = 300,
+    ) -> list[Detected]:
+        """Decoded, filtered and suppressed boxes, one entry per image."""
+        ...

@@ -1,0 +1,37 @@
+"""Activations by the names that papers and configuration files use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from crossstage.errors import ConfigError
+
+LEAKY_SLOPE = 0.1  # Darknet's; torch defaults to 0.01
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky": lambda: nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
+    "relu": lambda: nn.ReLU(inplace=True),
+    "relu6": lambda: nn.ReLU6(inplace=True),
+    "silu": lambda: nn.SiLU(inplace=True),
+    "swish": lambda: nn.SiLU(inplace=True),
+    "mish": lambda: nn.Mish(inplace=True),
+    "hardswish": lambda: nn.Hardswish(inplace=True),
+    "linear": nn.Identity,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """Build an activation.
+
+    Args:
+        name: One of ``ACTIVATIONS``: leaky (slope 0.1), relu, relu6, silu or swish, mish, hardswish, linear.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    try:
+        return ACTIVATIONS[name]()
+    except KeyError:
+        raise ConfigError(f"activation {name!r} is unknown; expected one of {', '.join(ACTIVATIONS)}") from None

@@ -1,0 +1,165 @@
+r"""The cross stage partial stage (CSPNet, arXiv 1911.11929, section 3).
+
+A stage receives :math:`x_0` and cuts it by channels into :math:`x_0 = [x_0', x_0'']`. The first part is *carried*
+across the stage, the second is *processed* by the stage's blocks :math:`F`; two *transitions* :math:`T` and
+:math:`U` join them again:
+
+.. math::
+    x_T &= T(F(x_0''))              \\
+    x_U &= U([x_T, x_0'])
+
+For a dense stage, :math:`F` yields :math:`[x_0'', x_1, \dots, x_k]` with :math:`x_k = w_k * [x_0'', x_1, \dots,
+x_{k-1}]`, so that :math:`x_T = w_T * [x_0'', x_1, \dots, x_k]` and :math:`x_U = w_U * [x_0', x_T]`. The gradient that
+reaches the weights of one branch never mixes with the other's: each transition cuts it off.
+
+Where the fusion happens (paper, figure 3) decides which transitions exist:
+
+=========  ==============  ==============
+fusion     T               U
+=========  ==============  ==============
+``first``  identity        convolution
+``last``   convolution     identity
+``both``   convolution     convolution
+``none``   identity        identity
+=========  ==============  ==============
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from crossstage.errors import ConfigError
+from crossstage.nn.conv import ConvNormAct
+
+Fusion = Literal["none", "first", "last", "both"]
+Split = Literal["slice", "project"]
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What makes a stage partial.
+
+    Attributes:
+        gamma: Share of the channels that is carried past the blocks, in (0, 1). Larger is cheaper. This is the paper's
+            γ; the suffix "-gamma" of released files names a training recipe and has nothing to do with it.
+        fusion: Which transitions exist, see the table above.
+        split: ``"slice"`` cuts the channels (the paper's drawing, YOLOv4-tiny); ``"project"`` reads the whole input
+            with one 1x1 convolution for each part (every classifier that the authors released).
+
+    Raises:
+        ConfigError: A value is out of range or unknown.
+    """
+
+    gamma: float = 0.5
+    fusion: Fusion = "both"
+    split: Split = "project"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma < 1:
+            raise ConfigError(f"Partial.gamma is {self.gamma}; expected a share of channels between 0 and 1, exclusive")
+        if self.fusion not in ("none", "first", "last", "both"):
+            raise ConfigError(f"Partial.fusion is {self.fusion!r}; expected none, first, last or both")
+        if self.split not in ("slice", "project"):
+            raise ConfigError(f"Partial.split is {self.split!r}; expected slice or project")
+
+    @property
+    def has_transition(self) -> bool:
+        """Whether T, which acts on the processed part alone, is a convolution."""
+        return self.fusion in ("last", "both")
+
+    @property
+    def has_merge(self) -> bool:
+        """Whether U, which acts on the concatenation, is a convolution."""
+        return self.fusion in ("first", "both")
+
+    def widths(self, channels: int) -> tuple[int, int]:
+        """Channels ``(carried, processed)`` of a stage ``channels`` wide.
+
+        Raises:
+            ConfigError: γ does not cut ``channels`` into whole, non-empty parts.
+        """
+        carried = round(self.gamma * channels)
+        if abs(self.gamma * channels - carried) > 1e-6 or not 0 < carried < channels:
+            raise ConfigError(
+                f"Partial.gamma = {self.gamma} carries {self.gamma * channels:g} of {channels} channels; "
+                "expected a whole number of them, with at least one on either side"
+            )
+        return carried, channels - carried
+
+
+class SliceSplit(nn.Module):
+    """Cut the channels: the first ``carried`` bypass the stage, the rest are processed.
+
+    Shape: ``(N, C, H, W) -> (N, carried, H, W), (N, C - carried, H, W)``; with ``carry_all`` the first output is the
+    whole input, as in YOLOv4-tiny, whose carried part keeps what is also processed.
+    """
+
+    def __init__(self, carried: int, *, carry_all: bool = False) -> None:
+        super().__init__()
+        self.carried = carried
+        self.carry_all = carry_all
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(carried, processed)``."""
+        return (x if self.carry_all else x[:, : self.carried]), x[:, self.carried :]
+
+    def extra_repr(self) -> str:
+        """Settings shown by ``repr``."""
+        return f"carried={self.carried}, carry_all={self.carry_all}"
+
+
+class ProjectSplit(nn.Module):
+    """Read the whole input with one 1x1 convolution for each part; the two widths need not add up to the input's.
+
+    Shape: ``(N, in_channels, H, W) -> (N, carried, H, W), (N, processed, H, W)``.
+    """
+
+    def __init__(self, in_channels: int, carried: int, processed: int, *, act: str) -> None:
+        super().__init__()
+        self.carried = ConvNormAct(in_channels, carried, act=act)
+        self.processed = ConvNormAct(in_channels, processed, act=act)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(carried, processed)``."""
+        return self.carried(x), self.processed(x)
+
+
+class CrossStage(nn.Module):
+    """Split, process one part, merge: ``U([T(F(x0'')), x0'])``.
+
+    Args:
+        split: ``x -> (x0', x0'')``, a :class:`SliceSplit` or :class:`ProjectSplit`.
+        blocks: F, the stage's blocks, whatever they are.
+        transition: T, on the processed part alone; ``nn.Identity()`` when ``fusion`` is first or none.
+        merge: U, on the concatenation; ``nn.Identity()`` when ``fusion`` is last or none. A stage that downsamples at
+            its end puts the pooling here, before or after the convolution: CSPPeleeNet saves most by running U on
+            the pooled map.
+        carried_first: Concatenate ``[x0', x_T]``, as YOLOv4-tiny does, instead of ``[x_T, x0']``.
+    """
+
+    def __init__(
+        self,
+        split: nn.Module,
+        blocks: nn.Module,
+        transition: nn.Module,
+        merge: nn.Module,
+        *,
+        carried_first: bool = False,
+    ) -> None:
+        super().__init__()
+        self.split = split
+        self.blocks = blocks
+        self.transition = transition
+        self.merge = merge
+        self.carried_first = carried_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the stage's output."""
+        carried, processed = self.split(x)
+        processed = self.transition(self.blocks(processed))
+        parts = (carried, processed) if self.carried_first else (processed, carried)
+        return self.merge(torch.cat(parts, dim=1))

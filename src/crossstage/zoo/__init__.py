@@ -1,0 +1,20 @@
+"""The zoo: every model by name, its card, and its weights."""
+
+from crossstage.zoo.from_darknet import convert_darknet, load_darknet
+from crossstage.zoo.pretrained import PRETRAINED
+from crossstage.zoo.registry import ModelCard, create_model, list_models, load, load_detector, model_info
+from crossstage.zoo.spec import ModelSpec, Provenance
+
+__all__ = [
+    "PRETRAINED",
+    "ModelCard",
+    "ModelSpec",
+    "Provenance",
+    "convert_darknet",
+    "create_model",
+    "list_models",
+    "load",
+    "load_darknet",
+    "load_detector",
+    "model_info",
+]

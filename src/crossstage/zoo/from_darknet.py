@@ -1,0 +1,123 @@
+"""Native models from Darknet weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from crossstage.darknet.weights import Slot, WeightsReport, inspect, module_slots, read_into
+from crossstage.errors import ConfigError, WeightsError
+from crossstage.zoo.files import write_model
+from crossstage.zoo.registry import create_model
+from crossstage.zoo.spec import ModelSpec, Provenance
+
+# A Darknet file holds heads where the cfg puts them, between the steps of the neck: these are the native modules in
+# that order. Inside of each, modules are registered in file order.
+DARKNET_ORDER: dict[str, tuple[str, ...]] = {
+    "darknet53": ("backbone", "fc"),
+    "cspdarknet53": ("backbone", "fc"),
+    "cspdarknet53_tiny_yolo": (
+        "backbone",
+        "neck.narrow",
+        "neck.smooth.1",
+        "head.predict.1",
+        "neck.reduce.0",
+        "neck.smooth.0",
+        "head.predict.0",
+    ),
+}
+
+
+def darknet_slots(model: torch.nn.Module, name: str) -> list[Slot]:
+    """A native model's tensors in the order of its Darknet file.
+
+    Raises:
+        ConfigError: No Darknet file is known for this model.
+    """
+    if name not in DARKNET_ORDER:
+        raise ConfigError(f"{name} has no known Darknet file; expected one of {', '.join(DARKNET_ORDER)}")
+    return module_slots((prefix, model.get_submodule(prefix)) for prefix in DARKNET_ORDER[name])
+
+
+def load_darknet(model: torch.nn.Module, name: str, path: str | Path) -> WeightsReport:
+    """Fill a native model from a Darknet file that fits it exactly.
+
+    Args:
+        model: What ``create_model(name)`` returned.
+        name: The model's name.
+        path: The ``.weights`` file of the released topology.
+
+    Raises:
+        ConfigError: No Darknet file is known for this model.
+        WeightsError: The file does not fit the model exactly, or holds NaN or infinity.
+    """
+    slots = darknet_slots(model, name)
+    report = inspect(path, slots)
+    if not report.exact:
+        raise WeightsError(f"{report}; expected the weights of {name}")
+    return read_into(path, slots)
+
+
+def convert_darknet(
+    weights: str | Path,
+    out: str | Path,
+    *,
+    model: str,
+    names: str | Path,
+    source: str,
+    licence: str,
+    trained_on: str,
+    half: bool = True,
+) -> ModelSpec:
+    """Convert Darknet weights to a model file; equal input gives equal bytes.
+
+    Args:
+        weights: The ``.weights`` file.
+        out: The ``.safetensors`` file to write.
+        model: Name of the native model.
+        names: Text file with a class name in each line.
+        source: What was trained and by whom, for the header.
+        licence: Licence of the weights, for the header.
+        trained_on: The training data, for the header.
+        half: Store float16 instead of float32.
+
+    Returns:
+        The header that was written.
+
+    Raises:
+        ConfigError: The model is unknown or no Darknet file is known for it.
+        WeightsError: A file does not fit the model or cannot be read or written, or a value is beyond float16.
+    """
+    class_names = _read_names(names)
+    network = create_model(model, class_names=class_names)
+    load_darknet(network, model, weights)
+    preprocessing = getattr(network, "preprocessing", None)
+    provenance = Provenance(
+        source=source,
+        licence=licence,
+        source_file=Path(weights).name,
+        sha256=hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
+        trained_on=trained_on,
+    )
+    spec = ModelSpec(model, len(class_names), class_names, {}, preprocessing, provenance)
+    state = network.state_dict()
+    if half:
+        state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+        for key, tensor in state.items():
+            if not tensor.isfinite().all():
+                raise WeightsError(f"{weights}: {key} has values beyond float16; convert it without half")
+    write_model(out, state, spec)
+    return spec
+
+
+def _read_names(path: str | Path) -> tuple[str, ...]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: cannot be read: {error}") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise WeightsError(f"{path}: empty; expected a class name in each line")
+    return names

@@ -1,0 +1,58 @@
+"""Weights that ship inside the package: which there are, where they come from, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossstage.errors import WeightsError
+
+FOLDER = Path(__file__).parent / "pretrained"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """One file of weights.
+
+    Attributes:
+        name: Architecture and tag, ``<model>.<tag>``.
+        sha256: Hash of the file in the package.
+    """
+
+    name: str
+    sha256: str
+
+    @property
+    def model(self) -> str:
+        """The architecture's name in the registry."""
+        return self.name.split(".", 1)[0]
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return FOLDER / f"{self.name}.safetensors"
+
+    def verified_path(self) -> Path:
+        """The file's path, once its hash is checked.
+
+        Raises:
+            WeightsError: The file is missing or not the one that was released.
+        """
+        if not self.path.is_file():
+            raise WeightsError(f"{self.path}: missing; is the installation of crossstage complete?")
+        found = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        if found != self.sha256:
+            raise WeightsError(f"{self.path}: sha256 is {found}; expected {self.sha256}: the file is damaged")
+        return self.path
+
+
+PRETRAINED: dict[str, Pretrained] = {
+    weights.name: weights
+    for weights in (
+        Pretrained(
+            name="cspdarknet53_tiny_yolo.coco",
+            sha256="f3eecf1c5445bd82ecef96170a04a750bf3f7217c029d649d5efa3fa097b589f",
+        ),
+    )
+}
