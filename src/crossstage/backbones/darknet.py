@@ -16,6 +16,9 @@ from crossstage.errors import ConfigError
 from crossstage.nn import ConvNormAct, ConvPair, CrossStage, DarknetBlock, Partial, ProjectSplit, SliceSplit
 
 
+MAX_BLOCKS = 1_000  # a row comes from files as well, whose depths must not decide how long we build
+
+
 @dataclass(frozen=True)
 class DarknetConfig:
     """One row of the family.
@@ -31,6 +34,9 @@ class DarknetConfig:
         whole_first: Both parts of the first stage keep its full width, and its blocks their bottleneck of a half, as
             in the authors' csdarknet53. Applies to projected splits.
         act: Activation of every convolution.
+
+    Raises:
+        ConfigError: Widths and depths differ in number, or there are more than 1,000 blocks.
     """
 
     stem: tuple[tuple[int, int], ...]
@@ -41,6 +47,12 @@ class DarknetConfig:
     partial: Partial | None = None
     whole_first: bool = False
     act: str = "leaky"
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.depths):
+            raise ConfigError(f"widths {self.widths} and depths {self.depths}; expected as many of one as of the other")
+        if sum(self.depths) > MAX_BLOCKS:
+            raise ConfigError(f"depths {self.depths} add up to more than {MAX_BLOCKS} blocks")
 
 
 DARKNETS: dict[str, DarknetConfig] = {

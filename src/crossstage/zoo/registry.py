@@ -203,8 +203,11 @@ def load(name_or_path: str | Path) -> nn.Module:
     spec, state = read_model(path)
     if spec.name not in REGISTRY:
         raise WeightsError(f"{path}: holds a {spec.name!r}; expected one of {', '.join(REGISTRY)}")
-    with torch.device("meta"):
-        model = REGISTRY[spec.name].build(spec)
+    try:
+        with torch.device("meta"):
+            model = REGISTRY[spec.name].build(spec)
+    except (ConfigError, TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
+        raise WeightsError(f"{path}: its header describes a {spec.name} that cannot be built: {error}") from error
     own = model.state_dict()
     for key in own.keys() | state.keys():
         found, expected = (tuple(tensors[key].shape) if key in tensors else "nothing" for tensors in (state, own))

@@ -1,0 +1,31 @@
+"""Detections drawn onto pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crossstage.inference.images import Pixels
+
+if TYPE_CHECKING:
+    from supervision import Detections
+
+
+def draw(image: Pixels, detections: Detections) -> Pixels:
+    """A copy of a picture with boxes, class names and confidences.
+
+    Args:
+        image: ``(H, W, 3)`` RGB uint8; it is not changed.
+        detections: Boxes in its pixels, with ``confidence`` and ``data["class_name"]``.
+    """
+    import supervision as sv
+
+    size = (image.shape[1], image.shape[0])
+    thickness = max(1, sv.calculate_optimal_line_thickness(size))
+    scale = max(0.35, sv.calculate_optimal_text_scale(size))
+    confidence = detections.confidence if detections.confidence is not None else []
+    labels = [f"{name} {score:.2f}" for name, score in zip(detections.data["class_name"], confidence, strict=True)]
+    drawn = sv.BoxAnnotator(thickness=thickness).annotate(image.copy(), detections)
+    label = sv.LabelAnnotator(
+        text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=3, smart_position=True
+    )
+    return label.annotate(drawn, detections, labels)

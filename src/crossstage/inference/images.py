@@ -1,0 +1,82 @@
+"""Reading pictures: any file that Pillow knows to RGB pixels, upright, or a reason why not."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from crossstage.errors import DataError
+
+MAX_PIXELS = 100_000_000  # a file of a few kilobytes can claim more than memory holds
+
+Pixels = NDArray[np.uint8]
+
+
+def load_image(source: str | Path | Image.Image | Pixels) -> Pixels:
+    """Read a picture as people see it.
+
+    EXIF orientation is applied; 16-bit greys are scaled, not clipped; transparency is laid on white; of an animation or
+    a document with pages the first is taken.
+
+    Args:
+        source: A path, a PIL image, or an array ``(H, W, 3)`` of RGB uint8, which is returned as it is.
+
+    Returns:
+        ``(H, W, 3)`` RGB uint8.
+
+    Raises:
+        DataError: The file is missing, empty, damaged, not a picture or larger than 100 megapixels, which is found out
+            before anything is decoded; or the array has another shape or type.
+    """
+    if isinstance(source, np.ndarray):
+        return _checked(source)
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, "the PIL image")
+    path = Path(source)
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: empty file; expected a picture")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on metadata, and on sizes that are checked here
+            with Image.open(path) as image:
+                return _to_rgb(image, str(path))
+    except Image.DecompressionBombError:
+        raise DataError(f"{path}: claims more pixels than {MAX_PIXELS:,}; refused unread") from None
+    except Image.UnidentifiedImageError:
+        raise DataError(f"{path}: not a picture, or its header is damaged") from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{path}: cannot be read: {reason}") from None
+
+
+def _checked(array: NDArray) -> Pixels:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        raise DataError(f"array of shape {array.shape} and type {array.dtype}; expected (H, W, 3) RGB uint8")
+    return array
+
+
+def _to_rgb(image: Image.Image, name: str) -> Pixels:
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{name}: {image.width} x {image.height} pixels; more than {MAX_PIXELS:,} are refused unread")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _scale_grey(np.asarray(image))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(image.convert("RGB"))
+
+
+def _scale_grey(values: NDArray) -> Pixels:
+    """Greys of more than 8 bits to RGB: whole numbers up to 65535; floats up to 1, or to 255 if any is above 1."""
+    if np.issubdtype(values.dtype, np.floating):
+        values = np.nan_to_num(values)
+        grey = values * (255 if values.max(initial=0) <= 1 else 1)
+    else:
+        grey = values / 257
+    grey = grey.round().clip(0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)

@@ -1,0 +1,209 @@
+"""Pictures to detections, one at a time, with the time that each stage took."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from crossstage.errors import ConfigError, DataError
+from crossstage.inference.model import Detected, DetectionModel, Preprocessing
+from crossstage.inference.preprocess import Placement, prepare
+from crossstage.inference.sources import Picture, Source, Unreadable
+
+if TYPE_CHECKING:
+    from supervision import Detections
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Milliseconds of each stage."""
+
+    decode: float
+    preprocess: float
+    forward: float
+    postprocess: float
+
+    @property
+    def total(self) -> float:
+        """Milliseconds of all stages."""
+        return self.decode + self.preprocess + self.forward + self.postprocess
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A picture, what was found in it, and how long it took."""
+
+    picture: Picture
+    detections: Detections
+    milliseconds: StageTimes
+
+
+class Predictor:
+    """A detection model with its options checked, ready for pictures.
+
+    Args:
+        model: Any detector.
+        conf: Detections score more than this, in [0, 1].
+        iou: Of two boxes of a class that overlap more than this, in [0, 1], the weaker goes.
+        imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
+        classes: Names or ids of the classes to look for; None looks for all.
+        max_detections: Most detections of one picture.
+
+    Raises:
+        ConfigError: An option is out of range or a class is unknown.
+    """
+
+    def __init__(
+        self,
+        model: DetectionModel,
+        *,
+        conf: float = 0.25,
+        iou: float = 0.45,
+        imgsz: int | tuple[int, int] | None = None,
+        classes: Sequence[str | int] | None = None,
+        max_detections: int = 300,
+    ) -> None:
+        for name, value in (("conf", conf), ("iou", iou)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name}={value}; expected a number from 0 to 1")
+        self.model = model
+        self.conf, self.iou, self.max_detections = conf, iou, max_detections
+        self.preprocessing = Preprocessing(_input_size(model, imgsz), model.preprocessing.resize)
+        self.class_ids = None if classes is None else [_class_id(name, model.class_names) for name in classes]
+        parameters = getattr(model, "parameters", lambda: iter(()))()
+        self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+
+    @torch.inference_mode()
+    def detect(self, image: np.ndarray) -> tuple[Detected, Placement, tuple[float, float, float]]:
+        """Find objects in one picture.
+
+        Args:
+            image: ``(H, W, 3)`` RGB uint8.
+
+        Returns:
+            The objects, in pixels of the input; where the picture lies in it; milliseconds of preprocessing, forward
+            pass and post-processing.
+        """
+        start = time.perf_counter()
+        tensor, placement = prepare(image, self.preprocessing.size, self.preprocessing.resize)
+        batch = tensor.unsqueeze(0).to(self.device)
+        prepared = time.perf_counter()
+        raw = self.model(batch)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        forwarded = time.perf_counter()
+        (found,) = self.model.detect(
+            raw,
+            score_threshold=self.conf,
+            iou_threshold=self.iou,
+            class_ids=self.class_ids,
+            max_detections=self.max_detections,
+        )
+        done = time.perf_counter()
+        times = (prepared - start) * 1e3, (forwarded - prepared) * 1e3, (done - forwarded) * 1e3
+        return found, placement, times
+
+    def __call__(self, picture: Picture) -> Prediction:
+        """Find objects in one picture, as ``supervision.Detections`` in its pixels."""
+        found, placement, times = self.detect(picture.image)
+        return Prediction(
+            picture,
+            _detections(found, placement, self.model.class_names, picture),
+            StageTimes(picture.decode_ms, *times),
+        )
+
+
+def predict(
+    model: DetectionModel,
+    source: Any,
+    *,
+    conf: float = 0.25,
+    iou: float = 0.45,
+    imgsz: int | tuple[int, int] | None = None,
+    classes: Sequence[str | int] | None = None,
+) -> Iterator[Prediction | Unreadable]:
+    """Find objects in every picture of a source, see :class:`Source` and :class:`Predictor`.
+
+    Yields:
+        A prediction for each picture or frame; for a file that cannot be read, why.
+
+    Raises:
+        DataError: Nothing was found at ``source``.
+        ConfigError: An option is out of range or a class is unknown.
+    """
+    predictor = Predictor(model, conf=conf, iou=iou, imgsz=imgsz, classes=classes)
+    pictures = Source(source)
+    return (entry if isinstance(entry, Unreadable) else predictor(entry) for entry in pictures)
+
+
+def predict_detections(
+    model: DetectionModel,
+    source: Any,
+    *,
+    conf: float,
+    iou: float,
+    imgsz: int | tuple[int, int] | None,
+    classes: Sequence[str | int] | None,
+) -> Iterator[Detections]:
+    """:func:`predict` without the frills: detections alone, a warning for an unreadable file.
+
+    Raises:
+        DataError: Nothing was found at ``source``, or it is one picture that cannot be read.
+        ConfigError: An option is out of range or a class is unknown.
+    """
+    predictor = Predictor(model, conf=conf, iou=iou, imgsz=imgsz, classes=classes)
+    pictures = Source(source)
+
+    def run() -> Iterator[Detections]:
+        for entry in pictures:
+            if not isinstance(entry, Unreadable):
+                yield predictor(entry).detections
+            elif pictures.single:
+                raise DataError(entry.reason)
+            else:
+                warnings.warn(f"skipped {entry.reason}", stacklevel=2)
+
+    return run()
+
+
+def _input_size(model: DetectionModel, imgsz: int | tuple[int, int] | None) -> tuple[int, int]:
+    if imgsz is None:
+        return model.preprocessing.size
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else (imgsz[0], imgsz[1])
+    for side in size:
+        if side < 1 or side % model.max_stride:
+            lower = max(1, side // model.max_stride) * model.max_stride
+            higher = lower + model.max_stride
+            raise ConfigError(f"imgsz={side}; expected a multiple of {model.max_stride}, such as {lower} or {higher}")
+    return size
+
+
+def _class_id(name: str | int, class_names: Sequence[str]) -> int:
+    if isinstance(name, str) and name in class_names:
+        return class_names.index(name)
+    if (isinstance(name, int) or name.isdecimal()) and 0 <= int(name) < len(class_names):
+        return int(name)
+    close = get_close_matches(str(name), class_names, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"expected a name or 0 to {len(class_names) - 1}"
+    raise ConfigError(f"class {name!r} is unknown to the model; {hint}")
+
+
+def _detections(found: Detected, placement: Placement, class_names: Sequence[str], picture: Picture) -> Detections:
+    from supervision import Detections
+
+    class_ids = found.class_ids.cpu().numpy()
+    height, width = picture.image.shape[:2]
+    return Detections(
+        xyxy=placement.to_picture(found.boxes_xyxy.cpu()).numpy().astype(np.float32).reshape(-1, 4),
+        confidence=found.scores.cpu().numpy().astype(np.float32),
+        class_id=class_ids.astype(int),
+        data={"class_name": np.array([class_names[index] for index in class_ids], dtype=str)},
+        metadata={"source": picture.name, "frame": picture.frame, "width": width, "height": height},
+    )

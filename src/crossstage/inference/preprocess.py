@@ -1,0 +1,88 @@
+"""Pictures to network input, and boxes back to pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crossstage.inference.images import Pixels
+from crossstage.inference.model import Resize
+
+GREY = 0.5  # around a letterboxed picture
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a picture lies in the network's input.
+
+    Attributes:
+        picture_size: Height and width of the picture in pixels.
+        scale: Pixels of the input per pixel of the picture, vertically and horizontally.
+        offset: Rows and columns of the input before the picture.
+    """
+
+    picture_size: tuple[int, int]
+    scale: tuple[float, float]
+    offset: tuple[int, int]
+
+    def to_picture(self, boxes_xyxy: Tensor) -> Tensor:
+        """Boxes ``(K, 4)`` in pixels of the input to pixels of the picture, clipped to it."""
+        height, width = self.picture_size
+        boxes = (boxes_xyxy - self._shift(boxes_xyxy)) / self._factor(boxes_xyxy)
+        return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+
+    def to_input(self, boxes_xyxy: Tensor) -> Tensor:
+        """Boxes ``(K, 4)`` in pixels of the picture to pixels of the input."""
+        return boxes_xyxy * self._factor(boxes_xyxy) + self._shift(boxes_xyxy)
+
+    def _factor(self, like: Tensor) -> Tensor:
+        vertical, horizontal = self.scale
+        return like.new_tensor([horizontal, vertical, horizontal, vertical])
+
+    def _shift(self, like: Tensor) -> Tensor:
+        top, left = self.offset
+        return like.new_tensor([left, top, left, top])
+
+
+def prepare(image: Pixels, size: tuple[int, int], resize: Resize) -> tuple[Tensor, Placement]:
+    """Resize a picture as Darknet does: bilinear between corner-aligned pixels, without smoothing.
+
+    Args:
+        image: ``(H, W, 3)`` RGB uint8.
+        size: Height and width of the input.
+        resize: ``"stretch"``, or ``"letterbox"`` to keep the aspect ratio, centred on grey.
+
+    Returns:
+        ``(3, *size)`` float32 in [0, 1], and where the picture lies in it.
+    """
+    height, width = image.shape[:2]
+    if resize == "stretch":
+        return _resized(image, size), Placement((height, width), (size[0] / height, size[1] / width), (0, 0))
+    ratio = min(size[0] / height, size[1] / width)
+    inner = max(1, int(height * ratio)), max(1, int(width * ratio))
+    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    canvas = torch.full((3, *size), GREY)
+    canvas[:, top : top + inner[0], left : left + inner[1]] = _resized(image, inner)
+    return canvas, Placement((height, width), (inner[0] / height, inner[1] / width), (top, left))
+
+
+def _resized(image: Pixels, size: tuple[int, int]) -> Tensor:
+    """Bilinear, corner-aligned; only the rows that are needed leave uint8, which matters for large photos."""
+    height = image.shape[0]
+    if size[0] < height:
+        position = torch.linspace(0, height - 1, size[0], dtype=torch.float64) if size[0] > 1 else torch.zeros(1)
+        upper = position.floor().long()
+        lower = (upper + 1).clamp(max=height - 1)
+        weight = (position - upper).float().view(-1, 1, 1)
+        rows = torch.from_numpy(np.ascontiguousarray(image[upper.numpy()])).float()
+        rows.lerp_(torch.from_numpy(np.ascontiguousarray(image[lower.numpy()])).float(), weight)
+    else:
+        rows = torch.from_numpy(np.ascontiguousarray(image)).float()
+    chw = rows.permute(2, 0, 1).unsqueeze(0)
+    if chw.shape[2:] != size:
+        chw = F.interpolate(chw, size=size, mode="bilinear", align_corners=True)
+    return (chw[0] / 255).contiguous()

@@ -1,0 +1,171 @@
+"""A whole run over a source: progress, files, and a summary that people like to read."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossstage.inference.model import DetectionModel
+from crossstage.inference.predictor import Prediction, Predictor, StageTimes
+from crossstage.inference.sources import Source, Unreadable
+from crossstage.inference.writing import AnnotatedCopies, JsonLines
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LISTED_PICTURES = 20  # longer runs print totals alone
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Attributes:
+        pictures: Pictures and frames that were read.
+        objects: How many of each class were found.
+        listed: Name, size and finds of the first pictures.
+        unreadable: Files that were skipped.
+        times: Milliseconds of each picture's stages.
+        seconds: How long the run took.
+        save: Folder of the annotated copies.
+        json: File of the detections.
+    """
+
+    pictures: int = 0
+    objects: Counter[str] = field(default_factory=Counter)
+    listed: list[tuple[str, str, str]] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    times: list[StageTimes] = field(default_factory=list)
+    seconds: float = 0.0
+    save: Path | None = None
+    json: Path | None = None
+
+    @property
+    def median_times(self) -> StageTimes | None:
+        """Median milliseconds of each stage; None if nothing was read."""
+        if not self.times:
+            return None
+        return StageTimes(*(statistics.median(getattr(t, f.name) for t in self.times) for f in fields(StageTimes)))
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one picture."""
+        self.pictures += 1
+        names = [str(name) for name in prediction.detections.data["class_name"]]
+        self.objects.update(names)
+        self.times.append(prediction.milliseconds)
+        if len(self.listed) <= LISTED_PICTURES:
+            height, width = prediction.picture.image.shape[:2]
+            self.listed.append((prediction.picture.name, f"{width} x {height}", _finds(prediction)))
+
+
+def predict_to_files(
+    model: DetectionModel,
+    source: Any,
+    *,
+    conf: float = 0.25,
+    iou: float = 0.45,
+    imgsz: int | tuple[int, int] | None = None,
+    classes: Sequence[str | int] | None = None,
+    save: Path | None = None,
+    json: Path | None = None,
+) -> Summary:
+    """Find objects in every picture of a source, with a progress bar on stderr, and write what was asked for.
+
+    Args:
+        model: Any detector.
+        source: See :class:`~crossstage.inference.sources.Source`.
+        conf: Detections score more than this.
+        iou: Of two boxes of a class that overlap more than this, the weaker goes.
+        imgsz: Side of the input in pixels; None takes the size the model was trained at.
+        classes: Names or ids of the classes to look for; None looks for all.
+        save: Folder for annotated copies.
+        json: File for JSON lines, see :func:`~crossstage.inference.writing.as_json`.
+
+    Returns:
+        What was done, the files that could not be read included. Ctrl-C ends the run early; what is complete is kept.
+
+    Raises:
+        DataError: Nothing was found at ``source``, or a file cannot be written.
+        ConfigError: An option is out of range or a class is unknown.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    predictor = Predictor(model, conf=conf, iou=iou, imgsz=imgsz, classes=classes)
+    pictures = Source(source)
+    summary = Summary(save=save, json=json)
+    copies = AnnotatedCopies(save) if save else None
+    lines = JsonLines(json) if json else None
+    start, complete = time.perf_counter(), False
+    bar = track(
+        pictures, "predict", total=pictures.total, console=Console(stderr=True), transient=True, disable=pictures.single
+    )
+    try:
+        for entry in bar:
+            if isinstance(entry, Unreadable):
+                summary.unreadable.append(entry)
+                continue
+            prediction = predictor(entry)
+            summary.add(prediction)
+            if lines:
+                lines.write(prediction)
+            if copies:
+                copies.write(prediction)
+        complete = True
+    except KeyboardInterrupt:
+        complete = True
+    finally:
+        if copies:
+            copies.close()
+        if lines:
+            lines.close(keep=complete)
+    summary.seconds = time.perf_counter() - start
+    return summary
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Print what a run found, how long each stage took, where files are, and what could not be read."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if summary.pictures <= LISTED_PICTURES:
+        table = Table("picture", "size", "found", box=None, pad_edge=False)
+        for name, size, finds in summary.listed:
+            table.add_row(Text(name, overflow="fold"), size, Text(finds or "nothing"))
+    else:
+        table = Table("class", "objects", box=None, pad_edge=False)
+        for name, count in summary.objects.most_common():
+            table.add_row(name, str(count))
+    console.print(table)
+    console.print(
+        f"\n{sum(summary.objects.values())} objects in {summary.pictures} pictures, {summary.seconds:.1f} s",
+        highlight=False,
+    )
+    if times := summary.median_times:
+        stages = ", ".join(f"{stage.name} {getattr(times, stage.name):.1f}" for stage in fields(times))
+        console.print(f"median ms: {stages}; {1000 / times.total:.1f} pictures/s", highlight=False)
+    for label, path in (("annotated copies", summary.save), ("detections", summary.json)):
+        if path:
+            console.print(Text(f"{label}: {path}"), soft_wrap=True)
+    if summary.unreadable:
+        console.print(f"\n{len(summary.unreadable)} could not be read:", style="bold red", highlight=False)
+        for entry in summary.unreadable:
+            console.print(Text(f"  {entry.reason}"), soft_wrap=True)
+
+
+def _finds(prediction: Prediction) -> str:
+    """ "2 person 0.98, dog 0.71": how many of each class, and the best confidence."""
+    found = prediction.detections
+    best: dict[str, float] = {}
+    counts: Counter[str] = Counter()
+    for name, confidence in zip(
+        found.data["class_name"], found.confidence if found.confidence is not None else (), strict=True
+    ):
+        counts[str(name)] += 1
+        best[str(name)] = max(best.get(str(name), 0.0), float(confidence))
+    return ", ".join(f"{f'{counts[name]} ' if counts[name] > 1 else ''}{name} {best[name]:.2f}" for name in best)

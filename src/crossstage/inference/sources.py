@@ -1,0 +1,247 @@
+"""Where pictures come from: files, folders, globs, lists, videos, cameras, and what Python hands over."""
+
+from __future__ import annotations
+
+import glob
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from crossstage.errors import DataError
+from crossstage.inference.images import Pixels, load_image
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
+)
+VIDEO_SUFFIXES = frozenset(
+    [".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"]
+)
+MAX_LIST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture or video frame.
+
+    Attributes:
+        name: The path as it was given or found, or what stands for it.
+        relative: Path below which an annotated copy belongs: inside of a folder its place there, else the bare name.
+        image: ``(H, W, 3)`` RGB uint8.
+        frame: Number of the frame in its video or camera, from 0; None for a picture.
+        frame_rate: Frames per second of the video; None for a picture.
+        decode_ms: Milliseconds that reading took.
+    """
+
+    name: str
+    relative: PurePath
+    image: Pixels
+    frame: int | None
+    frame_rate: float | None
+    decode_ms: float
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that could not be read, and why; the reason names the file."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Something to open: a file, or an image in memory."""
+
+    content: Path | Image.Image | Pixels
+    name: str
+    relative: PurePath
+
+
+class Source:
+    """Pictures from anything, one after the other.
+
+    Args:
+        what: Path of a picture, video, folder (searched recursively) or ``.txt`` list; a glob; a camera's number; a PIL
+            image or RGB uint8 array; or an iterable of these.
+
+    Attributes:
+        total: Number of pictures, if it is known before reading: None for videos and cameras.
+        single: Whether it is one picture.
+
+    Raises:
+        DataError: Nothing is there, or nothing that could be read.
+    """
+
+    def __init__(self, what: Any) -> None:
+        self._camera = _camera_number(what)
+        self._items = [] if self._camera is not None else list(_resolve(what))
+        moving = self._camera is not None or any(_is_video(item) for item in self._items)
+        self.total = None if moving else len(self._items)
+        self.single = self.total == 1
+
+    def __iter__(self) -> Iterator[Picture | Unreadable]:
+        if self._camera is not None:
+            yield from _read_camera(self._camera)
+        for item in self._items:
+            yield from _read_video(item) if _is_video(item) else _read_image(item)
+
+
+def _camera_number(what: Any) -> int | None:
+    if isinstance(what, int) and not isinstance(what, bool):
+        return what
+    return int(what) if isinstance(what, str) and what.isdecimal() and not Path(what).exists() else None
+
+
+def _resolve(what: Any) -> Iterator[_Item]:
+    if isinstance(what, (Image.Image, np.ndarray)):
+        yield _Item(what, "image", PurePath("image.png"))
+    elif isinstance(what, (str, Path)):
+        yield from _resolve_path(str(what))
+    elif isinstance(what, Iterable):
+        found = False
+        for number, entry in enumerate(what):
+            for item in _resolve(entry):
+                found = True
+                unnamed = not isinstance(item.content, Path)
+                yield _Item(item.content, f"image {number}", PurePath(f"image{number}.png")) if unnamed else item
+        if not found:
+            raise DataError("no picture: the source is empty")
+    else:
+        raise DataError(
+            f"source of type {type(what).__name__}; expected a path, picture, array or an iterable of these"
+        )
+
+
+def _resolve_path(text: str) -> Iterator[_Item]:
+    path = Path(text)
+    if path.is_dir():
+        yield from _resolve_folder(path)
+    elif path.suffix.lower() == ".txt" and path.is_file():
+        yield from _resolve_list(path)
+    elif path.exists():
+        yield _Item(path, text, PurePath(path.name))
+    elif glob.has_magic(text):
+        found = sorted(Path(match) for match in glob.glob(text, recursive=True) if _known(Path(match)))  # noqa: PTH207
+        if not found:
+            raise DataError(f"{text}: no picture or video matches")
+        yield from (_Item(file, str(file), PurePath(file.name)) for file in found)
+    else:
+        raise DataError(f"{text}: no such file or folder")
+
+
+def _resolve_folder(folder: Path) -> Iterator[_Item]:
+    found = sorted(file for file in folder.rglob("*") if file.is_file() and _known(file))
+    if not found:
+        raise DataError(
+            f"{folder}: no picture or video in it; looked for {' '.join(sorted(IMAGE_SUFFIXES))} and videos"
+        )
+    yield from (_Item(file, str(file), file.relative_to(folder)) for file in found)
+
+
+def _resolve_list(path: Path) -> Iterator[_Item]:
+    """Paths of a text file, one in each line, below the file's folder or else the working directory."""
+    with path.open("rb") as file:
+        data = file.read(MAX_LIST_BYTES + 1)
+    if len(data) > MAX_LIST_BYTES:
+        raise DataError(f"{path}: longer than {MAX_LIST_BYTES:,} bytes; expected a list of paths")
+    found = False
+    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        try:
+            line = raw.decode().strip()
+        except UnicodeDecodeError:
+            line = "\0"
+        if "\0" in line:
+            raise DataError(f"{path}:{number}: binary data; expected the path of a picture") from None
+        if line and not line.startswith("#"):
+            found = True
+            file = path.parent / line
+            file = file if file.exists() else Path(line)
+            yield _Item(file, str(file), PurePath(file.name))
+    if not found:
+        raise DataError(f"{path}: no path in it")
+
+
+def _known(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+
+
+def _is_video(item: _Item) -> bool:
+    return isinstance(item.content, Path) and item.content.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _read_image(item: _Item) -> Iterator[Picture | Unreadable]:
+    start = time.perf_counter()
+    try:
+        image = load_image(item.content)
+    except DataError as error:
+        yield Unreadable(item.name, str(error))
+    else:
+        yield Picture(item.name, item.relative, image, None, None, _since(start))
+
+
+def _read_video(item: _Item) -> Iterator[Picture | Unreadable]:
+    import av.error
+
+    try:
+        with av.open(str(item.content)) as container:
+            yield from _frames(container, item.name, item.relative)
+    except (av.error.FFmpegError, OSError, IndexError) as error:
+        yield Unreadable(item.name, f"{item.name}: cannot be read as a video: {error}")
+
+
+def _read_camera(number: int) -> Iterator[Picture]:
+    import av.error
+
+    device, driver = {
+        "Linux": (f"/dev/video{number}", "v4l2"),
+        "Darwin": (str(number), "avfoundation"),
+    }.get(platform.system(), (f"video={number}", "dshow"))
+    try:
+        container = av.open(device, format=driver)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise DataError(f"camera {number} ({device}) cannot be opened: {error}") from None
+    with container:
+        yield from _frames(container, f"camera {number}", PurePath(f"camera{number}.mp4"))
+
+
+def _frames(container: InputContainer, name: str, relative: PurePath) -> Iterator[Picture]:
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    start = time.perf_counter()
+    for number, frame in enumerate(container.decode(stream)):
+        image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+        yield Picture(name, relative, image, number, rate, _since(start))
+        start = time.perf_counter()
+
+
+def _since(start: float) -> float:
+    return (time.perf_counter() - start) * 1000

@@ -1,0 +1,202 @@
+"""What a run leaves behind: annotated pictures and videos, and detections as JSON lines.
+
+Everything is written beside its final place and moved there when it is whole; what was complete when a run was
+interrupted is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path, PurePath
+from typing import IO, TYPE_CHECKING, Any
+
+from PIL import Image
+
+from crossstage.errors import DataError
+from crossstage.inference.drawing import draw
+from crossstage.inference.images import Pixels
+from crossstage.inference.predictor import Prediction
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+
+_KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@contextmanager
+def _errors_about(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _temporary_beside(path: Path) -> Path:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(descriptor)
+    return Path(name)
+
+
+class JsonLines:
+    """One JSON object for each picture or frame.
+
+    Args:
+        path: The file, which appears when the writer is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _errors_about(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary = _temporary_beside(path)
+            self._file: IO[str] = self._temporary.open("w", encoding="utf-8")
+
+    def write(self, prediction: Prediction) -> None:
+        """Add one line."""
+        with _errors_about(self._path):
+            self._file.write(json.dumps(as_json(prediction), ensure_ascii=False, allow_nan=False) + "\n")
+
+    def close(self, *, keep: bool) -> None:
+        """Move the file to its place, or drop it."""
+        with _errors_about(self._path):
+            try:
+                self._file.close()
+                if keep:
+                    self._temporary.chmod(0o644)
+                    self._temporary.replace(self._path)
+            finally:
+                self._temporary.unlink(missing_ok=True)
+
+
+def as_json(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as plain values: boxes to 0.01 pixel, confidences to 0.0001."""
+    picture, found = prediction.picture, prediction.detections
+    assert found.confidence is not None and found.class_id is not None
+    rows = zip(found.class_id, found.data["class_name"], found.confidence, found.xyxy, strict=True)
+    return {
+        "source": picture.name,
+        "frame": picture.frame,
+        "width": picture.image.shape[1],
+        "height": picture.image.shape[0],
+        "detections": [
+            {
+                "class_id": int(class_id),
+                "class_name": str(name),
+                "confidence": round(float(confidence), 4),
+                "box_xyxy": [round(float(side), 2) for side in box],
+            }
+            for class_id, name, confidence, box in rows
+        ],
+    }
+
+
+class AnnotatedCopies:
+    """Annotated copies of pictures and videos below a folder.
+
+    A picture keeps its place below the source's folder; PNG and JPEG keep their name, other formats become JPEG with
+    ``.jpg`` appended, videos become MP4.
+
+    Args:
+        folder: Where the copies go; made if it is not there.
+
+    Raises:
+        DataError: ``folder`` is a file or cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder}: is a file; expected a folder for annotated copies")
+        self._folder = folder
+        self._taken: dict[Path, str] = {}
+        self._video: _Video | None = None
+
+    def write(self, prediction: Prediction) -> None:
+        """Add one picture, or one frame to its video."""
+        picture = prediction.picture
+        drawn = draw(picture.image, prediction.detections)
+        if picture.frame is None:
+            self._close_video()
+            path = self._place(picture.relative, picture.name)
+            with _errors_about(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _save_picture(drawn, path)
+            return
+        if picture.frame == 0 or self._video is None:
+            self._close_video()
+            path = self._place(picture.relative, picture.name, suffix=".mp4")
+            with _errors_about(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._video = _Video(path, drawn, picture.frame_rate or 25)
+        with _errors_about(self._video.path):
+            self._video.write(drawn)
+
+    def close(self) -> None:
+        """Finish the last video."""
+        self._close_video()
+
+    def _close_video(self) -> None:
+        if self._video is not None:
+            video, self._video = self._video, None
+            with _errors_about(video.path):
+                video.close()
+
+    def _place(self, relative: PurePath, name: str, suffix: str | None = None) -> Path:
+        """A path that no other source's copy has taken."""
+        suffix = suffix or ("" if relative.suffix.lower() in _KEPT_SUFFIXES else ".jpg")
+        first = relative if suffix == relative.suffix else relative.with_name(relative.name + suffix)
+        path, number = self._folder / first, 1
+        while self._taken.get(path, name) != name:
+            number += 1
+            path = self._folder / first.with_name(f"{first.stem}-{number}{first.suffix}")
+        self._taken[path] = name
+        return path
+
+
+def _save_picture(image: Pixels, path: Path) -> None:
+    temporary = _temporary_beside(path)
+    try:
+        Image.fromarray(image).save(temporary, quality=92)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _Video:
+    """An MP4 of annotated frames; a frame of another size than the first is cut or filled to it."""
+
+    def __init__(self, path: Path, first: Pixels, frame_rate: float) -> None:
+        import av
+
+        self.path = path
+        self._temporary = _temporary_beside(path)
+        self._container: OutputContainer = av.open(str(self._temporary), "w", format="mp4")
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        self._stream = self._container.add_stream(codec, rate=Fraction(frame_rate).limit_denominator(60_000))
+        self._stream.height, self._stream.width = (side - side % 2 for side in first.shape[:2])
+        self._stream.pix_fmt = "yuv420p"
+        if codec == "mpeg4":
+            self._stream.bit_rate = first.shape[0] * first.shape[1] * 8
+
+    def write(self, image: Pixels) -> None:
+        import av
+
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame = frame.reformat(self._stream.width, self._stream.height)
+        for packet in self._stream.encode(frame):
+            self._container.mux(packet)
+
+    def close(self) -> None:
+        try:
+            for packet in self._stream.encode():
+                self._container.mux(packet)
+            self._container.close()
+            self._temporary.chmod(0o644)
+            self._temporary.replace(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)

@@ -1,0 +1,178 @@
+"""The zoo: names, cards, weights, and model files from strangers."""
+
+import hashlib
+import json
+import struct
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import crossstage
+from crossstage.errors import ConfigError, WeightsError
+from crossstage.heads import AnchorLevel
+from crossstage.nn import Partial
+from crossstage.zoo import PRETRAINED, ModelSpec, convert_darknet, create_model, load, load_darknet
+from crossstage.zoo.files import read_model, read_spec, write_model
+
+NAME = "cspdarknet53_tiny_yolo.coco"
+
+
+def test_names_are_listed_by_pattern():
+    assert crossstage.list_models("csp*53") == ["cspdarknet53"]
+    assert "cspdarknet53_tiny_yolo" in crossstage.list_models()
+    assert crossstage.list_models(pretrained=True) == sorted(PRETRAINED)
+
+
+def test_every_model_builds_runs_and_has_a_card():
+    for name in crossstage.list_models():
+        card = crossstage.model_info(name)
+        with torch.device("meta"):
+            model = create_model(name, num_classes=7)
+            outputs = model(torch.empty(1, 3, *card.input_size))
+        assert card.summary and card.source and card.bflops > 0
+        channels = {output.shape[1] for output in ([outputs] if card.task == "classify" else outputs)}
+        assert channels == ({7} if card.task == "classify" else {3 * (5 + 7)})
+
+
+def test_unknown_name_suggests_a_known_one():
+    with pytest.raises(ConfigError, match="did you mean cspdarknet53"):
+        create_model("cspdarknet52")
+    with pytest.raises(ConfigError, match="did you mean"):
+        load("cspdarknet53_tiny_yolo.cocoo")
+
+
+def test_unknown_setting_suggests_a_known_one():
+    with pytest.raises(ConfigError, match="did you mean 'partial'"):
+        create_model("darknet53", partil=None)
+
+
+def test_model_without_weights_says_which_have_some():
+    with pytest.raises(ConfigError, match=NAME):
+        load("darknet53")
+
+
+def test_shipped_weights_detect_with_the_names_they_were_trained_on():
+    detector = load(NAME)
+    assert not detector.training
+    assert (detector.class_names[0], detector.class_names[16], len(detector.class_names)) == ("person", "dog", 80)
+    assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in detector.parameters())
+
+
+def test_shipped_file_is_small_and_its_header_rebuilds_the_model():
+    spec = read_spec(PRETRAINED[NAME].path)
+    assert PRETRAINED[NAME].path.stat().st_size < 12.5e6
+    assert spec.provenance is not None
+    assert spec.provenance.sha256 == "cf9fbfd0f6d4869b35762f56100f50ed05268084078805f0e7989efe5bb8ca87"
+    assert spec.name == "cspdarknet53_tiny_yolo" and spec.preprocessing.size == (416, 416)
+
+
+def test_conversion_reproduces_the_shipped_file_byte_for_byte(shared, tmp_path):
+    provenance = read_spec(PRETRAINED[NAME].path).provenance
+    out = tmp_path / "model.safetensors"
+    convert_darknet(
+        shared / "weights" / "yolov4-tiny.weights",
+        out,
+        model="cspdarknet53_tiny_yolo",
+        names=shared / "weights" / "coco.names",
+        source=provenance.source,
+        licence=provenance.licence,
+        trained_on=provenance.trained_on,
+    )
+    assert hashlib.sha256(out.read_bytes()).hexdigest() == PRETRAINED[NAME].sha256
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_other_classes_keep_everything_but_the_last_convolutions():
+    stock, own = load(NAME).state_dict(), create_model(NAME, class_names=["cat", "dog", "bird"]).state_dict()
+    changed = {key for key in stock if stock[key].shape != own[key].shape}
+    assert changed == {f"head.predict.{level}.{part}" for level in (0, 1) for part in ("weight", "bias")}
+    for key in stock.keys() - changed:
+        torch.testing.assert_close(stock[key], own[key], rtol=0, atol=0)
+
+
+def test_native_weights_of_another_topology_are_refused(shared):
+    with pytest.raises(WeightsError, match="expected the weights of darknet53"):
+        load_darknet(create_model("darknet53"), "darknet53", shared / "weights" / "yolov4-tiny.weights")
+
+
+def test_spec_survives_its_file(tmp_path):
+    overrides = {
+        "partial": Partial(0.25, "first", "slice"),
+        "levels": (AnchorLevel(16, ((1.0, 2.0),), 1.1),),
+        "act": "mish",
+    }
+    spec = ModelSpec("cspdarknet53_tiny_yolo", 2, ("a", "ü"), overrides)
+    write_model(tmp_path / "m.safetensors", {"x": torch.arange(3.0)}, spec)
+    found, state = read_model(tmp_path / "m.safetensors")
+    assert found == spec
+    assert state["x"].tolist() == [0, 1, 2]
+
+
+def test_changed_model_is_rebuilt_from_its_file_alone(tmp_path):
+    spec = ModelSpec("darknet53", 4, (), {"widths": (8, 16), "depths": (1, 1), "partial": Partial(0.25), "act": "mish"})
+    model = create_model("darknet53", 4, **spec.overrides).eval()
+    write_model(tmp_path / "m.safetensors", model.state_dict(), spec)
+    x = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(load(tmp_path / "m.safetensors")(x), model(x), rtol=0, atol=0)
+
+
+def header_file(path, header: bytes, data: bytes = b"") -> None:
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        "[]",
+        "{}",
+        "not json",
+        '{"format":99}',
+        "[" * 100_000,
+        ModelSpec("no_such_model", 1).to_json(),
+        ModelSpec("darknet53", 10**9).to_json(),
+        ModelSpec("darknet53", 1, (), {"widths": (10**6,) * 5}).to_json(),
+        ModelSpec("darknet53", 1, (), {"widths": "abcde"}).to_json(),
+        ModelSpec("darknet53", 1, (), {"depths": (10**9,) * 5}).to_json(),
+        ModelSpec("darknet53", 1, (), {"no_such_setting": 1}).to_json(),
+        ModelSpec("darknet53", 1).to_json().replace("{}", '{"partial":{"Partial":{"gamma":7}}}'),
+        ModelSpec("darknet53", 1).to_json().replace("{}", '{"partial":{"os":{}}}'),
+    ],
+)
+def test_strange_headers_get_our_error(tmp_path, spec):
+    file = tmp_path / "m.safetensors"
+    save_file({"x": torch.zeros(1)}, file, metadata={"crossstage": spec})
+    with pytest.raises(crossstage.CrossStageError, match=r"m\.safetensors|no setting"):
+        load(file)
+
+
+def test_strange_files_get_our_error(tmp_path):
+    file = tmp_path / "m.safetensors"
+    for content in (b"", b"\x80\x02}q\x00.", b"PK\x03\x04" * 10, b"\xff" * 100, json.dumps({}).encode()):
+        file.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"m\.safetensors"):
+            load(file)
+    save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(WeightsError, match="no 'crossstage' entry"):
+        load(file)
+    with pytest.raises(WeightsError, match="no such file"):
+        load(tmp_path / "missing.safetensors")
+
+
+def test_damaged_shipped_weights_are_noticed(monkeypatch, tmp_path):
+    import crossstage.zoo.pretrained as pretrained
+
+    damaged = bytearray(PRETRAINED[NAME].path.read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / PRETRAINED[NAME].path.name).write_bytes(damaged)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    with pytest.raises(WeightsError, match="damaged"):
+        load(NAME)
+
+
+def test_training_mode_needs_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create_model("cspdarknet53_tiny_yolo", num_classes=2).train()(torch.zeros(2, 3, 64, 64))
