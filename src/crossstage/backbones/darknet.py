@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from crossstage.errors import ConfigError
 from crossstage.nn import ConvNormAct, ConvPair, CrossStage, DarknetBlock, Partial, ProjectSplit, SliceSplit
 
-
 MAX_BLOCKS = 1_000  # a row comes from files as well, whose depths must not decide how long we build
 
 

@@ -159,7 +159,7 @@ def print_summary(summary: Summary, console: Console) -> None:
 
 
 def _finds(prediction: Prediction) -> str:
-    """ "2 person 0.98, dog 0.71": how many of each class, and the best confidence."""
+    """How many of each class and the best confidence: 2 person 0.98, dog 0.71."""
     found = prediction.detections
     best: dict[str, float] = {}
     counts: Counter[str] = Counter()

@@ -1,0 +1,189 @@
+"""COCO's detection metrics of a model or of any detections, by faster-coco-eval."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from crossstage.data import CocoDataset
+from crossstage.errors import DataError
+from crossstage.evaluation.report import ClassScore, CocoReport
+from crossstage.inference import DetectionModel, Predictor, load_image
+
+# Darknet's class list keeps names of PASCAL VOC where COCO has others.
+_OLD_NAMES = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
+
+def evaluate(
+    model: DetectionModel,
+    dataset: CocoDataset,
+    *,
+    imgsz: int | tuple[int, int] | None = None,
+    conf: float = 0.001,
+    iou: float = 0.45,
+    max_detections: int = 100,
+    progress: bool = False,
+    model_name: str = "",
+) -> CocoReport:
+    """Run a detector over a dataset and score what it finds.
+
+    Args:
+        model: Any detector; its classes are matched to the dataset's by name.
+        dataset: What to score on.
+        imgsz: Side of the input in pixels; None takes the size the model was trained at.
+        conf: Score that detections need. Average precision integrates over all scores, so it wants nearly all.
+        iou: Of two boxes of a class that overlap more than this, the weaker goes; Darknet's value.
+        max_detections: Most detections of one image; COCO counts 100.
+        progress: Show a progress bar on stderr.
+        model_name: Name for the report.
+
+    Raises:
+        DataError: No class of the model is in the dataset, a picture cannot be read, or it has another size than the
+            annotations say.
+        ConfigError: An option is out of range.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    category_of = match_classes(model.class_names, dataset.categories)
+    predictor = Predictor(model, conf=conf, iou=iou, imgsz=imgsz, max_detections=max_detections)
+    results: list[dict[str, Any]] = []
+    times: list[tuple[float, ...]] = []
+    for image in track(dataset.images, "val", console=Console(stderr=True), transient=True, disable=not progress):
+        start = time.perf_counter()
+        pixels = load_image(image.path)
+        if pixels.shape[:2] != (image.height, image.width):
+            raise DataError(
+                f"{dataset.path}: image {image.id} is {image.width} x {image.height}; "
+                f"{image.path.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels"
+            )
+        decoded = time.perf_counter()
+        found, placement, stages = predictor.detect(pixels)
+        times.append(((decoded - start) * 1e3, *stages))
+        boxes = placement.to_picture(found.boxes_xyxy.cpu()).tolist()
+        for box, confidence, class_id in zip(boxes, found.scores.tolist(), found.class_ids.tolist(), strict=True):
+            if class_id in category_of:
+                results.append(coco_result(image.id, category_of[class_id], box, confidence))
+    names = ("decode", "preprocess", "forward", "postprocess")
+    medians = {name: statistics.median(column) for name, column in zip(names, zip(*times, strict=True), strict=True)}
+    missed = tuple(name for id_, name in dataset.categories.items() if id_ not in category_of.values())
+    return coco_metrics(results, dataset, model_name=model_name, milliseconds=medians, unknown_classes=missed)
+
+
+def coco_result(image_id: int, category_id: int, box_xyxy: Sequence[float], score: float) -> dict[str, Any]:
+    """One detection in COCO's result format, whose boxes are x, y, width, height in pixels."""
+    x, y, right, bottom = box_xyxy
+    return {"image_id": image_id, "category_id": category_id, "bbox": [x, y, right - x, bottom - y], "score": score}
+
+
+def coco_metrics(
+    results: Sequence[Mapping[str, Any]],
+    dataset: CocoDataset,
+    *,
+    model_name: str = "",
+    milliseconds: Mapping[str, float] | None = None,
+    unknown_classes: Sequence[str] = (),
+) -> CocoReport:
+    """COCO's metrics of given detections.
+
+    Args:
+        results: Detections in COCO's result format, see :func:`coco_result`.
+        dataset: What to score on.
+        model_name: Name for the report.
+        milliseconds: Median time of each stage, for the report.
+        unknown_classes: Classes of the dataset that the model does not know, for the report.
+    """
+    evaluation = _run(list(results), dataset)
+    stats = [_defined(float(value)) for value in evaluation.stats[:12]]
+    precision = np.asarray(evaluation.eval["precision"])  # (IoU thresholds, recalls, classes, areas, max detections)
+    classes = tuple(
+        ClassScore(
+            name=name,
+            ap=_mean(precision[:, :, index, 0, -1]),
+            ap50=_mean(precision[0, :, index, 0, -1]),
+            boxes=sum(
+                entry["category_id"] == id_ and not entry.get("iscrowd") for entry in dataset.content["annotations"]
+            ),
+        )
+        for index, (id_, name) in enumerate(dataset.categories.items())
+    )
+    return CocoReport(
+        model=model_name,
+        data=str(dataset.path),
+        images=len(dataset.images),
+        detections=len(results),
+        **dict(zip(CocoReport.metric_names(), stats, strict=True)),
+        classes=classes,
+        unknown_classes=tuple(unknown_classes),
+        milliseconds=dict(milliseconds or {}),
+    )
+
+
+def match_classes(class_names: Sequence[str], categories: Mapping[int, str]) -> dict[int, int]:
+    """Category ids by class ids, by name; letters' case and Darknet's old COCO names do not matter.
+
+    Raises:
+        DataError: No name is in both.
+    """
+    ids = {_plain(name): id_ for id_, name in categories.items()}
+    matched = {index: ids[_plain(name)] for index, name in enumerate(class_names) if _plain(name) in ids}
+    if not matched:
+        raise DataError(
+            f"the model knows {_some(class_names)}; the dataset has {_some(list(categories.values()))}: "
+            "expected a common class"
+        )
+    return matched
+
+
+def _plain(name: str) -> str:
+    name = name.strip().lower()
+    return _OLD_NAMES.get(name, name)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _run(results: list[Mapping[str, Any]], dataset: CocoDataset) -> Any:
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(_with_areas(dataset.content))
+        found = truth.loadRes(results) if results else COCO({**_with_areas(dataset.content), "annotations": []})
+        evaluation = COCOeval_faster(truth, found, iouType="bbox")
+        evaluation.params.catIds = list(dataset.categories)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def _with_areas(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that COCO's tools may change, with the fields they need: area defaults to the box's, iscrowd to 0."""
+    annotations = [
+        {"area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0, **entry} for entry in content["annotations"]
+    ]
+    return {**content, "annotations": annotations}
+
+
+def _defined(value: float) -> float | None:
+    return None if value < 0 else value
+
+
+def _mean(precision: np.ndarray) -> float | None:
+    """Mean over thresholds and recalls; -1 marks what has no ground truth."""
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else None
