@@ -98,7 +98,8 @@ class Route(nn.Module):
 def partial_add(x: Tensor, other: Tensor) -> Tensor:
     """Darknet's shortcut: add the first ``min(c)`` channels of ``other`` to ``x``, whose shape the sum keeps.
 
-    A map of n times the size is read at every n-th pixel; one of a fraction of the size is added to every n-th pixel.
+    A map of n times the size is read at every n-th pixel, n being the whole quotient of the widths; a smaller one is
+    added to every n-th pixel.
     """
     channels = min(x.shape[1], other.shape[1])
     other = other[:, :channels]

@@ -1,0 +1,183 @@
+"""Darknet networks as text, written from their published structure, and random weights for them."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from crossstage import darknet
+from crossstage.darknet import DarknetNetwork
+
+ANCHORS_TINY = "10,14, 23,27, 37,58, 81,82, 135,169, 344,319"
+
+
+def section(kind: str, **options: object) -> str:
+    return f"[{kind}]\n" + "".join(f"{key}={value}\n" for key, value in options.items()) + "\n"
+
+
+def net(width: int, height: int | None = None, channels: int = 3) -> str:
+    return section("net", width=width, height=height or width, channels=channels)
+
+
+def conv(filters: int, size: int = 1, stride: int = 1, activation: str = "leaky", **options: object) -> str:
+    """A convolution with batch norm; `bn=0` gives it a bias instead."""
+    bn = options.pop("bn", 1)
+    options = {"batch_normalize": 1, **options} if bn else options
+    options = {"filters": filters, "size": size, "stride": stride, "pad": 1, "activation": activation, **options}
+    return section("convolutional", **options)
+
+
+def route(*layers: int, **options: object) -> str:
+    return section("route", layers=",".join(map(str, layers)), **options)
+
+
+def shortcut(source: int | str, activation: str = "linear", **options: object) -> str:
+    return section("shortcut", **{"from": source, "activation": activation, **options})
+
+
+def maxpool(size: int = 2, stride: int = 2, **options: object) -> str:
+    return section("maxpool", size=size, stride=stride, **options)
+
+
+def classifier(classes: int = 1000) -> str:
+    return section("avgpool") + conv(classes, activation="linear", bn=0) + section("softmax", groups=1)
+
+
+def yolo(mask: str, anchors: str, classes: int = 80, **options: object) -> str:
+    num = len(anchors.split(",")) // 2
+    return section("yolo", mask=mask, anchors=anchors, classes=classes, num=num, **options)
+
+
+def yolov4_tiny(width: int = 416, height: int | None = None, classes: int = 80) -> str:
+    out = 3 * (5 + classes)
+    text = net(width, height) + conv(32, 3, 2) + conv(64, 3, 2)
+    for c in (64, 128, 256):
+        text += conv(c, 3) + route(-1, groups=2, group_id=1) + conv(c // 2, 3) + conv(c // 2, 3)
+        text += route(-1, -2) + conv(c) + route(-6, -1) + maxpool()
+    text += conv(512, 3) + conv(256) + conv(512, 3) + conv(out, activation="linear", bn=0)
+    text += yolo("3,4,5", ANCHORS_TINY, classes, scale_x_y=1.05)
+    text += route(-4) + conv(128) + section("upsample", stride=2) + route(-1, 23)
+    text += conv(256, 3) + conv(out, activation="linear", bn=0)
+    return text + yolo("1,2,3", ANCHORS_TINY, classes, scale_x_y=1.05)
+
+
+def _tiny_trunk() -> str:
+    text = "".join(conv(c, 3) + maxpool() for c in (16, 32, 64, 128, 256))
+    return text + conv(512, 3) + maxpool(2, 1)
+
+
+def yolov3_tiny(width: int = 416, height: int | None = None) -> str:
+    text = net(width, height) + _tiny_trunk() + conv(1024, 3) + conv(256) + conv(512, 3)
+    text += conv(255, activation="linear", bn=0) + yolo("3,4,5", ANCHORS_TINY)
+    text += route(-4) + conv(128) + section("upsample", stride=2) + route(-1, 8)
+    return text + conv(256, 3) + conv(255, activation="linear", bn=0) + yolo("0,1,2", ANCHORS_TINY)
+
+
+def yolov3_tiny_prn(width: int = 416, height: int | None = None) -> str:
+    text = net(width, height) + _tiny_trunk() + conv(512, 3) + shortcut(10, "leaky")
+    text += conv(256) + conv(256, 3) + shortcut(-2, "leaky")
+    text += conv(255, activation="linear", bn=0) + yolo("3,4,5", ANCHORS_TINY)
+    text += route(-4) + conv(128) + section("upsample", stride=2) + shortcut(8, "leaky")
+    text += conv(128, 3) + shortcut(-3, "leaky") + shortcut(8, "leaky")
+    return text + conv(255, activation="linear", bn=0) + yolo("1,2,3", ANCHORS_TINY)
+
+
+def darknet53(width: int = 256) -> str:
+    text = net(width) + conv(32, 3)
+    for c, depth in zip((64, 128, 256, 512, 1024), (1, 2, 8, 8, 4), strict=True):
+        text += conv(c, 3, 2) + (conv(c // 2) + conv(c, 3) + shortcut(-3)) * depth
+    return text + classifier()
+
+
+def cspdarknet53(width: int = 256) -> str:
+    text = net(width) + conv(32, 3)
+    for c, depth in zip((64, 128, 256, 512, 1024), (1, 2, 8, 8, 4), strict=True):
+        part, hidden = (64, 32) if c == 64 else (c // 2, c // 2)
+        text += conv(c, 3, 2) + conv(part) + route(-2) + conv(part)
+        text += (conv(hidden) + conv(part, 3) + shortcut(-3)) * depth
+        text += conv(part) + route(-1, -(3 * depth + 4)) + conv(c)
+    return text + classifier()
+
+
+def _csp_bottleneck(width: int, stages: list[tuple[int, int, int]], outs: list[int], groups: int) -> str:
+    """CSPResNet-50 and CSPResNeXt-50; a stage is (hidden, part, depth)."""
+    text = net(width) + conv(64, 7, 2) + maxpool()
+    for index, ((hidden, part, depth), out) in enumerate(zip(stages, outs, strict=True)):
+        act = "leaky" if index in (0, 3) else "linear"
+        if index:
+            text += conv(outs[index - 1], 3, 2, groups=groups)
+        text += conv(part, activation=act) + route(-2) + conv(64 if index == 0 else part, activation=act)
+        block = conv(hidden) + conv(hidden, 3, groups=groups) + conv(part, activation="linear") + shortcut(-4, "leaky")
+        text += block * depth + conv(part) + route(-1, -(4 * depth + 4)) + conv(out)
+    return text + classifier()
+
+
+def cspresnet50(width: int = 256) -> str:
+    stages = [(64, 128, 3), (128, 256, 3), (256, 512, 5), (512, 1024, 2)]
+    return _csp_bottleneck(width, stages, [128, 256, 512, 1024], groups=1)
+
+
+def cspresnext50(width: int = 256) -> str:
+    stages = [(128, 128, 3), (256, 256, 3), (512, 512, 5), (1024, 1024, 2)]
+    return _csp_bottleneck(width, stages, [256, 512, 1024, 2048], groups=32)
+
+
+def resnet50(width: int = 256) -> str:
+    """ResNet-50 as published with CSPNet: shortcuts without projection, strided and partial where sizes change."""
+    text = net(width) + conv(64, 7, 2) + maxpool()
+    for c, depth in zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True):
+        for block in range(depth):
+            stride = 2 if c > 64 and block == 0 else 1
+            text += conv(c) + conv(c, 3, stride) + conv(4 * c, activation="linear") + shortcut(-4, "leaky")
+    return text + classifier()
+
+
+def resnet10(width: int = 256) -> str:
+    text = net(width) + conv(64, 7, 2) + maxpool()
+    for c, stride in zip((64, 128, 256, 512), (1, 2, 2, 2), strict=True):
+        text += conv(c, 3, stride) + conv(c, 3, activation="linear") + shortcut(-3, "leaky")
+    return text + classifier()
+
+
+def panet_spp_neck(width: int = 64) -> str:
+    """The neck of CSPResNeXt50-PANet-SPP on a trunk of three strided convolutions, an eighth as wide."""
+    text = net(width) + conv(8, 3, 2) + conv(16, 3, 4) + conv(32, 3, 2) + conv(64, 3, 2)  # 1: s8, 2: s16, 3: s32
+    text += conv(32) + conv(64, 3) + conv(32)
+    text += maxpool(5, 1) + route(-2) + maxpool(9, 1) + route(-4) + maxpool(13, 1) + route(-1, -3, -5, -6)
+    text += conv(32) + conv(64, 3) + conv(32)  # 13..15: P5 is 15
+    text += conv(16) + section("upsample", stride=2) + route(2) + conv(16) + route(-1, -3) + conv(16) + conv(32, 3)
+    text += conv(16)  # P4 is 23
+    text += conv(8) + section("upsample", stride=2) + route(1) + conv(8) + route(-1, -3) + conv(8) + conv(16, 3)
+    text += conv(255, activation="linear", bn=0) + yolo("0,1,2", ANCHORS_TINY, scale_x_y=1.2)
+    text += route(-3) + conv(16, 3, 2) + route(-1, 23) + conv(16)
+    return text + conv(255, activation="linear", bn=0) + yolo("3,4,5", ANCHORS_TINY, scale_x_y=1.1)
+
+
+def randomize(network: DarknetNetwork, seed: int = 0) -> DarknetNetwork:
+    """Give a network parameters that keep signals near one, batch statistics included."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(tensor: torch.Tensor, std: float) -> None:
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * std)
+
+    def uniform(tensor: torch.Tensor, low: float, high: float) -> None:
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                uniform(module.weight, 0.7, 1.3)
+                normal(module.bias, 0.1)
+                normal(module.running_mean, 0.1)
+                uniform(module.running_var, 0.5, 2)
+            elif isinstance(module, (nn.Conv2d, nn.Linear)):
+                normal(module.weight, (2 / module.weight[0].numel()) ** 0.5)
+                if module.bias is not None:
+                    normal(module.bias, 0.1)
+    return network
+
+
+def load_text(text: str, folder: Path, name: str = "net") -> DarknetNetwork:
+    """A network of a cfg's text, with random parameters."""
+    (folder / f"{name}.cfg").write_text(text)
+    return randomize(darknet.load(folder / f"{name}.cfg"))
