@@ -157,6 +157,7 @@ def test_any_text_is_a_network_or_our_error(text):
 KINDS = st.sampled_from(
     "conv max avg route shortcut upsample yolo reorg softmax connected crop local implicit sam".split()
 )
+LISTS = st.lists(st.integers(-5, 20), max_size=4).map(lambda values: ",".join(map(str, values)))
 OPTION = st.tuples(
     st.sampled_from(
         "filters size stride pad padding groups layers from output anchors mask classes num group_id".split()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossstage.backbones import DARKNETS, Darknet, DarknetConfig
@@ -22,7 +21,8 @@ from crossstage.zoo.pretrained import PRETRAINED
 from crossstage.zoo.spec import ModelSpec, Provenance
 
 Task = Literal["classify", "detect"]
-Builder = Callable[[ModelSpec], nn.Module]
+Model = Detector | Classifier
+Builder = Callable[[ModelSpec], Model]
 Row = TypeVar("Row", DarknetConfig, YoloConfig)
 
 
@@ -139,7 +139,7 @@ def create_model(
     *,
     class_names: Sequence[str] | None = None,
     **overrides: Any,
-) -> nn.Module:
+) -> Model:
     """Build a model.
 
     Args:
@@ -180,7 +180,7 @@ def create_model(
     return model
 
 
-def load(name_or_path: str | Path) -> nn.Module:
+def load(name_or_path: str | Path) -> Model:
     """Load a model with its weights.
 
     Args:
