@@ -78,10 +78,10 @@ def _resized(image: Pixels, size: tuple[int, int]) -> Tensor:
         upper = position.floor().long()
         lower = (upper + 1).clamp(max=height - 1)
         weight = (position - upper).float().view(-1, 1, 1)
-        rows = torch.from_numpy(np.ascontiguousarray(image[upper.numpy()])).float()
-        rows.lerp_(torch.from_numpy(np.ascontiguousarray(image[lower.numpy()])).float(), weight)
+        rows = torch.from_numpy(image[upper.numpy()]).float()
+        rows.lerp_(torch.from_numpy(image[lower.numpy()]).float(), weight)
     else:
-        rows = torch.from_numpy(np.ascontiguousarray(image)).float()
+        rows = torch.from_numpy(np.require(image, requirements=["C", "W"])).float()
     chw = rows.permute(2, 0, 1).unsqueeze(0)
     if chw.shape[2:] != size:
         chw = F.interpolate(chw, size=size, mode="bilinear", align_corners=True)
