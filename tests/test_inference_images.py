@@ -24,7 +24,7 @@ def corrupt(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
     """Mean absolute difference of two pictures at the size of the smaller."""
-    assert abs(a.shape[0] / b.shape[0] - a.shape[1] / b.shape[1]) < 0.02
+    assert a.shape[0] / b.shape[0] == pytest.approx(a.shape[1] / b.shape[1], rel=0.02)
     height, width = min(a.shape[:2], b.shape[:2])
     small = [np.asarray(Image.fromarray(x).resize((width, height), Image.Resampling.BOX), float) for x in (a, b)]
     return float(np.abs(small[0] - small[1]).mean())

@@ -34,23 +34,23 @@ def load_image(source: str | Path | Image.Image | Pixels) -> Pixels:
     """
     if isinstance(source, np.ndarray):
         return _checked(source)
-    if isinstance(source, Image.Image):
-        return _to_rgb(source, "the PIL image")
-    path = Path(source)
+    name = "the PIL image" if isinstance(source, Image.Image) else str(source)
     try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: empty file; expected a picture")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on metadata, and on sizes that are checked here
-            with Image.open(path) as image:
-                return _to_rgb(image, str(path))
+            if isinstance(source, Image.Image):
+                return _to_rgb(source, name)  # it may not have been decoded yet
+            if Path(source).stat().st_size == 0:
+                raise DataError(f"{name}: empty file; expected a picture")
+            with Image.open(source) as image:
+                return _to_rgb(image, name)
     except Image.DecompressionBombError:
-        raise DataError(f"{path}: claims more pixels than {MAX_PIXELS:,}; refused unread") from None
+        raise DataError(f"{name}: claims more pixels than {MAX_PIXELS:,}; refused unread") from None
     except Image.UnidentifiedImageError:
-        raise DataError(f"{path}: not a picture, or its header is damaged") from None
+        raise DataError(f"{name}: not a picture that Pillow can read; expected a JPEG, PNG or the like") from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{path}: cannot be read: {reason}") from None
+        raise DataError(f"{name}: cannot be read: {reason}; expected a whole picture") from None
 
 
 def _checked(array: NDArray) -> Pixels:

@@ -49,11 +49,11 @@ class Predictor:
     """A detection model with its options checked, ready for pictures.
 
     Args:
-        model: Any detector.
+        model: Any detector; a module is put in evaluation mode, or batch norm would learn from what it predicts.
         conf: Detections score more than this, in [0, 1].
         iou: Of two boxes of a class that overlap more than this, in [0, 1], the weaker goes.
         imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
-        classes: Names or ids of the classes to look for; None looks for all.
+        classes: Name, names or ids of the classes to look for; None looks for all.
         max_detections: Most detections of one picture.
 
     Raises:
@@ -74,9 +74,12 @@ class Predictor:
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name}={value}; expected a number from 0 to 1")
         self.model = model
+        if isinstance(model, torch.nn.Module):
+            model.eval()
         self.conf, self.iou, self.max_detections = conf, iou, max_detections
         self.preprocessing = Preprocessing(_input_size(model, imgsz), model.preprocessing.resize)
-        self.class_ids = None if classes is None else [_class_id(name, model.class_names) for name in classes]
+        wanted = [classes] if isinstance(classes, str) else classes
+        self.class_ids = None if wanted is None else [_class_id(name, model.class_names) for name in wanted]
         parameters = getattr(model, "parameters", lambda: iter(()))()
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
 
@@ -176,7 +179,9 @@ def predict_detections(
 def _input_size(model: DetectionModel, imgsz: int | tuple[int, int] | None) -> tuple[int, int]:
     if imgsz is None:
         return model.preprocessing.size
-    size = (imgsz, imgsz) if isinstance(imgsz, int) else (imgsz[0], imgsz[1])
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    if len(size) != 2:
+        raise ConfigError(f"imgsz={imgsz}; expected one side, or height and width")
     for side in size:
         if side < 1 or side % model.max_stride:
             lower = max(1, side // model.max_stride) * model.max_stride
@@ -188,7 +193,7 @@ def _input_size(model: DetectionModel, imgsz: int | tuple[int, int] | None) -> t
 def _class_id(name: str | int, class_names: Sequence[str]) -> int:
     if isinstance(name, str) and name in class_names:
         return class_names.index(name)
-    if (isinstance(name, int) or name.isdecimal()) and 0 <= int(name) < len(class_names):
+    if str(name).isdecimal() and 0 <= int(name) < len(class_names):
         return int(name)
     close = get_close_matches(str(name), class_names, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"expected a name or 0 to {len(class_names) - 1}"

@@ -62,8 +62,10 @@ def prepare(image: Pixels, size: tuple[int, int], resize: Resize) -> tuple[Tenso
     height, width = image.shape[:2]
     if resize == "stretch":
         return _resized(image, size), Placement((height, width), (size[0] / height, size[1] / width), (0, 0))
-    ratio = min(size[0] / height, size[1] / width)
-    inner = max(1, int(height * ratio)), max(1, int(width * ratio))
+    if size[0] * width < size[1] * height:  # whole numbers, as in Darknet: a float ratio can lose the last row
+        inner = size[0], max(1, width * size[0] // height)
+    else:
+        inner = max(1, height * size[1] // width), size[1]
     top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     canvas = torch.full((3, *size), GREY)
     canvas[:, top : top + inner[0], left : left + inner[1]] = _resized(image, inner)
@@ -85,4 +87,4 @@ def _resized(image: Pixels, size: tuple[int, int]) -> Tensor:
     chw = rows.permute(2, 0, 1).unsqueeze(0)
     if chw.shape[2:] != size:
         chw = F.interpolate(chw, size=size, mode="bilinear", align_corners=True)
-    return (chw[0] / 255).contiguous()
+    return (chw[0] / 255).clamp_(max=1).contiguous()  # interpolated white can exceed 1 by a rounding error

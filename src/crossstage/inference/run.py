@@ -102,9 +102,8 @@ def predict_to_files(
     copies = AnnotatedCopies(save) if save else None
     lines = JsonLines(json) if json else None
     start, complete = time.perf_counter(), False
-    bar = track(
-        pictures, "predict", total=pictures.total, console=Console(stderr=True), transient=True, disable=pictures.single
-    )
+    console = Console(stderr=True)
+    bar = track(pictures, "predict", total=pictures.total, console=console, transient=True, disable=pictures.single)
     try:
         for entry in bar:
             if isinstance(entry, Unreadable):
@@ -120,10 +119,12 @@ def predict_to_files(
     except KeyboardInterrupt:
         complete = True
     finally:
-        if copies:
-            copies.close()
-        if lines:
-            lines.close(keep=complete)
+        try:
+            if copies:
+                copies.close()
+        finally:
+            if lines:
+                lines.close(keep=complete)
     summary.seconds = time.perf_counter() - start
     return summary
 

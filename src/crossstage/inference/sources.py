@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ class Source:
 
     Args:
         what: Path of a picture, video, folder (searched recursively) or ``.txt`` list; a glob; a camera's number; a PIL
-            image or RGB uint8 array; or an iterable of these.
+            image or RGB uint8 array; or an iterable of these, of which one without a length is read as it comes.
 
     Attributes:
         total: Number of pictures, if it is known before reading: None for videos and cameras.
@@ -81,9 +81,11 @@ class Source:
 
     def __init__(self, what: Any) -> None:
         self._camera = _camera_number(what)
-        self._items = [] if self._camera is not None else list(_resolve(what))
-        moving = self._camera is not None or any(_is_video(item) for item in self._items)
-        self.total = None if moving else len(self._items)
+        self._items: Iterable[_Item] = [] if self._camera is not None else _resolve(what)
+        self.total: int | None = None
+        if self._camera is None and isinstance(what, (str, Path, Image.Image, Sized)):
+            self._items = list(self._items)
+            self.total = None if any(_is_video(item) for item in self._items) else len(self._items)
         self.single = self.total == 1
 
     def __iter__(self) -> Iterator[Picture | Unreadable]:
@@ -96,7 +98,7 @@ class Source:
 def _camera_number(what: Any) -> int | None:
     if isinstance(what, int) and not isinstance(what, bool):
         return what
-    return int(what) if isinstance(what, str) and what.isdecimal() and not Path(what).exists() else None
+    return int(what) if isinstance(what, str) and what.isdecimal() and not _exists(Path(what)) else None
 
 
 def _resolve(what: Any) -> Iterator[_Item]:
@@ -107,7 +109,7 @@ def _resolve(what: Any) -> Iterator[_Item]:
     elif isinstance(what, Iterable):
         found = False
         for number, entry in enumerate(what):
-            for item in _resolve(entry):
+            for item in _resolve_entry(entry):
                 found = True
                 unnamed = not isinstance(item.content, Path)
                 yield _Item(item.content, f"image {number}", PurePath(f"image{number}.png")) if unnamed else item
@@ -119,13 +121,23 @@ def _resolve(what: Any) -> Iterator[_Item]:
         )
 
 
+def _resolve_entry(entry: Any) -> Iterator[_Item]:
+    """As :func:`_resolve`, but of many entries a missing file is left to be reported when its turn comes."""
+    if isinstance(entry, (str, Path)) and not _exists(Path(entry)) and not glob.has_magic(str(entry)):
+        yield _Item(Path(entry), str(entry), PurePath(Path(entry).name))
+    else:
+        yield from _resolve(entry)
+
+
 def _resolve_path(text: str) -> Iterator[_Item]:
     path = Path(text)
-    if path.is_dir():
+    if not text.strip():
+        raise DataError("the source is empty text; expected a path, glob or camera number")
+    if _exists(path) and path.is_dir():
         yield from _resolve_folder(path)
-    elif path.suffix.lower() == ".txt" and path.is_file():
+    elif path.suffix.lower() == ".txt" and _exists(path):
         yield from _resolve_list(path)
-    elif path.exists():
+    elif _exists(path):
         yield _Item(path, text, PurePath(path.name))
     elif glob.has_magic(text):
         found = sorted(Path(match) for match in glob.glob(text, recursive=True) if _known(Path(match)))  # noqa: PTH207
@@ -162,10 +174,17 @@ def _resolve_list(path: Path) -> Iterator[_Item]:
         if line and not line.startswith("#"):
             found = True
             file = path.parent / line
-            file = file if file.exists() else Path(line)
+            file = file if _exists(file) else Path(line)
             yield _Item(file, str(file), PurePath(file.name))
     if not found:
         raise DataError(f"{path}: no path in it")
+
+
+def _exists(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # too long a name, or a folder that may not be entered
+        return False
 
 
 def _known(file: Path) -> bool:
@@ -192,11 +211,11 @@ def _read_video(item: _Item) -> Iterator[Picture | Unreadable]:
     try:
         with av.open(str(item.content)) as container:
             yield from _frames(container, item.name, item.relative)
-    except (av.error.FFmpegError, OSError, IndexError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         yield Unreadable(item.name, f"{item.name}: cannot be read as a video: {error}")
 
 
-def _read_camera(number: int) -> Iterator[Picture]:
+def _read_camera(number: int) -> Iterator[Picture | Unreadable]:
     import av.error
 
     device, driver = {
@@ -208,10 +227,15 @@ def _read_camera(number: int) -> Iterator[Picture]:
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"camera {number} ({device}) cannot be opened: {error}") from None
     with container:
-        yield from _frames(container, f"camera {number}", PurePath(f"camera{number}.mp4"))
+        try:
+            yield from _frames(container, f"camera {number}", PurePath(f"camera{number}.mp4"))
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            yield Unreadable(f"camera {number}", f"camera {number} ({device}) stopped: {error}")
 
 
 def _frames(container: InputContainer, name: str, relative: PurePath) -> Iterator[Picture]:
+    if not container.streams.video:
+        raise ValueError("it holds no video stream")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     rate = float(stream.average_rate or stream.guessed_rate or 25)

@@ -30,14 +30,16 @@ _KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @contextmanager
 def _errors_about(path: Path) -> Iterator[None]:
+    import av.error
+
     try:
         yield
-    except OSError as error:
+    except (OSError, av.error.FFmpegError) as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _temporary_beside(path: Path) -> Path:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
     os.close(descriptor)
     return Path(name)
 
@@ -50,11 +52,13 @@ class JsonLines:
     """
 
     def __init__(self, path: Path) -> None:
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder; expected a file for the detections")
         self._path = path
         with _errors_about(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = _temporary_beside(path)
-            self._file: IO[str] = self._temporary.open("w", encoding="utf-8")
+            self._file: IO[str] = self._temporary.open("w", encoding="utf-8", errors="replace")
 
     def write(self, prediction: Prediction) -> None:
         """Add one line."""
@@ -111,6 +115,8 @@ class AnnotatedCopies:
     def __init__(self, folder: Path) -> None:
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder}: is a file; expected a folder for annotated copies")
+        with _errors_about(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._taken: dict[Path, str] = {}
         self._video: _Video | None = None
@@ -153,6 +159,8 @@ class AnnotatedCopies:
         while self._taken.get(path, name) != name:
             number += 1
             path = self._folder / first.with_name(f"{first.stem}-{number}{first.suffix}")
+        if path.exists() and Path(name).exists() and path.samefile(name):
+            raise DataError(f"{path}: the annotated copy would replace the source; expected another folder")
         self._taken[path] = name
         return path
 
@@ -168,7 +176,7 @@ def _save_picture(image: Pixels, path: Path) -> None:
 
 
 class _Video:
-    """An MP4 of annotated frames; a frame of another size than the first is cut or filled to it."""
+    """An MP4 of annotated frames, each scaled to the first's size, less a pixel where that is odd, as H.264 needs."""
 
     def __init__(self, path: Path, first: Pixels, frame_rate: float) -> None:
         import av
@@ -178,7 +186,7 @@ class _Video:
         self._container: OutputContainer = av.open(str(self._temporary), "w", format="mp4")
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         self._stream = self._container.add_stream(codec, rate=Fraction(frame_rate).limit_denominator(60_000))
-        self._stream.height, self._stream.width = (side - side % 2 for side in first.shape[:2])
+        self._stream.height, self._stream.width = (max(2, side - side % 2) for side in first.shape[:2])
         self._stream.pix_fmt = "yuv420p"
         if codec == "mpeg4":
             self._stream.bit_rate = first.shape[0] * first.shape[1] * 8
