@@ -39,7 +39,7 @@ def predict(
 
     Args:
         source: A picture, folder, glob, .txt list, video file or camera number.
-        model: A name that "crossstage models --pretrained" lists, or a model file.
+        model: A model with weights in "crossstage models", with or without their tag, or a model file.
         conf: Keep detections that score more than this.
         iou: Of two boxes of one class that overlap more than this, drop the weaker.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
@@ -78,7 +78,7 @@ def val(
 
     Args:
         data: An annotation .json, or a folder that holds annotations/*.json.
-        model: A name that "crossstage models --pretrained" lists, or a model file.
+        model: A model with weights in "crossstage models", with or without their tag, or a model file.
         split: Part of the annotation file's name that picks one of several, such as val.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
         conf: Score that detections need to be counted; average precision wants it near 0.
@@ -104,22 +104,20 @@ def val(
     return 0
 
 
-def models(pattern: str = "*", pretrained: bool = False) -> int:
+def models(pattern: str = "*") -> int:
     """List the models.
 
     Args:
         pattern: Shell-style wildcards, such as "csp*".
-        pretrained: List weights instead of architectures.
     """
     from crossstage.zoo import list_models, model_info
 
-    table = _table("model", "task", "what", "M parameters", "BFLOPs", "at", numbers=3)
-    for name in list_models(pattern, pretrained=pretrained):
+    table = _table("model", "weights", "what", "M parameters", "BFLOPs", "at", numbers=3)
+    for name in list_models(pattern):
         card = model_info(name)
-        height, width = card.input_size
-        table.add_row(
-            name, card.task, card.summary, f"{card.parameters / 1e6:.3f}", f"{card.bflops:.3f}", f"{height} x {width}"
-        )
+        tags = " ".join(weights.removeprefix(name) for weights in card.weights)
+        parameters, bflops = f"{card.parameters / 1e6:.3f}", f"{card.bflops:.3f}"
+        table.add_row(name, tags, card.summary, parameters, bflops, f"{card.input_size[0]} x {card.input_size[1]}")
     _console().print(table)
     return 0
 
