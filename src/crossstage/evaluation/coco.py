@@ -7,6 +7,7 @@ import io
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from crossstage.data import CocoDataset
 from crossstage.errors import DataError
 from crossstage.evaluation.report import ClassScore, CocoReport
-from crossstage.inference import DetectionModel, Predictor, load_image
+from crossstage.inference import DetectionModel, Predictor, StageTimes, load_image
 
 # Darknet's class list keeps names of PASCAL VOC where COCO has others.
 _OLD_NAMES = {
@@ -55,32 +56,52 @@ def evaluate(
             annotations say.
         ConfigError: An option is out of range.
     """
+    category_of = match_classes(model.class_names, dataset.categories)
+    predictor = Predictor(model, conf=conf, iou=iou, imgsz=imgsz, max_detections=max_detections)
+    results, times = coco_results(predictor, dataset, category_of, progress=progress)
+    medians = {stage.name: statistics.median(getattr(t, stage.name) for t in times) for stage in fields(StageTimes)}
+    missed = tuple(name for id_, name in dataset.categories.items() if id_ not in category_of.values())
+    return coco_metrics(results, dataset, model_name=model_name, milliseconds=medians, unknown_classes=missed)
+
+
+def coco_results(
+    predictor: Predictor, dataset: CocoDataset, category_of: Mapping[int, int], *, progress: bool = False
+) -> tuple[list[dict[str, Any]], list[StageTimes]]:
+    """Everything a detector finds in a dataset, in COCO's result format.
+
+    Args:
+        predictor: The detector and its options.
+        dataset: Its pictures are read one after the other.
+        category_of: Category ids by class ids; classes without one are dropped.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        The detections, and the milliseconds of each picture.
+
+    Raises:
+        DataError: A picture cannot be read, or has another size than the annotations say.
+    """
     from rich.console import Console
     from rich.progress import track
 
-    category_of = match_classes(model.class_names, dataset.categories)
-    predictor = Predictor(model, conf=conf, iou=iou, imgsz=imgsz, max_detections=max_detections)
     results: list[dict[str, Any]] = []
-    times: list[tuple[float, ...]] = []
+    times: list[StageTimes] = []
     for image in track(dataset.images, "val", console=Console(stderr=True), transient=True, disable=not progress):
         start = time.perf_counter()
         pixels = load_image(image.path)
+        decode_ms = (time.perf_counter() - start) * 1e3
         if pixels.shape[:2] != (image.height, image.width):
             raise DataError(
                 f"{dataset.path}: image {image.id} is {image.width} x {image.height}; "
                 f"{image.path.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels"
             )
-        decoded = time.perf_counter()
         found, placement, stages = predictor.detect(pixels)
-        times.append(((decoded - start) * 1e3, *stages))
+        times.append(StageTimes(decode_ms, *stages))
         boxes = placement.to_picture(found.boxes_xyxy.cpu()).tolist()
         for box, confidence, class_id in zip(boxes, found.scores.tolist(), found.class_ids.tolist(), strict=True):
             if class_id in category_of:
                 results.append(coco_result(image.id, category_of[class_id], box, confidence))
-    names = ("decode", "preprocess", "forward", "postprocess")
-    medians = {name: statistics.median(column) for name, column in zip(names, zip(*times, strict=True), strict=True)}
-    missed = tuple(name for id_, name in dataset.categories.items() if id_ not in category_of.values())
-    return coco_metrics(results, dataset, model_name=model_name, milliseconds=medians, unknown_classes=missed)
+    return results, times
 
 
 def coco_result(image_id: int, category_id: int, box_xyxy: Sequence[float], score: float) -> dict[str, Any]:
