@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SHARED ?= ../shared
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint bench weights lock clean
@@ -27,8 +28,11 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
 	touch $@
 
+bench: $(READY)
+	$(BIN)/python benchmarks/accuracy.py $(SHARED)/data/coco256/coco256.tar $(SHARED)/weights/yolov4-tiny.weights
+	$(BIN)/python benchmarks/latency.py $(SHARED)/weights/yolov4-tiny.weights
+
 # The weights in the package, from the Darknet file they were published as. Equal input gives equal bytes.
-SHARED ?= ../shared
 weights: $(READY)
 	$(BIN)/crossstage darknet convert --model cspdarknet53_tiny_yolo \
 		--weights $(SHARED)/weights/yolov4-tiny.weights --names $(SHARED)/weights/coco.names \

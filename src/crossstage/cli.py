@@ -287,5 +287,5 @@ def _table(*columns: str, numbers: int = 0) -> Table:
     table = Table(box=None, pad_edge=False)
     for position, column in enumerate(columns):
         right = position >= len(columns) - numbers
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+        table.add_column(column, justify="right" if right else "left", overflow="fold", no_wrap=right or position == 0)
     return table

@@ -111,7 +111,7 @@ REGISTRY: dict[str, Entry] = {
     "cspdarknet53": Entry("classify", "CSPDarknet-53", _CSPNET, 1000, (256, 256), _build_darknet),
     "cspdarknet53_tiny": Entry(
         "classify",
-        "YOLOv4-tiny's backbone with a classifier, which its authors did not publish",
+        "YOLOv4-tiny's backbone; its classifier is unpublished",
         "yolov4-tiny.cfg, A. Bochkovskiy and C.-Y. Wang",
         1000,
         (256, 256),
