@@ -47,6 +47,7 @@ def test_unreadable_files_are_named_and_give_exit_code_1(tmp_path, capsys):
         (["predict", "nowhere.jpg"], "error: nowhere.jpg: no such file or folder"),
         (["predict", str(PHOTOS), "--imgsz", "400"], "error: imgsz=400; expected a multiple of 32"),
         (["predict", str(PHOTOS), "--classes", "dragon"], "error: class 'dragon' is unknown"),
+        (["predict", str(PHOTOS), "--device", "nowhere"], "error: device 'nowhere' cannot be used"),
         (["predict", str(PHOTOS), "--model", "yolo"], "error: model 'yolo' is unknown"),
         (["predict", str(PHOTOS), "--model", "darknet53"], "error: darknet53 has no weights yet"),
         (["val", "--data", "nowhere"], "error: nowhere: no such file or folder"),

@@ -64,7 +64,7 @@ def test_exact_file_is_reported_so(files):
 def test_backbone_file_fills_the_first_layers_and_says_which(files):
     cfg, weights = files
     weights.write_bytes(weights.read_bytes()[: 20 + 4 * sum(COUNTS[:2])])
-    with pytest.warns(UserWarning, match=r"fills 2 of 3 layers with weights, the last is layer 1 \[convolutional\]"):
+    with pytest.warns(UserWarning, match=r"fills 2 of 3 layers with weights, up to layer 1 \[convolutional\]"):
         network = darknet.load(cfg, weights)
     full = load_text(TEXT, cfg.parent)
     for index in (0, 1):

@@ -32,6 +32,7 @@ def predict(
     iou: float = 0.45,
     imgsz: int | None = None,
     classes: list[str] | None = None,
+    device: str | None = None,
     save: str | None = None,
     json: str | None = None,
 ) -> int:
@@ -39,11 +40,13 @@ def predict(
 
     Args:
         source: A picture, folder, glob, .txt list, video file or camera number.
-        model: A model with weights in "crossstage models", with or without their tag, or a model file.
+        model: A model with weights in "crossstage models", with or without their tag; a model file; or a Darknet .cfg
+            with its .weights, and .names if there are any, beside it.
         conf: Keep detections that score more than this.
         iou: Of two boxes of one class that overlap more than this, drop the weaker.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
         classes: Names or ids of the classes to look for; by default all.
+        device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
         save: Folder for annotated copies.
         json: File for the detections, one JSON object for each picture or frame.
     """
@@ -51,7 +54,7 @@ def predict(
     from crossstage.zoo import load_detector
 
     summary = predict_to_files(
-        load_detector(model),
+        load_detector(model, device),
         source,
         conf=conf,
         iou=iou,
@@ -72,17 +75,20 @@ def val(
     imgsz: int | None = None,
     conf: float = 0.001,
     iou: float = 0.45,
+    device: str | None = None,
     json: str | None = None,
 ) -> int:
     """Measure a detector's average precision on data in COCO format.
 
     Args:
         data: An annotation .json, or a folder that holds annotations/*.json.
-        model: A model with weights in "crossstage models", with or without their tag, or a model file.
+        model: A model with weights in "crossstage models", with or without their tag; a model file; or a Darknet .cfg
+            with its .weights, and .names if there are any, beside it.
         split: Part of the annotation file's name that picks one of several, such as val.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
         conf: Score that detections need to be counted; average precision wants it near 0.
         iou: Of two boxes of one class that overlap more than this, drop the weaker.
+        device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
         json: File for the report.
     """
     from crossstage.data import find_coco
@@ -90,7 +96,7 @@ def val(
     from crossstage.zoo import load_detector
 
     report = evaluate(
-        load_detector(model),
+        load_detector(model, device),
         find_coco(Path(data), split=split),
         imgsz=imgsz,
         conf=conf,

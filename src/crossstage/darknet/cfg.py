@@ -62,7 +62,7 @@ class Section:
     def error(self, message: str, key: str | None = None) -> ConfigError:
         """A ``ConfigError`` that names the file, the option's line (or the section's) and the section."""
         line = self.options[key].line if key in self.options else self.line
-        return ConfigError(f"{self.path}:{line}: [{self.kind}] {message}")
+        return ConfigError(f"{self.path}:{line}: [{shorten(self.kind, quote=False)}] {message}")
 
     def text(self, key: str, default: str) -> str:
         """An option's text."""
@@ -99,15 +99,15 @@ class Section:
     def _integer(self, key: str, text: str, low: int, high: int) -> int:
         match = _INTEGER.match(text)
         if match is None:
-            raise self.error(f"{key}={_short(text)}; expected a whole number", key)
+            raise self.error(f"{key}={shorten(text)}; expected a whole number", key)
         if not low <= (value := int(match.group())) <= high:
-            raise self.error(f"{key}={_short(text)}; expected {low} to {high}", key)
+            raise self.error(f"{key}={shorten(text)}; expected {low} to {high}", key)
         return value
 
     def _number(self, key: str, text: str) -> float:
         match = _NUMBER.match(text)
         if match is None or not math.isfinite(value := float(match.group())):
-            raise self.error(f"{key}={_short(text)}; expected a finite number", key)
+            raise self.error(f"{key}={shorten(text)}; expected a finite number", key)
         return value
 
 
@@ -131,15 +131,15 @@ def parse_cfg(text: str, path: str = "<cfg>") -> list[Section]:
         if not line or line[0] in "#;":
             continue
         if _CONTROL.search(line):
-            raise ConfigError(f"{path}:{number}: binary data ({_short(line)}); expected the text of a Darknet cfg")
+            raise ConfigError(f"{path}:{number}: binary data ({shorten(line)}); expected the text of a Darknet cfg")
         if line[0] == "[":
             sections.append(_header(line, path, number, first=not sections))
             if len(sections) > MAX_SECTIONS + 1:
                 raise ConfigError(f"{path}:{number}: more than {MAX_SECTIONS:,} layers")
         elif not sections:
-            raise ConfigError(f"{path}:{number}: found {_short(line)}; expected [net] before anything else")
+            raise ConfigError(f"{path}:{number}: found {shorten(line)}; expected [net] before anything else")
         elif "=" not in line:
-            warnings.warn(f"{path}:{number}: ignored {_short(line)}, which is not key=value", stacklevel=2)
+            warnings.warn(f"{path}:{number}: ignored {shorten(line)}, which is not key=value", stacklevel=2)
         else:
             key, value = line.split("=", 1)
             sections[-1].options.setdefault(key, Option(value, number))
@@ -164,13 +164,13 @@ def _read(path: Path) -> str:
 
 def _header(line: str, path: str, number: int, *, first: bool) -> Section:
     if not line.endswith("]"):
-        raise ConfigError(f"{path}:{number}: found {_short(line)}; expected a section such as [convolutional]")
+        raise ConfigError(f"{path}:{number}: found {shorten(line)}; expected a section such as [convolutional]")
     kind = _ALIASES.get(line[1:-1], line[1:-1])
     if first and kind != "net":
-        raise ConfigError(f"{path}:{number}: the first section is {_short(line)}; expected [net]")
+        raise ConfigError(f"{path}:{number}: the first section is {shorten(line)}; expected [net]")
     return Section(kind, path, number)
 
 
-def _short(text: str) -> str:
+def shorten(text: str) -> str:
     """Text for a message: quoted, escaped and no longer than a line."""
     return repr(text if len(text) <= 40 else text[:37] + "...")

@@ -123,14 +123,44 @@ class DarknetNetwork(nn.Module):
         Raises:
             ConfigError: The network has no box output.
         """
-        heads = [(position, self.stack[index]) for position, index in enumerate(self.outputs)]
-        boxes_of = [(position, head) for position, head in heads if isinstance(head, BoxOutput)]
-        if not boxes_of:
+        return self.decode(self(x), (x.shape[2], x.shape[3]))
+
+    def decode(self, raw: Sequence[Tensor], input_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Boxes and scores of what :meth:`forward` returned for an input of ``input_size``; see :meth:`detections`.
+
+        Raises:
+            ConfigError: The network has no box output, or its outputs have different classes.
+        """
+        heads = [(head, raw[position]) for position, head in enumerate(self._heads()) if isinstance(head, BoxOutput)]
+        if not heads:
             raise ConfigError("the network has no [yolo], [region] or other box layer; use forward() for a classifier")
-        raw = self(x)
-        size = (x.shape[2], x.shape[3])
-        boxes, scores = zip(*(head.decode(raw[position], size) for position, head in boxes_of), strict=True)
+        boxes, scores = zip(*(head.decode(tensor, input_size) for head, tensor in heads), strict=True)
+        if len({part.shape[2] for part in scores}) > 1:
+            raise ConfigError(
+                f"the output layers have {[part.shape[2] for part in scores]} classes; expected as many each"
+            )
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the box outputs.
+
+        Raises:
+            ConfigError: The network has none.
+        """
+        with torch.device("meta"), torch.no_grad():
+            raw = [torch.empty(1, *self.layers[index].shape) for index in self.outputs]
+            return self.decode(raw, (self.input_shape.height, self.input_shape.width))[1].shape[2]
+
+    @property
+    def max_stride(self) -> int:
+        """What heights and widths of the input should be multiples of."""
+        return max((self.input_shape.height // self.layers[index].shape.height for index in self.outputs), default=1)
+
+    def input_size_of(self, raw: Sequence[Tensor]) -> tuple[int, int]:
+        """Height and width of the input that gave these raw tensors, from their size and the cfg's own."""
+        planned, (_, height, width) = self.layers[self.outputs[0]].shape, self.input_shape
+        return raw[0].shape[2] * height // planned.height, raw[0].shape[3] * width // planned.width
 
     def table(self) -> list[LayerRow]:
         """One row for each layer; see :class:`LayerRow` for the counting."""
@@ -146,6 +176,9 @@ class DarknetNetwork(nn.Module):
             if isinstance(module, StoredLayer) and (tensors := module.file_tensors()):
                 slots.append(Slot(layer.place, tensors))
         return slots
+
+    def _heads(self) -> list[nn.Module]:
+        return [self.stack[index] for index in self.outputs]
 
     def _check_input(self, x: Tensor) -> None:
         channels, height, width = self.input_shape

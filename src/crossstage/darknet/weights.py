@@ -100,9 +100,9 @@ class WeightsReport:
             return f"{self.path} fills all {total} layers with weights exactly"
         if self.surplus:
             return f"{self.path} fills all {total} layers with weights and has {self.surplus:,} surplus bytes"
-        found = f"the last is {self.filled[-1]}" if self.filled else "none"
-        text = f"{self.path} is short: it fills {len(self.filled)} of {total} layers with weights, {found}"
-        return f"{text}, and ends inside {self.cut}" if self.cut else f"{text}; the rest stay as initialised"
+        found = f"up to {self.filled[-1]}" if self.filled else "not even the first"
+        rest = f"ends inside {self.cut}" if self.cut else f"{self.missing[0]} and later stay as initialised"
+        return f"{self.path} is short: it fills {len(self.filled)} of {total} layers with weights, {found}; {rest}"
 
 
 def module_slots(modules: Iterable[tuple[str, nn.Module]]) -> list[Slot]:

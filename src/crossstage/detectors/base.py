@@ -1,4 +1,4 @@
-"""A detector: backbone, neck and head, and the way from pictures to detections."""
+"""Detectors: what they have in common, and the composition of backbone, neck and head."""
 
 from __future__ import annotations
 
@@ -18,56 +18,35 @@ if TYPE_CHECKING:
 
 
 class Detector(nn.Module):
-    """A one-stage detector.
+    """What every detector has in common: the way from raw tensors to detections, and from files to both.
 
     ``forward`` returns raw tensors and holds no Python branch on data, so that it can be traced and exported;
-    :meth:`decode` and :meth:`detect` turn them into boxes; :meth:`predict` does the whole way from files.
+    :meth:`decode` and :meth:`detect` turn them into boxes; :meth:`predict` does the whole way from files. A subclass
+    brings ``forward`` and ``decode``.
 
     Args:
-        backbone: Images to feature maps.
-        neck: Feature maps to fused maps.
-        head: Fused maps to raw predictions.
-        class_names: Names by class id; as many as the head has classes.
+        class_names: Names by class id.
         preprocessing: How pictures become input.
-
-    Raises:
-        ConfigError: The number of names is not the head's number of classes.
+        max_stride: The input's height and width must be multiples of this.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        neck: Neck,
-        head: YoloHead,
-        *,
-        class_names: Sequence[str],
-        preprocessing: Preprocessing,
-    ) -> None:
+    def __init__(self, class_names: Sequence[str], preprocessing: Preprocessing, max_stride: int) -> None:
         super().__init__()
-        if len(class_names) != head.num_classes:
-            raise ConfigError(f"{len(class_names)} class names for a head with {head.num_classes} classes")
-        self.backbone = backbone
-        self.neck = neck
-        self.head = head
         self.class_names = tuple(class_names)
         self.preprocessing = preprocessing
-
-    @property
-    def max_stride(self) -> int:
-        """The input's height and width must be multiples of this."""
-        return self.head.levels[-1].stride
+        self.max_stride = max_stride
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return raw head tensors, shallow to deep.
+        """Return raw head tensors.
 
         Args:
             images: ``(N, 3, H, W)`` RGB in [0, 1]; H and W are multiples of :attr:`max_stride`.
         """
-        return self.head(self.neck(self.backbone(images)))
+        raise NotImplementedError
 
     def decode(self, raw: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, C)`` in [0, 1]."""
-        return self.head.decode(raw)
+        raise NotImplementedError
 
     def detect(
         self,
@@ -122,3 +101,42 @@ class Detector(nn.Module):
         from crossstage.inference import predict_detections
 
         return predict_detections(self, source, conf=conf, iou=iou, imgsz=imgsz, classes=classes)
+
+
+class OneStageDetector(Detector):
+    """Backbone, neck and head in a row.
+
+    Args:
+        backbone: Images to feature maps.
+        neck: Feature maps to fused maps.
+        head: Fused maps to raw predictions.
+        class_names: Names by class id; as many as the head has classes.
+        preprocessing: How pictures become input.
+
+    Raises:
+        ConfigError: The number of names is not the head's number of classes.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: Neck,
+        head: YoloHead,
+        *,
+        class_names: Sequence[str],
+        preprocessing: Preprocessing,
+    ) -> None:
+        if len(class_names) != head.num_classes:
+            raise ConfigError(f"{len(class_names)} class names for a head with {head.num_classes} classes")
+        super().__init__(class_names, preprocessing, head.levels[-1].stride)
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return raw head tensors, shallow to deep; see :meth:`Detector.forward`."""
+        return self.head(self.neck(self.backbone(images)))
+
+    def decode(self, raw: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """See :meth:`Detector.decode`."""
+        return self.head.decode(raw)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crossstage.backbones import DARKNETS, Darknet, DarknetConfig
-from crossstage.detectors.base import Detector
+from crossstage.detectors.base import OneStageDetector
 from crossstage.heads import AnchorLevel, YoloHead
 from crossstage.inference.model import Preprocessing
 from crossstage.necks import TinyFPN
@@ -48,7 +48,7 @@ YOLOS: dict[str, YoloConfig] = {
 
 def build_yolo(
     config: YoloConfig, class_names: Sequence[str], *, preprocessing: Preprocessing | None = None
-) -> Detector:
+) -> OneStageDetector:
     """Build a detector.
 
     Args:
@@ -61,7 +61,7 @@ def build_yolo(
     """
     backbone = Darknet(config.backbone, out_indices=config.out_indices)
     neck = TinyFPN(backbone.channels, backbone.strides, config.neck_channels, act=config.backbone.act)
-    return Detector(
+    return OneStageDetector(
         backbone,
         neck,
         YoloHead(neck.channels, neck.strides, config.levels, len(class_names)),

@@ -1,5 +1,6 @@
 """The zoo: every model by name, its card, and its weights."""
 
+from crossstage.zoo.darknet_detector import DarknetDetector, load_darknet_detector
 from crossstage.zoo.from_darknet import convert_darknet, load_darknet
 from crossstage.zoo.pretrained import PRETRAINED
 from crossstage.zoo.registry import ModelCard, create_model, list_models, load, load_detector, model_info
@@ -7,6 +8,7 @@ from crossstage.zoo.spec import ModelSpec, Provenance
 
 __all__ = [
     "PRETRAINED",
+    "DarknetDetector",
     "ModelCard",
     "ModelSpec",
     "Provenance",
@@ -15,6 +17,7 @@ __all__ = [
     "list_models",
     "load",
     "load_darknet",
+    "load_darknet_detector",
     "load_detector",
     "model_info",
 ]

@@ -10,6 +10,7 @@ import torch
 from crossstage.darknet.weights import Slot, WeightsReport, inspect, module_slots, read_into
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.zoo.files import write_model
+from crossstage.zoo.names import read_names
 from crossstage.zoo.registry import create_model
 from crossstage.zoo.spec import ModelSpec, Provenance
 
@@ -87,10 +88,10 @@ def convert_darknet(
         The header that was written.
 
     Raises:
-        ConfigError: The model is unknown or no Darknet file is known for it.
-        WeightsError: A file does not fit the model or cannot be read or written, or a value is beyond float16.
+        ConfigError: The model is unknown, no Darknet file is known for it, or the names cannot be read.
+        WeightsError: The weights do not fit the model, a file cannot be read or written, or a value is beyond float16.
     """
-    class_names = _read_names(names)
+    class_names = read_names(names)
     network = create_model(model, class_names=class_names)
     load_darknet(network, model, weights)
     preprocessing = getattr(network, "preprocessing", None)
@@ -110,14 +111,3 @@ def convert_darknet(
                 raise WeightsError(f"{weights}: {key} has values beyond float16; convert it without half")
     write_model(out, state, spec)
     return spec
-
-
-def _read_names(path: str | Path) -> tuple[str, ...]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: cannot be read: {error}") from None
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names:
-        raise WeightsError(f"{path}: empty; expected a class name in each line")
-    return names

@@ -16,6 +16,7 @@ from crossstage.backbones import DARKNETS, Darknet, DarknetConfig
 from crossstage.detectors import YOLOS, Detector, YoloConfig, build_yolo
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.heads import Classifier
+from crossstage.zoo.darknet_detector import load_darknet_detector
 from crossstage.zoo.files import read_model, read_spec
 from crossstage.zoo.pretrained import PRETRAINED
 from crossstage.zoo.spec import ModelSpec, Provenance
@@ -184,8 +185,9 @@ def load(name_or_path: str | Path) -> Model:
     """Load a model with its weights.
 
     Args:
-        name_or_path: A name of ``list_models(pretrained=True)``, a model's name if it has weights, or the path of a
-            model file written by crossstage.
+        name_or_path: A name of ``list_models(pretrained=True)``, a model's name if it has weights, the path of a model
+            file written by crossstage, or that of a Darknet ``.cfg`` with its ``.weights`` beside it, see
+            :func:`~crossstage.zoo.load_darknet_detector`.
 
     Returns:
         The model in evaluation mode; a detector's :meth:`~crossstage.detectors.Detector.predict` reads pictures.
@@ -199,6 +201,8 @@ def load(name_or_path: str | Path) -> Model:
         >>> detector.class_names[:3]
         ('person', 'bicycle', 'car')
     """
+    if Path(name_or_path).suffix == ".cfg":
+        return load_darknet_detector(name_or_path)
     path = _weights_path(name_or_path)
     spec, state = read_model(path)
     if spec.name not in REGISTRY:
@@ -217,17 +221,25 @@ def load(name_or_path: str | Path) -> Model:
     return model.requires_grad_().eval()
 
 
-def load_detector(name_or_path: str | Path) -> Detector:
-    """:func:`load` for a detector.
+def load_detector(name_or_path: str | Path, device: str | None = None) -> Detector:
+    """:func:`load` for a detector, moved to a device.
+
+    Args:
+        name_or_path: See :func:`load`.
+        device: Such as ``"cpu"`` or ``"cuda:1"``; None takes a GPU if there is one.
 
     Raises:
-        ConfigError: The name is unknown, has no weights, or is a classifier's.
+        ConfigError: The name is unknown, has no weights, or is a classifier's; or the device is not there.
         WeightsError: The file is damaged or not a crossstage model.
     """
     model = load(name_or_path)
     if not isinstance(model, Detector):
         raise ConfigError(f"{name_or_path} is a classifier; expected a detector")
-    return model
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(chosen)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, depending on its build
+        raise ConfigError(f"device {chosen!r} cannot be used: {error}") from None
 
 
 def model_info(name: str) -> ModelCard:

@@ -1,0 +1,95 @@
+"""Native models and networks read from Darknet's files: the same weights give the same outputs."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from darknet_nets import conv, cspdarknet53, darknet53, load_text, net, yolo, yolov4_tiny
+from PIL import Image
+
+from crossstage import darknet
+from crossstage.errors import ConfigError, WeightsError
+from crossstage.inference import prepare
+from crossstage.inference.images import load_image
+from crossstage.zoo import create_model, load, load_darknet, load_darknet_detector, load_detector
+
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+
+
+@torch.no_grad()
+def test_yolov4_tiny_with_real_weights_on_a_real_photo(shared, tmp_path):
+    weights = shared / "weights" / "yolov4-tiny.weights"
+    (tmp_path / "net.cfg").write_text(yolov4_tiny())
+    read = darknet.load(tmp_path / "net.cfg", weights)
+    native = create_model("cspdarknet53_tiny_yolo").eval()
+    assert load_darknet(native, "cspdarknet53_tiny_yolo", weights).exact
+    tensor, _ = prepare(load_image(PHOTOS / "000000009483.jpg"), (416, 416), "stretch")
+    x = tensor.unsqueeze(0)
+    deep, shallow = read(x)
+    for ours, theirs in zip(native(x), (shallow, deep), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    boxes, scores = native.decode(native(x))
+    their_boxes, their_scores = read.detections(x)
+    count = shallow.shape[2] * shallow.shape[3] * 3
+    torch.testing.assert_close(boxes, torch.cat([their_boxes[:, -count:], their_boxes[:, :-count]], 1))
+    torch.testing.assert_close(scores, torch.cat([their_scores[:, -count:], their_scores[:, :-count]], 1))
+
+
+@pytest.mark.parametrize(("name", "build"), [("darknet53", darknet53), ("cspdarknet53", cspdarknet53)])
+@torch.no_grad()
+def test_classifiers_take_the_weights_of_the_released_topology(name, build, tmp_path):
+    read = load_text(build(64), tmp_path)
+    darknet.save_weights(read, tmp_path / "net.weights")
+    native = create_model(name).eval()
+    load_darknet(native, name, tmp_path / "net.weights")
+    x = torch.rand(2, 3, 64, 96)
+    (logits,) = read(x)
+    torch.testing.assert_close(native(x), logits.flatten(1), rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
+
+
+@pytest.fixture
+def files(shared, tmp_path) -> Path:
+    """YOLOv4-tiny's three files side by side, as Darknet's users have them."""
+    (tmp_path / "mine.cfg").write_text(yolov4_tiny())
+    shutil.copy(shared / "weights" / "yolov4-tiny.weights", tmp_path / "mine.weights")
+    shutil.copy(shared / "weights" / "coco.names", tmp_path / "mine.names")
+    return tmp_path / "mine.cfg"
+
+
+def test_a_cfg_with_its_weights_beside_it_predicts_like_the_native_model(files):
+    options = {"conf": 0.3, "imgsz": 320}
+    (ours,) = load(files).predict(PHOTOS / "000000009483.jpg", **options)
+    (theirs,) = load("cspdarknet53_tiny_yolo.coco").predict(PHOTOS / "000000009483.jpg", **options)
+    assert sorted(ours.data["class_name"]) == sorted(theirs.data["class_name"]) and len(ours) > 2
+    torch.testing.assert_close(torch.tensor(ours.xyxy), torch.tensor(theirs.xyxy), rtol=0, atol=1.0)
+
+
+def test_names_are_optional_and_counted(files):
+    files.with_suffix(".names").unlink()
+    assert load_detector(files).class_names[:2] == ("0", "1")
+    files.with_suffix(".names").write_text("cat\ndog\n")
+    with pytest.raises(ConfigError, match="2 class names for a network with 80 classes"):
+        load(files)
+    files.with_suffix(".names").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"mine\.names: not a text file"):
+        load(files)
+    with pytest.raises(WeightsError, match=r"other\.weights: cannot be read"):
+        load_darknet_detector(files, files.with_name("other.weights"))
+
+
+def test_a_letterboxed_network_keeps_the_aspect(tmp_path):
+    text = net(64, 32).replace("channels=3", "channels=3\nletter_box=1")
+    text += conv(8, 3, 32) + conv(7, activation="linear", bn=0) + yolo("0", "20,20", classes=2)
+    darknet.save_weights(load_text(text, tmp_path), tmp_path / "net.weights")
+    detector = load(tmp_path / "net.cfg")
+    assert detector.preprocessing.size == (32, 64) and detector.preprocessing.resize == "letterbox"
+    assert detector.max_stride == 32
+    (found,) = detector.predict(Image.new("RGB", (50, 50)), conf=0.0, imgsz=(64, 128))
+    assert found.xyxy.min() >= 0 and found.xyxy.max() <= 50
+
+
+def test_a_network_without_boxes_is_no_detector(tmp_path):
+    darknet.save_weights(load_text(net(8) + conv(3), tmp_path), tmp_path / "net.weights")
+    with pytest.raises(ConfigError, match=r"no \[yolo\], \[region\] or other box layer"):
+        load(tmp_path / "net.cfg")
