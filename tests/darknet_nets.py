@@ -43,6 +43,11 @@ def classifier(classes: int = 1000) -> str:
     return section("avgpool") + conv(classes, activation="linear", bn=0) + section("softmax", groups=1)
 
 
+def squeeze_excitation(channels: int, hidden: int) -> str:
+    text = section("avgpool") + conv(hidden, activation="relu", bn=0) + conv(channels, activation="logistic", bn=0)
+    return text + section("scale_channels", **{"from": -4})
+
+
 def yolo(mask: str, anchors: str, classes: int = 80, **options: object) -> str:
     num = len(anchors.split(",")) // 2
     return section("yolo", mask=mask, anchors=anchors, classes=classes, num=num, **options)
@@ -122,14 +127,32 @@ def cspresnext50(width: int = 256) -> str:
     return _csp_bottleneck(width, stages, [256, 512, 1024, 2048], groups=32)
 
 
+def elastic_block(hidden: int, part: int) -> str:
+    """A block of CSPResNet-50-elastic: half of the channels at full size, half pooled and enlarged again."""
+    convs = conv(hidden) + conv(hidden, 3) + conv(part // 2, activation="linear")
+    text = route(-1, groups=2, group_id=0) + convs + route(-5, groups=2, group_id=1) + maxpool() + convs
+    return text + section("upsample", stride=2) + route(-1, -7) + shortcut(-12, "leaky")
+
+
 def resnet50(width: int = 256) -> str:
-    """ResNet-50 as published with CSPNet: shortcuts without projection, strided and partial where sizes change."""
+    """ResNet-50 as released with CSPNet: shortcuts without projection, strided and partial where sizes change.
+
+    It classifies every pixel and then averages. The file that CSPNet's table counts, "in progress", averages first.
+    """
+    return _resnet50_trunk(width) + conv(1000, activation="linear", bn=0) + section("avgpool") + section("softmax")
+
+
+def resnet50_in_progress(width: int = 256) -> str:
+    return _resnet50_trunk(width) + classifier()
+
+
+def _resnet50_trunk(width: int) -> str:
     text = net(width) + conv(64, 7, 2) + maxpool()
     for c, depth in zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True):
         for block in range(depth):
             stride = 2 if c > 64 and block == 0 else 1
             text += conv(c) + conv(c, 3, stride) + conv(4 * c, activation="linear") + shortcut(-4, "leaky")
-    return text + classifier()
+    return text
 
 
 def resnet10(width: int = 256) -> str:

@@ -82,9 +82,10 @@ def test_vectors_may_be_the_input():
     assert network.input_shape == (10, 1, 1)
 
 
-def test_a_line_without_equals_sign_is_ignored_with_a_warning():
-    with pytest.warns(UserWarning, match="net.cfg:3: ignored 'oops'"):
-        parse_cfg("[net]\n[conv]\noops\n", "net.cfg")
+def test_lines_without_equals_sign_are_ignored_with_one_warning():
+    with pytest.warns(UserWarning, match="net.cfg:3: ignored 'oops'.*, and 2 more such lines") as caught:
+        parse_cfg("[net]\n[conv]\noops\nsize 3\nfilters=2\n...\n", "net.cfg")
+    assert len(caught) == 1
 
 
 BROKEN = {
@@ -96,6 +97,8 @@ BROKEN = {
     "unclosed header": ("[net]\n[conv\n", r"net.cfg:2: found '\[conv'"),
     "sizes missing": ("[net]\n" + conv(2), "expected positive sizes"),
     "xnor": (net(8) + conv(2, xnor=1), r"net.cfg:13: \[convolutional\] xnor=1 asks for binary weights"),
+    "binary": (net(8) + conv(2, binary=1), "binary=1 asks for binary weights"),
+    "flipped": (net(8) + conv(2, flipped=1), "flipped=1 asks for transposed weights"),
     "activation": (net(8) + conv(2, activation="relu7"), r"net.cfg:11: .*'relu7'; expected one of leaky, relu"),
     "groups": (net(8) + conv(4, groups=2), r"groups=2 does not divide 3 channels"),
     "word for number": (net(8) + conv("many"), r"filters='many'; expected a whole number"),
@@ -105,7 +108,10 @@ BROKEN = {
         net(8) + conv(20) + yolo("0,1", "1,2,3,4"),
         r"2 anchors x 85 values = 170 channels.* 20",
     ),
-    "yolo's mask": (net(8) + conv(85) + yolo("2", "1,2,3,4"), r"mask=\[2\] picks from num=2"),
+    "yolo's mask": (
+        net(8) + conv(85) + yolo("2", "1,2,3,4"),
+        r"net.cfg:15: \[yolo\] mask='2' picks from num=2 anchors; expected 0 to 1",
+    ),
     "yolo's anchors": (net(8) + conv(85) + section("yolo", num=3, mask=0, classes=80, anchors="1,2"), "expected 6"),
     "negative anchor": (net(8) + conv(85) + yolo("0", "-1,2"), "not positive"),
     "route without layers": (net(8) + section("route"), r"layers= is missing"),
@@ -116,12 +122,24 @@ BROKEN = {
     "route group": (net(8) + conv(4) + section("route", layers=-1, groups=2, group_id=2), "group_id=2 of groups=2"),
     "scale": (net(8) + conv(4) + conv(4) + section("scale_channels", **{"from": 0}), "expected 4 x 1 x 1"),
     "sam": (net(8) + conv(4) + conv(3) + section("sam", **{"from": 0}), "expected equal shapes"),
-    "weights_type": (net(8) + conv(4) + conv(4) + shortcut(0, weights_type="some"), "weights_type=some"),
+    "weights_type": (net(8) + conv(4) + conv(4) + shortcut(0, weights_type="some"), "weights_type='some'"),
+    "weights_normalization": (
+        net(8) + conv(4) + conv(4) + shortcut(0, weights_type="per_feature", weights_normalization="sum"),
+        r"weights_normalization='sum'; expected none, relu or softmax",
+    ),
     "share_index": (net(8) + conv(4) + section("maxpool", stride=1) + conv(4, share_index=1), "expected a convolution"),
     "share_index shape": (net(8) + conv(4) + conv(4, share_index=0), r"borrows weights of shape \(4, 3, 1, 1\)"),
     "reorg": (net(9) + section("reorg3d", stride=2), "stride=2 does not divide"),
     "detection": (net(8) + section("detection", side=2, num=1, classes=1, coords=4), "need 24 values"),
-    "tree": (net(8) + section("softmax", tree="a.tree"), "hierarchy"),
+    "second net": (net(8) + conv(2) + "[net]\n", r"net.cfg:14: \[net\] is not a layer"),
+    "yolo_point": (net(8) + section("Gaussian_yolo", anchors="1,2", yolo_point="left_top"), "'left_top'; only center"),
+    "crop": (net(8) + section("crop", crop_height=9, crop_width=8), "crops 9 x 8 out of 8 x 8"),
+    "region's coords": (net(8) + section("region", anchors="1,2", coords=5), "coords=5; expected 4"),
+    "softmax groups": (net(8) + section("softmax", groups=5), "groups=5 does not divide 192 values"),
+    "local": (net(8) + section("local", size=5, pad=1), "pad=1 with size=5; expected size=3"),
+    "out_channels": (net(8) + section("maxpool", maxpool_depth=1, out_channels=4), "out_channels=4 of 3 channels"),
+    "reverse": (net(8) + section("reorg", stride=2, reverse=1), "reverse=1 is not supported"),
+    "normalization": (net(8) + section("normalization", size=7), "size=7 spans more than the 3 channels"),
 }
 
 
@@ -130,6 +148,18 @@ def test_mistakes_are_named_with_file_and_line(name):
     text, message = BROKEN[name]
     with pytest.raises(ConfigError, match=message):
         plan(text)
+
+
+def test_trees_of_classes_give_raw_tensors_but_no_boxes():
+    text = net(8) + conv(14, bn=0) + section("region", anchors="1,1,2,2", num=2, classes=2, tree="data/9k.tree")
+    network = plan(text)
+    with torch.device("meta"):
+        x = torch.empty(1, 3, 8, 8)
+        assert network(x)[0].shape == (1, 14, 8, 8)
+        with pytest.raises(ConfigError, match="form a tree"):
+            network.detections(x)
+        (logits,) = plan(net(8) + section("avgpool") + section("softmax", tree="data/9k.tree"))(x)
+    assert logits.shape == (1, 3, 1, 1)
 
 
 @pytest.mark.parametrize("kind", ["rnn", "crnn", "gru", "lstm", "conv_lstm", "history"])
@@ -145,37 +175,49 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         describe(tmp_path)
 
 
-@given(st.text(alphabet=st.sampled_from("[]=#;,\n netcovlayrsu019-.\t\x00é"), max_size=200))
-@settings(max_examples=300, deadline=None)
-def test_any_text_is_a_network_or_our_error(text):
-    with warnings.catch_warnings():
+@given(st.text())
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_sections_or_our_error(text):
+    with warnings.catch_warnings(), contextlib.suppress(ConfigError):
         warnings.simplefilter("ignore")
-        with contextlib.suppress(ConfigError):
-            plan("[net]\nwidth=8\nheight=8\nchannels=3\n" + text)
+        assert parse_cfg(text)[0].kind == "net"
+
+
+@given(st.text(alphabet=st.sampled_from("[]=#;,\n netcovlayrsu019-.\t\x00é٣²"), max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_any_lines_after_the_net_are_a_network_or_our_error(text):
+    with warnings.catch_warnings(), contextlib.suppress(ConfigError):
+        warnings.simplefilter("ignore")
+        plan("[net]\nwidth=8\nheight=8\nchannels=3\n" + text)
 
 
 KINDS = st.sampled_from(
-    "conv max avg route shortcut upsample yolo reorg softmax connected crop local implicit sam".split()
+    "conv max local_avg avg route shortcut upsample yolo reorg reorg3d soft conn crop local implicit sam "
+    "scale_channels batchnorm dropout lrn activation".split()
 )
 LISTS = st.lists(st.integers(-5, 20), max_size=4).map(lambda values: ",".join(map(str, values)))
 OPTION = st.tuples(
     st.sampled_from(
-        "filters size stride pad padding groups layers from output anchors mask classes num group_id".split()
+        "filters size stride stride_x pad padding dilation antialiasing groups layers from output anchors mask classes "
+        "num group_id share_index maxpool_depth out_channels batch_normalize spatial crop_height crop_width".split()
     ),
-    st.one_of(st.integers(-3, 300).map(str), LISTS),
+    st.one_of(st.integers(-3, 9).map(str), st.integers(10, 300).map(str), LISTS),
 )
 
 
-@given(st.lists(st.tuples(KINDS, st.lists(OPTION, max_size=4)), max_size=8))
+@given(st.lists(st.tuples(KINDS, st.lists(OPTION, max_size=5)), min_size=1, max_size=8))
 @settings(max_examples=300, deadline=None)
-def test_any_layers_are_a_network_or_our_error(layers):
-    text = "[net]\nwidth=16\nheight=16\nchannels=3\n"
+def test_any_layers_are_our_error_or_a_network_of_the_planned_shapes(layers):
+    text = "[net]\nwidth=16\nheight=12\nchannels=3\n"
     for kind, options in layers:
         text += f"[{kind}]\n" + "".join(f"{key}={value}\n" for key, value in options)
     try:
-        network = plan(text)
+        network = plan(text).eval()
     except ConfigError:
         return
-    assert all(min(row.output_shape) > 0 for row in network.table())
+    shapes: list[tuple[int, ...]] = []
+    for module in network.stack:
+        module.register_forward_hook(lambda _m, _i, out: shapes.append(tuple(out.shape)))
     with torch.device("meta"):
-        network.eval()(torch.empty(1, 3, 16, 16))
+        network(torch.empty(2, 3, 12, 16))
+    assert shapes == [(2, *row.output_shape) for row in network.table()]

@@ -11,6 +11,9 @@ from darknet_nets import (
     conv,
     cspdarknet53,
     cspresnet50,
+    cspresnext50,
+    darknet53,
+    elastic_block,
     load_text,
     maxpool,
     net,
@@ -18,6 +21,7 @@ from darknet_nets import (
     route,
     section,
     shortcut,
+    squeeze_excitation,
     yolo,
     yolov3_tiny,
     yolov3_tiny_prn,
@@ -89,10 +93,16 @@ LAYERS = {
     "conv linear": conv(6, 3, activation="linear"),
     "conv logistic": conv(6, 3, activation="logistic"),
     "conv tanh": conv(6, 3, activation="tanh"),
+    "connected": section("connected", output=5, activation="leaky"),
+    "connected twice": section("connected", output=5, activation="linear")
+    + section("connected", output=3, activation="logistic"),
     "maxpool 2/2": maxpool(),
     "maxpool 2/1": maxpool(2, 1),
     "maxpool 3/2": maxpool(3, 2),
     "maxpool 3/1": maxpool(3, 1),
+    "maxpool padding=1": maxpool(3, 2, padding=1),
+    "maxpool unpadded": maxpool(3, 2, padding=0),
+    "maxpool larger than the map": conv(4, 3, 4) + maxpool(13, 1),
     "spatial pyramid": maxpool(5, 1) + route(-2) + maxpool(9, 1) + route(-4) + maxpool(13, 1) + route(-1, -3, -5, -6),
     "avgpool": section("avgpool"),
     "route one": conv(6) + route(-2),
@@ -100,17 +110,23 @@ LAYERS = {
     "route four": conv(4) + conv(4) + conv(4) + route(-1, -2, -3, -4),
     "route second half": route(-1, groups=2, group_id=1),
     "route first of four": route(-1, groups=4, group_id=0),
+    "route last of three": conv(6) + route(-1, groups=3, group_id=2),
     "shortcut": conv(8, 3) + shortcut(-2),
     "shortcut leaky": conv(8, 3, activation="linear") + shortcut(-2, "leaky"),
+    "shortcut relu": conv(8, 3, activation="linear") + shortcut(-2, "relu"),
+    "shortcut logistic": conv(8, 3) + shortcut(-2, "logistic"),
+    "shortcut absolute": conv(8, 3) + conv(8) + shortcut(1),
+    "shortcut of fewer channels": conv(4) + conv(8, 3) + shortcut(-2, "leaky"),
+    "shortcut of more channels": conv(4) + shortcut(-2, "leaky"),
     "upsample": section("upsample", stride=2),
     "upsample by 3": section("upsample", stride=3),
     "reorg": section("reorg", stride=2),
-    "squeeze and excitation": section("avgpool")
-    + conv(2, activation="relu", bn=0)
-    + conv(8, activation="logistic", bn=0)
-    + section("scale_channels", **{"from": -4}),
+    "squeeze and excitation": squeeze_excitation(8, 2),
+    "elastic": conv(8, 3) + elastic_block(4, 8),
     "sam": conv(8, activation="logistic") + section("sam", **{"from": -2}),
+    "sam leaky": conv(8, activation="linear") + section("sam", **{"from": -2, "activation": "leaky"}),
     "dropout": section("dropout", probability=0.5) + conv(4),
+    "cost": section("cost") + conv(4),
 }
 
 
@@ -129,19 +145,6 @@ def test_smooth_activations_equal_opencv(activation, tmp_path):
 @pytest.mark.parametrize("pool", [(2, 2), (2, 1), (3, 2), (3, 1), (5, 1)])
 def test_pooling_of_odd_maps_equals_opencv(pool, height, width, tmp_path):
     check(layers(maxpool(*pool), width=width, height=height), tmp_path, [(height, width)])
-
-
-def test_fully_connected_head_equals_a_matrix_product(tmp_path):
-    # OpenCV reads [connected], but not all of its options: the whole head in numpy instead.
-    network = load_text(layers(section("connected", output=5, activation="leaky"), width=6, height=4), tmp_path)
-    x = image(4, 6)
-    with torch.no_grad():
-        (ours,) = network(x)
-        features = network.stack[0](x).flatten().numpy().astype(np.float64)
-    weight, bias = network.stack[1].linear.weight, network.stack[1].linear.bias
-    expected = weight.detach().numpy().astype(np.float64) @ features + bias.detach().numpy()
-    expected = np.where(expected > 0, expected, 0.1 * expected)
-    np.testing.assert_allclose(ours.flatten().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -168,11 +171,14 @@ def opencv_boxes(twin: cv2.dnn.Net, size: tuple[int, int], anchors: int) -> list
     return decoded
 
 
+ALL = {"thresh": 0, "nms_threshold": 0}  # OpenCV sets the scores to zero that its own filters would drop
+
 HEADS = {
-    "yolo": (24, yolo("0,1,2", "3,5, 8,8, 9,12", classes=3)),
-    "yolo with scale_x_y": (24, yolo("0,1,2", "3,5, 8,8, 9,12", classes=3, scale_x_y=1.2)),
-    "yolo with mask": (16, yolo("2,0", "3,5, 8,8, 9,12", classes=3)),
-    "region": (24, section("region", anchors="1.5,2, 3,3, 2,1", classes=3, num=3, softmax=1, coords=4)),
+    "yolo": (24, yolo("0,1,2", "3,5, 8,8, 9,12", classes=3, **ALL)),
+    "yolo with scale_x_y": (24, yolo("0,1,2", "3,5, 8,8, 9,12", classes=3, scale_x_y=1.2, **ALL)),
+    "yolo with mask": (16, yolo("2,0", "3,5, 8,8, 9,12", classes=3, **ALL)),
+    "yolo with new_coords": (24, yolo("0,1,2", "3,5, 8,8, 9,12", classes=3, scale_x_y=2.0, new_coords=1, **ALL)),
+    "region": (24, section("region", anchors="1.5,2, 3,3, 2,1", classes=3, num=3, softmax=1, **ALL)),
 }
 
 
@@ -181,7 +187,8 @@ HEADS = {
 @torch.no_grad()
 def test_decoded_boxes_equal_opencv(name, height, width, tmp_path):
     filters, head = HEADS[name]
-    text = net(width, height) + conv(8, 3, 8) + conv(filters, activation="linear", bn=0) + head
+    activation = "logistic" if "new_coords" in head else "linear"
+    text = net(width, height) + conv(8, 3, 8) + conv(filters, activation=activation, bn=0) + head
     network = load_text(text, tmp_path)
     twin = opencv_twin(network, tmp_path / "net.cfg")
     x = image(height, width)
@@ -189,27 +196,13 @@ def test_decoded_boxes_equal_opencv(name, height, width, tmp_path):
     boxes, scores = network.detections(x)
     ((their_boxes, their_scores),) = opencv_boxes(twin, (height, width), filters // 8)
     np.testing.assert_allclose(boxes[0].numpy(), their_boxes, rtol=1e-4, atol=1e-3)
-    shown = their_scores > 0  # OpenCV sets scores below its threshold to zero
-    assert shown.any()
-    np.testing.assert_allclose(scores[0].numpy()[shown], their_scores[shown], rtol=1e-4, atol=1e-6)
-
-
-@torch.no_grad()
-def test_new_coords_equal_opencv(tmp_path):
-    text = net(32) + conv(8, 3, 8) + conv(24, activation="logistic", bn=0)
-    text += yolo("0,1,2", "3,5, 8,8, 9,12", classes=3, scale_x_y=2.0, new_coords=1)
-    network = load_text(text, tmp_path)
-    twin = opencv_twin(network, tmp_path / "net.cfg")
-    x = image(32, 32)
-    twin.setInput(x.numpy())
-    boxes, scores = network.detections(x)
-    ((their_boxes, their_scores),) = opencv_boxes(twin, (32, 32), 3)
-    np.testing.assert_allclose(boxes[0].numpy(), their_boxes, rtol=1e-4, atol=1e-3)
-    shown = their_scores > 0
-    np.testing.assert_allclose(scores[0].numpy()[shown], their_scores[shown], rtol=1e-4, atol=1e-6)
+    kept = their_scores > 0
+    assert kept.all() or ("[region]" in head and kept.mean() > 0.5)  # OpenCV cannot be kept from filtering [region]
+    np.testing.assert_allclose(scores[0].numpy()[kept], their_scores[kept], rtol=1e-4, atol=1e-6)
 
 
 NETWORKS = {
+    "yolov3_tiny_prn": (yolov3_tiny_prn, ["conv_17", "conv_26"], [(64, 64), (96, 160)]),
     "yolov3_tiny": (yolov3_tiny, ["conv_15", "conv_22"], [(64, 64), (96, 160)]),
     "yolov4_tiny": (yolov4_tiny, ["conv_29", "conv_36"], [(64, 64), (160, 96)]),
 }
@@ -228,26 +221,14 @@ def test_raw_tensors_of_detectors_equal_opencv(name, tmp_path):
             assert_close(ours, theirs, EXACT)
 
 
-@torch.no_grad()
-def test_partial_shortcuts_equal_opencv(tmp_path):
-    network = load_text(yolov3_tiny_prn(64), tmp_path)
-    twin = opencv_twin(network, tmp_path / "net.cfg")
-    x = image(64, 64)
-    twin.setInput(x.numpy())
-    names = [n for n in twin.getLayerNames() if n.startswith("conv_") and n.split("_")[1] in ("17", "26")]
-    for ours, theirs in zip(network(x), twin.forward(names), strict=True):
-        assert_close(ours, theirs, EXACT)
-
-
-@pytest.mark.parametrize("build", [cspresnet50, cspdarknet53])
-@torch.no_grad()
-def test_classifiers_equal_opencv(build, tmp_path):
-    network = load_text(build(64), tmp_path)
-    twin = opencv_twin(network, tmp_path / "net.cfg")
-    x = image(64, 64)
-    twin.setInput(x.numpy())
-    (logits,) = network(x)
-    assert_close(logits, twin.forward(f"conv_{len(network.layers) - 2}"), EXACT)
+@pytest.mark.parametrize(
+    ("build", "depth"),
+    [(darknet53, 38), (cspdarknet53, 55), (cspresnet50, 39), (cspresnext50, 20)],
+    ids=["darknet53", "cspdarknet53", "cspresnet50", "cspresnext50"],
+)
+def test_backbones_equal_opencv(build, depth, tmp_path):
+    sections = build(64).split("\n\n")
+    check("\n\n".join(sections[: depth + 1]), tmp_path, [(64, 64), (96, 64)])
 
 
 @torch.no_grad()

@@ -64,6 +64,8 @@ def predict(
         json=Path(json) if json else None,
     )
     print_summary(summary, _console())
+    if summary.interrupted:
+        return INTERRUPTED
     return FOUND_FAULTS if summary.unreadable else 0
 
 

@@ -35,7 +35,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 _BLANKS = str.maketrans("", "", " \t\r\f\v")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Option:
     """The text of one option and the line it stands on."""
 
@@ -62,7 +62,7 @@ class Section:
     def error(self, message: str, key: str | None = None) -> ConfigError:
         """A ``ConfigError`` that names the file, the option's line (or the section's) and the section."""
         line = self.options[key].line if key in self.options else self.line
-        return ConfigError(f"{self.path}:{line}: [{shorten(self.kind, quote=False)}] {message}")
+        return ConfigError(f"{self.path}:{line}: [{_cut(self.kind)}] {message}")
 
     def text(self, key: str, default: str) -> str:
         """An option's text."""
@@ -126,8 +126,8 @@ def read_cfg(path: str | Path) -> list[Section]:
 def parse_cfg(text: str, path: str = "<cfg>") -> list[Section]:
     """Parse the text of a cfg, see :func:`read_cfg`; ``path`` is for messages."""
     sections: list[Section] = []
-    for number, raw in enumerate(text.split("\n"), start=1):
-        line = raw.translate(_BLANKS)
+    ignored: list[Option] = []
+    for number, line in enumerate(text.translate(_BLANKS).split("\n"), start=1):
         if not line or line[0] in "#;":
             continue
         if _CONTROL.search(line):
@@ -139,7 +139,7 @@ def parse_cfg(text: str, path: str = "<cfg>") -> list[Section]:
         elif not sections:
             raise ConfigError(f"{path}:{number}: found {shorten(line)}; expected [net] before anything else")
         elif "=" not in line:
-            warnings.warn(f"{path}:{number}: ignored {shorten(line)}, which is not key=value", stacklevel=2)
+            ignored.append(Option(line, number))
         else:
             key, value = line.split("=", 1)
             sections[-1].options.setdefault(key, Option(value, number))
@@ -147,6 +147,10 @@ def parse_cfg(text: str, path: str = "<cfg>") -> list[Section]:
         raise ConfigError(f"{path}: no section; expected [net] and layers")
     if len(sections) == 1:
         raise ConfigError(f"{path}:{sections[0].line}: no layer after [net]")
+    if ignored:
+        others = f", and {len(ignored) - 1:,} more such lines" if len(ignored) > 1 else ""
+        found = f"{path}:{ignored[0].line}: ignored {shorten(ignored[0].text)}, which is not key=value"
+        warnings.warn(found + others, stacklevel=2)
     return sections
 
 
@@ -172,5 +176,9 @@ def _header(line: str, path: str, number: int, *, first: bool) -> Section:
 
 
 def shorten(text: str) -> str:
-    """Text for a message: quoted, escaped and no longer than a line."""
-    return repr(text if len(text) <= 40 else text[:37] + "...")
+    """Text of a file for a message: quoted, escaped and no longer than a line."""
+    return repr(_cut(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -10,8 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from crossstage.darknet.cfg import shorten
 from crossstage.darknet.operations import Softmax
 from crossstage.darknet.plan import Layer, Scope, Shape
+from crossstage.errors import ConfigError
 from crossstage.nn.boxes import cell_grid, cxcywh_to_xyxy, decode_yolo
 
 Anchors = tuple[tuple[float, float], ...]
@@ -70,12 +72,14 @@ class GaussianYolo(BoxOutput):
 class Region(BoxOutput):
     """``[region]``: YOLOv2, whose anchors are in cells and whose classes may be a softmax."""
 
-    def __init__(self, anchors: Anchors, *, softmax: bool) -> None:
+    def __init__(self, anchors: Anchors, *, softmax: bool, tree: bool) -> None:
         super().__init__()
-        self.anchors, self.softmax = anchors, softmax
+        self.anchors, self.softmax, self.tree = anchors, softmax, tree
 
     def decode(self, raw: Tensor, input_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """See :meth:`BoxOutput.decode`."""
+        """See :meth:`BoxOutput.decode`; classes that form a tree (YOLO9000) need a file the cfg only names."""
+        if self.tree:
+            raise ConfigError("the [region] layer's classes form a tree, which cannot be decoded; use forward()")
         height, width = raw.shape[2:]
         cell = raw.new_tensor([input_size[1] / width, input_size[0] / height])
         maps = raw.unflatten(1, (len(self.anchors), -1)).movedim(2, -1)  # (N, A, H, W, 5 + classes)
@@ -130,7 +134,8 @@ def _masked_anchors(scope: Scope) -> Anchors:
     total = scope.section.integer("num", 1, low=1, high=1000)
     mask = scope.section.integers("mask") or list(range(total))
     if not all(0 <= index < total for index in mask):
-        raise scope.section.error(f"mask={mask} picks from num={total} anchors; expected 0 to {total - 1}", "mask")
+        given = shorten(scope.section.text("mask", ""))
+        raise scope.section.error(f"mask={given} picks from num={total} anchors; expected 0 to {total - 1}", "mask")
     anchors = _anchors(scope, total)
     return tuple(anchors[index] for index in mask)
 
@@ -156,8 +161,8 @@ def _yolo(scope: Scope) -> Layer:
 
 def _gaussian_yolo(scope: Scope) -> Layer:
     section, anchors = scope.section, _masked_anchors(scope)
-    if section.text("yolo_point", "center") != "center":
-        raise section.error(f"yolo_point={section.text('yolo_point', '')}; only center is supported", "yolo_point")
+    if (point := section.text("yolo_point", "center")) != "center":
+        raise section.error(f"yolo_point={shorten(point)}; only center is supported", "yolo_point")
     _check_channels(scope, len(anchors), 9 + section.integer("classes", 20, low=0))
     scale = section.number("scale_x_y", 1)
     return _output(scope, lambda: GaussianYolo(anchors, scale))
@@ -165,14 +170,12 @@ def _gaussian_yolo(scope: Scope) -> Layer:
 
 def _region(scope: Scope) -> Layer:
     section = scope.section
-    if "tree" in section.options:
-        raise section.error("tree= (a hierarchy of classes, YOLO9000) is not supported", "tree")
     if section.integer("coords", 4) != 4:
         raise section.error(f"coords={section.integer('coords', 4)}; expected 4", "coords")
     anchors = _anchors(scope, section.integer("num", 1, low=1, high=1000))
     _check_channels(scope, len(anchors), 5 + section.integer("classes", 20, low=0))
-    softmax = section.flag("softmax")
-    return _output(scope, lambda: Region(anchors, softmax=softmax))
+    softmax, tree = section.flag("softmax"), "tree" in section.options
+    return _output(scope, lambda: Region(anchors, softmax=softmax, tree=tree))
 
 
 def _detection(scope: Scope) -> Layer:
@@ -191,8 +194,8 @@ def _detection(scope: Scope) -> Layer:
 
 def _softmax(scope: Scope) -> Layer:
     section, shape = scope.section, scope.shape
-    if "tree" in section.options:
-        raise section.error("tree= (a hierarchy of classes, YOLO9000) is not supported", "tree")
+    if "tree" in section.options:  # probabilities need a file that the cfg only names; what enters does not
+        return _output(scope, nn.Identity)
     groups, spatial = section.integer("groups", 1, low=1), section.flag("spatial")
     temperature = section.number("temperature", 1)
     if temperature <= 0:

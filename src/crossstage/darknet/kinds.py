@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
 
 from torch import nn
 
 from crossstage.darknet import layers, operations
 from crossstage.darknet.activations import NAMES, darknet_activation
+from crossstage.darknet.cfg import Section, shorten
 from crossstage.darknet.heads import OUTPUT_KINDS
-from crossstage.darknet.plan import Layer, Scope, Shape
+from crossstage.darknet.plan import MAX_ELEMENTS, Layer, Scope, Shape
 from crossstage.nn import BN_EPS
 
 
 def _activation(scope: Scope, default: str) -> Callable[[], nn.Module]:
     name = scope.section.text("activation", default)
     if name not in NAMES:
-        raise scope.section.error(f"activation={name!r}; expected one of {', '.join(NAMES)}", "activation")
+        raise scope.section.error(f"activation={shorten(name)}; expected one of {', '.join(NAMES)}", "activation")
     return partial(darknet_activation, name)
 
 
@@ -48,11 +50,14 @@ def _slide(size: int, kernel: int, stride: int, padding: int) -> int:
     return max(0, (size + padding - kernel) // stride + 1)
 
 
+_UNSUPPORTED = {"xnor": "binary weights", "binary": "binary weights", "flipped": "transposed weights"}
+
+
 def _convolutional(scope: Scope) -> Layer:
     section, (channels, *sides) = scope.section, scope.shape
-    for option in ("xnor", "binary"):
+    for option, wanted in _UNSUPPORTED.items():
         if section.flag(option):
-            raise section.error(f"{option}=1 asks for binary weights, which are not supported", option)
+            raise section.error(f"{option}=1 asks for {wanted}, which are not supported", option)
     filters = section.integer("filters", 1, low=1)
     size = section.integer("size", 1, low=1)
     groups = section.integer("groups", 1, low=1)
@@ -60,9 +65,9 @@ def _convolutional(scope: Scope) -> Layer:
         raise section.error(f"groups={groups} does not divide {channels} channels and {filters} filters", "groups")
     dilation = section.integer("dilation", 1, low=1) if size > 1 else 1
     padding = dilation * (size // 2 if section.flag("pad") else section.integer("padding", 0, low=0))
-    normalize = section.flag("batch_normalize") or section.flag("cbn")
+    normalize = _normalizes(section)
     act = _activation(scope, "logistic")
-    weights = filters * (channels // groups) * size * size
+    weights = prod(_weight_shape(section, channels))
     shared = _shared(scope)
 
     full_stride = _strides(scope)
@@ -76,7 +81,9 @@ def _convolutional(scope: Scope) -> Layer:
             conv = nn.Conv2d(channels, filters, size, groups=groups, bias=not normalize)
             bn = nn.BatchNorm2d(filters, eps=BN_EPS) if normalize else None
         else:
-            conv, bn = _shared_convolution(scope, built[shared], (filters, channels // groups, size, size), normalize)
+            lender = built[shared]
+            assert isinstance(lender, layers.Convolution)
+            conv, bn = lender.conv, lender.bn
         return layers.Convolution(
             conv, bn, act(), stride=stride, padding=padding, dilation=dilation, blur=blur, shared=shared is not None
         )
@@ -89,30 +96,33 @@ def _convolutional(scope: Scope) -> Layer:
     )
 
 
+def _weight_shape(section: Section, channels: int) -> tuple[int, int, int, int]:
+    """Shape of the weights of a convolution that reads ``channels``."""
+    size = section.integer("size", 1)
+    return section.integer("filters", 1), channels // section.integer("groups", 1), size, size
+
+
+def _normalizes(section: Section) -> bool:
+    return section.flag("batch_normalize") or section.flag("cbn")
+
+
 def _shared(scope: Scope) -> int | None:
     """The convolution whose weights ``share_index`` borrows."""
     if "share_index" not in scope.section.options:
         return None
     (index,) = scope.references("share_index")[:1]
-    if scope.layers[index].kind != "convolutional":
+    lender = scope.layers[index]
+    if lender.kind != "convolutional":
+        raise scope.section.error(f"share_index names {lender.place}; expected a convolution", "share_index")
+    found = _weight_shape(lender.section, scope.shape_of(lender.sources[0]).channels), _normalizes(lender.section)
+    needed = _weight_shape(scope.section, scope.shape.channels), _normalizes(scope.section)
+    if found != needed:
         raise scope.section.error(
-            f"share_index names {scope.layers[index].place}; expected a convolution", "share_index"
-        )
-    return index
-
-
-def _shared_convolution(
-    scope: Scope, module: nn.Module, weight_shape: tuple[int, ...], normalize: bool
-) -> tuple[nn.Conv2d, nn.BatchNorm2d | None]:
-    assert isinstance(module, layers.Convolution)
-    found = tuple(module.conv.weight.shape)
-    if found != weight_shape or (module.bn is not None) != normalize:
-        raise scope.section.error(
-            f"share_index borrows weights of shape {found}, batch_normalize={int(module.bn is not None)}; "
-            f"this layer needs {weight_shape}, batch_normalize={int(normalize)}",
+            f"share_index borrows weights of shape {found[0]}, batch_normalize={int(found[1])}; "
+            f"this layer needs {needed[0]}, batch_normalize={int(needed[1])}",
             "share_index",
         )
-    return module.conv, module.bn
+    return index
 
 
 def _connected(scope: Scope) -> Layer:
@@ -157,6 +167,9 @@ def _pool(scope: Scope, *, mean: bool) -> Layer:
         return _maxout(scope)
     size = section.integer("size", section.integer("stride", 1), low=1)
     padding = section.integer("padding", size - 1, low=0)
+    padded = Shape(channels, *(side + padding for side in sides))
+    if padded.elements > MAX_ELEMENTS:
+        raise section.error(f"pads its input to {padded}; more than {MAX_ELEMENTS:,} values")
     full_stride = _strides(scope)
     stride = (1, 1) if not mean and section.integer("antialiasing", 0) else full_stride
     sides = [_slide(side, size, step, padding) for side, step in zip(sides, stride, strict=True)]
@@ -212,7 +225,7 @@ def _shortcut(scope: Scope) -> Layer:
         _check_addend(scope, source)
     kind = section.text("weights_type", "none")
     if kind not in ("none", "per_feature", "per_layer", "per_channel"):
-        raise section.error(f"weights_type={kind}; expected none, per_feature or per_channel", "weights_type")
+        raise section.error(f"weights_type={shorten(kind)}; expected none, per_feature or per_channel", "weights_type")
     operation_count = scope.shape.elements * (len(sources) - 1)
     if kind == "none":
         return scope.layer(
@@ -221,7 +234,7 @@ def _shortcut(scope: Scope) -> Layer:
     normalization = section.text("weights_normalization", "none").replace("avg_relu", "relu")
     if normalization not in ("none", "relu", "softmax"):
         raise section.error(
-            f"weights_normalization={normalization}; expected none, relu or softmax", "weights_normalization"
+            f"weights_normalization={shorten(normalization)}; expected none, relu or softmax", "weights_normalization"
         )
     channels = scope.shape.channels if kind == "per_channel" else 1
     return scope.layer(

@@ -245,4 +245,4 @@ class Softmax(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.spatial:
             return (x / self.temperature).softmax(1)
-        return (x / self.temperature).view(x.shape[0], self.groups, -1).softmax(2).view(x.shape)
+        return (x / self.temperature).reshape(x.shape[0], self.groups, -1).softmax(2).reshape(x.shape)

@@ -181,7 +181,7 @@ def check_whole_layers(report: WeightsReport) -> None:
     Raises:
         WeightsError: It does.
     """
-    if report.cut or not report.filled:
+    if report.cut or (report.missing and not report.filled):
         raise WeightsError(f"{report}; expected an end between two layers" if report.cut else str(report))
 
 

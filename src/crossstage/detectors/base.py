@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import supervision
 
 
-class Detector(nn.Module):
+class Detector(nn.Module, ABC):
     """What every detector has in common: the way from raw tensors to detections, and from files to both.
 
     ``forward`` returns raw tensors and holds no Python branch on data, so that it can be traced and exported;
@@ -36,17 +37,17 @@ class Detector(nn.Module):
         self.preprocessing = preprocessing
         self.max_stride = max_stride
 
+    @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return raw head tensors.
 
         Args:
             images: ``(N, 3, H, W)`` RGB in [0, 1]; H and W are multiples of :attr:`max_stride`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, raw: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, C)`` in [0, 1]."""
-        raise NotImplementedError
 
     def detect(
         self,

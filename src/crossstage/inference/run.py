@@ -30,6 +30,7 @@ class Summary:
         objects: How many of each class were found.
         listed: Name, size and finds of the first pictures.
         unreadable: Files that were skipped.
+        interrupted: Whether Ctrl-C ended the run before its source.
         times: Milliseconds of each picture's stages.
         seconds: How long the run took.
         save: Folder of the annotated copies.
@@ -40,6 +41,7 @@ class Summary:
     objects: Counter[str] = field(default_factory=Counter)
     listed: list[tuple[str, str, str]] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
+    interrupted: bool = False
     times: list[StageTimes] = field(default_factory=list)
     seconds: float = 0.0
     save: Path | None = None
@@ -117,7 +119,7 @@ def predict_to_files(
                 copies.write(prediction)
         complete = True
     except KeyboardInterrupt:
-        complete = True
+        complete = summary.interrupted = True
     finally:
         try:
             if copies:
@@ -144,7 +146,8 @@ def print_summary(summary: Summary, console: Console) -> None:
             table.add_row(name, str(count))
     console.print(table)
     console.print(
-        f"\n{sum(summary.objects.values())} objects in {summary.pictures} pictures, {summary.seconds:.1f} s",
+        f"\n{_counted(summary.objects.total(), 'object')} in {_counted(summary.pictures, 'picture')}, "
+        f"{summary.seconds:.1f} s{', interrupted' if summary.interrupted else ''}",
         highlight=False,
     )
     if times := summary.median_times:
@@ -157,6 +160,10 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print(f"\n{len(summary.unreadable)} could not be read:", style="bold red", highlight=False)
         for entry in summary.unreadable:
             console.print(Text(f"  {entry.reason}"), soft_wrap=True)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _finds(prediction: Prediction) -> str:
