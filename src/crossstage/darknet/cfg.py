@@ -126,7 +126,7 @@ def read_cfg(path: str | Path) -> list[Section]:
 def parse_cfg(text: str, path: str = "<cfg>") -> list[Section]:
     """Parse the text of a cfg, see :func:`read_cfg`; ``path`` is for messages."""
     sections: list[Section] = []
-    ignored: list[Option] = []
+    ignored: list[tuple[int, str]] = []
     for number, line in enumerate(text.translate(_BLANKS).split("\n"), start=1):
         if not line or line[0] in "#;":
             continue
@@ -139,7 +139,7 @@ def parse_cfg(text: str, path: str = "<cfg>") -> list[Section]:
         elif not sections:
             raise ConfigError(f"{path}:{number}: found {shorten(line)}; expected [net] before anything else")
         elif "=" not in line:
-            ignored.append(Option(line, number))
+            ignored.append((number, line))
         else:
             key, value = line.split("=", 1)
             sections[-1].options.setdefault(key, Option(value, number))
@@ -149,8 +149,8 @@ def parse_cfg(text: str, path: str = "<cfg>") -> list[Section]:
         raise ConfigError(f"{path}:{sections[0].line}: no layer after [net]")
     if ignored:
         others = f", and {len(ignored) - 1:,} more such lines" if len(ignored) > 1 else ""
-        found = f"{path}:{ignored[0].line}: ignored {shorten(ignored[0].text)}, which is not key=value"
-        warnings.warn(found + others, stacklevel=2)
+        number, line = ignored[0]
+        warnings.warn(f"{path}:{number}: ignored {shorten(line)}, which is not key=value{others}", stacklevel=2)
     return sections
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
+import reprlib
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ from crossstage.errors import DataError
 MAX_BYTES = 2 << 30
 SHOWN_FAULTS = 10
 BORDER = 1.0  # pixels that a box may hang over: COCO's own boxes are rounded
+LONGEST_TEXT = 1000
+OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # beside COCO's instances_*.json
+
+_shorten = reprlib.Repr()  # a broken value can be megabytes long or deeply nested
+_shorten.maxlist, _shorten.maxstring, _shorten.maxother = 6, 80, 80
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ def read_coco(path: Path) -> CocoDataset:
     """Read and check an annotation file.
 
     Pictures are looked for where COCO's layout has them: for ``X/annotations/instances_val2017.json`` in
-    ``X/images/val2017``, ``X/val2017``, ``X/images``, ``X`` and beside the file.
+    ``X/images/val2017``, ``X/val2017``, ``X/images/val``, ``X/images``, ``X``, beside the file, and in
+    ``X/JPEGImages``, where PASCAL VOC's layout has them.
 
     Raises:
         DataError: The file cannot be read or parsed, or something in it is wrong: the message lists the first faults,
@@ -71,11 +78,11 @@ def read_coco(path: Path) -> CocoDataset:
     faults: list[str] = []
     categories = _categories(content, faults)
     images = _images(content, path, faults)
-    _check_annotations(content, images, categories, faults)
+    _check_annotations(content, images, faults)
     if faults:
         shown = "\n".join(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
         more = f"\n  ... and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-        raise DataError(f"{path}: {len(faults)} faults\n{shown}{more}")
+        raise DataError(f"{path}: {len(faults)} fault{'s' * (len(faults) > 1)}\n{shown}{more}")
     return CocoDataset(path, tuple(images.values()), dict(sorted(categories.items())), content)
 
 
@@ -85,10 +92,13 @@ def _annotation_file(data: Path, split: str | None) -> Path:
     if data.is_file():
         return data
     found = sorted(data.glob("annotations/*.json")) or sorted(data.glob("*.json"))
+    found = [file for file in found if not file.name.startswith(OTHER_TASKS)]
     fitting = [file for file in found if (split or "val") in file.stem] or ([] if split else found)
     if len(fitting) != 1:
         names = ", ".join(file.name for file in found) or "none"
-        wanted = f"one whose name contains {split!r}" if split else "a single one, or split= to pick"
+        wanted = (
+            f"one whose name contains {split!r}, not {len(fitting)}" if split else "a single one, or split= to pick"
+        )
         raise DataError(f"{data}: annotation files: {names}; expected {wanted}")
     return fitting[0]
 
@@ -116,10 +126,10 @@ def _parse(path: Path) -> dict[str, Any]:
 def _categories(content: Mapping[str, Any], faults: list[str]) -> dict[int, str]:
     categories: dict[int, str] = {}
     for number, entry in enumerate(content["categories"]):
-        if not _whole(entry.get("id")) or not isinstance(entry.get("name"), str):
+        if not _whole(entry.get("id")) or not _text(entry.get("name")):
             faults.append(
-                f"categories[{number}]: id {entry.get('id')!r}, name {entry.get('name')!r}; "
-                "expected a whole number and a text"
+                f"categories[{number}]: id {_shown(entry.get('id'))}, name {_shown(entry.get('name'))}; "
+                f"expected a whole number and a text of up to {LONGEST_TEXT} characters"
             )
         elif entry["id"] in categories:
             faults.append(f"categories[{number}]: id {entry['id']} stands twice")
@@ -135,15 +145,16 @@ def _images(content: Mapping[str, Any], path: Path, faults: list[str]) -> dict[i
     folder: Path | None = None
     for number, entry in enumerate(content["images"]):
         sizes = entry.get("width"), entry.get("height")
-        if not _whole(entry.get("id")) or not isinstance(entry.get("file_name"), str):
+        if not _whole(entry.get("id")) or not _text(entry.get("file_name")):
             faults.append(
-                f"images[{number}]: id {entry.get('id')!r}, file_name {entry.get('file_name')!r}; "
-                "expected a whole number and a text"
+                f"images[{number}]: id {_shown(entry.get('id'))}, file_name {_shown(entry.get('file_name'))}; "
+                f"expected a whole number and a text of up to {LONGEST_TEXT} characters"
             )
             continue
         if not all(_whole(size) and size > 0 for size in sizes):
             faults.append(
-                f"image {entry['id']}: width {sizes[0]!r}, height {sizes[1]!r}; expected positive whole numbers"
+                f"image {entry['id']}: width {_shown(sizes[0])}, height {_shown(sizes[1])}; "
+                "expected positive whole numbers"
             )
             continue
         if entry["id"] in images:
@@ -155,7 +166,7 @@ def _images(content: Mapping[str, Any], path: Path, faults: list[str]) -> dict[i
         folder = folder or _picture_folder(path, entry["file_name"])
         image = CocoImage(entry["id"], folder / entry["file_name"], sizes[0], sizes[1])
         images[image.id] = image
-        if not image.path.is_file():
+        if not _is_file(image.path):
             faults.append(f"image {image.id}: {image.path} does not exist")
     if not content["images"]:
         faults.append("images: empty; expected at least one")
@@ -168,38 +179,46 @@ def _picture_folder(path: Path, file_name: str) -> Path:
     candidates = [
         root / "images" / part,
         root / part,
+        root / "images" / part.rstrip("0123456789"),
         root / "images",
         root,
         path.parent,
         path.parent.parent / "images",
+        path.parent.parent / "JPEGImages",
     ]
     for folder in candidates:
-        if (folder / file_name).is_file():
+        if _is_file(folder / file_name):
             return folder
     tried = ", ".join(str(folder) for folder in dict.fromkeys(candidates))
     raise DataError(f"{path}: picture {file_name} is in none of {tried}")
 
 
-def _check_annotations(
-    content: Mapping[str, Any], images: Mapping[int, CocoImage], categories: Mapping[int, str], faults: list[str]
-) -> None:
+def _check_annotations(content: Mapping[str, Any], images: Mapping[int, CocoImage], faults: list[str]) -> None:
+    # A faulty image or category was told already; its annotations are no faults of their own.
+    listed_images, listed_categories = _ids(content["images"]), _ids(content["categories"])
     for number, entry in enumerate(content["annotations"]):
-        name = f"annotation {entry['id']}" if _whole(entry.get("id")) else f"annotations[{number}]"
-        if not _whole(entry.get("id")):
-            faults.append(f"{name}: id {entry.get('id')!r}; expected a whole number")
-        if not _whole(entry.get("category_id")) or entry["category_id"] not in categories:
-            faults.append(f"{name}: category_id {entry.get('category_id')!r}; expected one of the categories' ids")
-        if not _whole(entry.get("image_id")) or entry["image_id"] not in images:
-            faults.append(f"{name}: image_id {entry.get('image_id')!r}; expected one of the images' ids")
-        elif fault := _box_fault(entry.get("bbox"), images[entry["image_id"]]):
+        id_, category, image = entry.get("id"), entry.get("category_id"), entry.get("image_id")
+        area, crowd = entry.get("area", 0), entry.get("iscrowd", 0)
+        name = f"annotation {id_}" if _whole(id_) else f"annotations[{number}]"
+        if not _whole(id_):
+            faults.append(f"{name}: id {_shown(id_)}; expected a whole number")
+        if not _whole(category) or category not in listed_categories:
+            faults.append(f"{name}: category_id {_shown(category)}; expected one of the categories' ids")
+        if not _whole(image) or image not in listed_images:
+            faults.append(f"{name}: image_id {_shown(image)}; expected one of the images' ids")
+        elif image in images and (fault := _box_fault(entry.get("bbox"), images[image])):
             faults.append(f"{name}: {fault}")
+        elif not _number(area) or area < 0:
+            faults.append(f"{name}: area {_shown(area)}; expected a number, not below 0, or none at all")
+        if crowd not in (0, 1):
+            faults.append(f"{name}: iscrowd {_shown(crowd)}; expected 0 or 1, or none at all")
     ids = Counter(entry["id"] for entry in content["annotations"] if _whole(entry.get("id")))
     faults.extend(f"annotation {id_}: the id stands {count} times" for id_, count in ids.items() if count > 1)
 
 
 def _box_fault(box: Any, image: CocoImage) -> str | None:
     if not isinstance(box, list) or len(box) != 4 or not all(_number(side) for side in box):
-        return f"bbox {box!r}; expected four finite numbers, x, y, width and height"
+        return f"bbox {_shown(box)}; expected four finite numbers, x, y, width and height"
     x, y, width, height = box
     if width <= 0 or height <= 0:
         return f"bbox {box}; expected a positive width and height"
@@ -208,9 +227,30 @@ def _box_fault(box: Any, image: CocoImage) -> str | None:
     return None
 
 
+def _ids(entries: list[dict[str, Any]]) -> set[int]:
+    return {entry["id"] for entry in entries if _whole(entry.get("id"))}
+
+
+def _shown(value: Any) -> str:
+    return _shorten.repr(value)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name longer than the system allows
+        return False
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT
+
+
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whole and of 64 bits, as COCO's tools need ids to be."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Finite; unlike :func:`math.isfinite`, this takes a whole number of any length."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
+import reprlib
 import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -57,7 +60,9 @@ def evaluate(
         ConfigError: An option is out of range.
     """
     category_of = match_classes(model.class_names, dataset.categories)
-    predictor = Predictor(model, conf=conf, iou=iou, imgsz=imgsz, max_detections=max_detections)
+    predictor = Predictor(  # without classes=, those that the dataset lacks would use up max_detections
+        model, conf=conf, iou=iou, imgsz=imgsz, classes=list(category_of), max_detections=max_detections
+    )
     results, times = coco_results(predictor, dataset, category_of, progress=progress)
     medians = {stage.name: statistics.median(getattr(t, stage.name) for t in times) for stage in fields(StageTimes)}
     missed = tuple(name for id_, name in dataset.categories.items() if id_ not in category_of.values())
@@ -126,8 +131,15 @@ def coco_metrics(
         model_name: Name for the report.
         milliseconds: Median time of each stage, for the report.
         unknown_classes: Classes of the dataset that the model does not know, for the report.
+
+    Raises:
+        DataError: A detection lacks a field, has one of a wrong type, or is on an image that the dataset lacks.
+            Categories that the dataset lacks are not scored.
     """
-    evaluation = _run(list(results), dataset)
+    evaluation = _run(_checked(results, dataset), dataset)
+    objects = [entry for entry in dataset.content["annotations"] if not entry.get("iscrowd")]
+    boxes = Counter(entry["category_id"] for entry in objects)
+    images = Counter(category for category, _ in {(entry["category_id"], entry["image_id"]) for entry in objects})
     stats = [_defined(float(value)) for value in evaluation.stats[:12]]
     precision = np.asarray(evaluation.eval["precision"])  # (IoU thresholds, recalls, classes, areas, max detections)
     classes = tuple(
@@ -135,9 +147,8 @@ def coco_metrics(
             name=name,
             ap=_mean(precision[:, :, index, 0, -1]),
             ap50=_mean(precision[0, :, index, 0, -1]),
-            boxes=sum(
-                entry["category_id"] == id_ and not entry.get("iscrowd") for entry in dataset.content["annotations"]
-            ),
+            images=images[id_],
+            boxes=boxes[id_],
         )
         for index, (id_, name) in enumerate(dataset.categories.items())
     )
@@ -178,12 +189,39 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _run(results: list[Mapping[str, Any]], dataset: CocoDataset) -> Any:
+def _checked(results: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> list[dict[str, Any]]:
+    """Copies, since COCO's tools write into what they are given."""
+    images = {image.id for image in dataset.images}
+    checked = []
+    for number, entry in enumerate(results):
+        copy = _plain_result(entry)
+        if copy is None or copy["image_id"] not in images:
+            raise DataError(
+                f"detection {number}: {reprlib.repr(entry)}; expected image_id of an image of {dataset.path}, "
+                "category_id, bbox of x, y, width, height, and score, all finite numbers"
+            )
+        checked.append(copy)
+    return checked
+
+
+def _plain_result(entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The fields of a detection as Python's own numbers; None if one is missing or of another kind."""
+    try:
+        box, score = [float(side) for side in entry["bbox"]], float(entry["score"])
+        image, category = int(entry["image_id"]), int(entry["category_id"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    if len(box) != 4 or not all(map(math.isfinite, (*box, score))):
+        return None
+    return {"image_id": image, "category_id": category, "bbox": box, "score": score}
+
+
+def _run(results: list[dict[str, Any]], dataset: CocoDataset) -> Any:
     from faster_coco_eval import COCO, COCOeval_faster
 
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(_with_areas(dataset.content))
-        found = truth.loadRes(results) if results else COCO({**_with_areas(dataset.content), "annotations": []})
+        truth = COCO(_for_tools(dataset.content))
+        found = truth.loadRes(results) if results else COCO({**_for_tools(dataset.content), "annotations": []})
         evaluation = COCOeval_faster(truth, found, iouType="bbox")
         evaluation.params.catIds = list(dataset.categories)
         evaluation.evaluate()
@@ -192,10 +230,14 @@ def _run(results: list[Mapping[str, Any]], dataset: CocoDataset) -> Any:
     return evaluation
 
 
-def _with_areas(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy that COCO's tools may change, with the fields they need: area defaults to the box's, iscrowd to 0."""
+def _for_tools(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that COCO's tools may change, with the fields they need: area defaults to the box's, iscrowd to 0.
+
+    Annotations are numbered from 1: in COCO's evaluation the id 0 means "no match", which makes a find a miss.
+    """
     annotations = [
-        {"area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0, **entry} for entry in content["annotations"]
+        {"area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0, **entry, "id": number}
+        for number, entry in enumerate(content["annotations"], start=1)
     ]
     return {**content, "annotations": annotations}
 

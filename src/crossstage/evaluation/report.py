@@ -13,15 +13,25 @@ from crossstage.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Average precision of one class, from 0 to 1; None if the dataset has no box of it."""
+    """Average precision of one class, from 0 to 1; None if the dataset has no box of it.
+
+    Attributes:
+        name: As the dataset spells it.
+        ap: Over IoU .50:.95.
+        ap50: At IoU .50.
+        images: Images with a box of the class.
+        boxes: Boxes of the class, crowds not counted.
+    """
 
     name: str
     ap: float | None
     ap50: float | None
+    images: int
     boxes: int
 
 
@@ -96,34 +106,46 @@ class CocoReport:
             raise DataError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def print_report(report: CocoReport, console: Console) -> None:
-    """Print a report as tables, numbers in percent."""
+def print_report(report: CocoReport, console: Console, *, per_class: bool = True) -> None:
+    """Print a report as tables, metrics in percent, undefined ones as a dash.
+
+    Args:
+        report: What to print.
+        console: Where to.
+        per_class: Print the table of the classes, too; those without a box are left out.
+    """
     from rich.table import Table
 
-    classes = Table("class", box=None, pad_edge=False)
-    for column in ("boxes", "AP", "AP50"):
-        classes.add_column(column, justify="right")
-    for row in report.classes:
-        if row.boxes:
-            classes.add_row(row.name, str(row.boxes), _percent(row.ap), _percent(row.ap50))
-    console.print(classes)
-
+    if per_class:
+        console.print(_class_table(report))
+        console.print()
     totals = Table(box=None, pad_edge=False)
     names = CocoReport.metric_names()
     for name in names:
         totals.add_column(_title(name), justify="right")
     totals.add_row(*(_percent(getattr(report, name)) for name in names))
-    console.print()
     console.print(totals)
     if report.unknown_classes:
-        console.print(
-            f"not known to the model, counted as missed: {', '.join(report.unknown_classes)}", highlight=False
-        )
+        missed = ", ".join(report.unknown_classes)
+        console.print(f"not known to the model, counted as missed: {missed}", highlight=False, markup=False)
     stages = ", ".join(f"{name} {value:.1f}" for name, value in report.milliseconds.items())
     console.print(f"\n{report.images} images, {report.detections} detections", highlight=False)
     if stages:
         total = sum(report.milliseconds.values())
         console.print(f"median ms: {stages}; {1000 / total:.1f} images/s", highlight=False)
+
+
+def _class_table(report: CocoReport) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("class", box=None, pad_edge=False)
+    for column in ("images", "boxes", "AP", "AP50"):
+        table.add_column(column, justify="right")
+    for row in report.classes:
+        if row.boxes:
+            table.add_row(Text(row.name), str(row.images), str(row.boxes), _percent(row.ap), _percent(row.ap50))
+    return table
 
 
 def _title(name: str) -> str:
