@@ -158,8 +158,9 @@ def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path!s}: cannot be read: {reason}") from None
     if len(data) > MAX_BYTES:
         line = data.count(b"\n") + 1
         raise ConfigError(f"{path}:{line}: the file is longer than {MAX_BYTES:,} bytes, which end in this line")

@@ -66,9 +66,10 @@ class DarknetNetwork(nn.Module):
         self.input_shape: Shape = shape
         self.letter_box: bool = sections[0].flag("letter_box")
         self.header = Header()
-        self.stack = nn.ModuleList()
+        built: list[nn.Module] = []
         for layer in self.layers:
-            self.stack.append(layer.build(list(self.stack)))
+            built.append(layer.build(built))
+        self.stack = nn.ModuleList(built)
         self.outputs = _output_indices(self.layers)
         self._last_use = {source: layer.index for layer in self.layers for source in layer.sources}
         self._fixed_size = any(layer.kind in _FIXED_SIZE for layer in self.layers)
@@ -100,6 +101,8 @@ class DarknetNetwork(nn.Module):
                 raw.append(inputs[0])
             try:
                 maps[layer.index] = module(*inputs)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 sizes = " and ".join(str(tuple(map_.shape)) for map_ in inputs)
                 raise ConfigError(

@@ -135,8 +135,9 @@ def inspect(path: str | Path, slots: Sequence[Slot]) -> WeightsReport:
         with path.open("rb") as file:
             head = file.read(20)
         size = path.stat().st_size
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{path}: cannot be read: {reason}") from None
     header = _parse_header(head, path)
     left, filled, cut = size - header.size, 0, None
     for slot in slots:
