@@ -28,9 +28,10 @@ def test_predict_finds_what_is_in_the_demo_photos(tmp_path, capsys):
     assert "median ms: decode" in printed and "bus 0." in printed
 
 
-def test_classes_narrow_the_search(tmp_path):
+@pytest.mark.parametrize("classes", [["cat", "horse"], ["cat,horse"], ["15", "17"]])
+def test_classes_narrow_the_search(classes, tmp_path):
     file = tmp_path / "found.jsonl"
-    assert main(["predict", str(PHOTOS), "--classes", "cat", "horse", "--json", str(file)]) == 0
+    assert main(["predict", str(PHOTOS), "--classes", *classes, "--json", str(file)]) == 0
     names = {d["class_name"] for line in file.read_text().splitlines() for d in json.loads(line)["detections"]}
     assert names == {"cat", "horse"}
 

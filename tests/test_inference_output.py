@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from crossstage.errors import DataError
-from crossstage.inference import Detected, Picture, Preprocessing, Summary, predict_to_files, print_summary
+from crossstage.inference import Detected, Picture, Predictor, Preprocessing, Summary, predict_to_files, print_summary
 
 
 class FixedBox:
@@ -65,7 +65,7 @@ def photos(tmp_path) -> Path:
 
 
 def test_annotated_copies_lie_where_their_pictures_lay(photos, tmp_path):
-    predict_to_files(FixedBox(), photos, save=tmp_path / "out")
+    predict_to_files(Predictor(FixedBox()), photos, save=tmp_path / "out")
     assert _files(tmp_path / "out") == ["one.png", "photo.bmp.jpg", "photo.tif.jpg", "sub/two.jpg"]
     for name, kind in (("one.png", "PNG"), ("sub/two.jpg", "JPEG"), ("photo.bmp.jpg", "JPEG")):
         with Image.open(tmp_path / "out" / name) as image:
@@ -77,7 +77,7 @@ def test_pictures_of_the_same_name_do_not_replace_each_other(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (64, 64)).save(tmp_path / folder / "x.png")
-    predict_to_files(FixedBox(), [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"], save=tmp_path / "out")
+    predict_to_files(Predictor(FixedBox()), [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"], save=tmp_path / "out")
     assert len(_files(tmp_path / "out")) == 2
 
 
@@ -85,12 +85,12 @@ def test_pictures_of_the_same_name_do_not_replace_each_other(tmp_path):
 def test_a_copy_never_replaces_its_source(photos, tmp_path, save):
     before = {name: (photos / name).read_bytes() for name in _files(photos)}
     with pytest.raises(DataError, match="replace the source"):
-        predict_to_files(FixedBox(), photos, save=tmp_path / save)
+        predict_to_files(Predictor(FixedBox()), photos, save=tmp_path / save)
     assert all((photos / name).read_bytes() == content for name, content in before.items())
 
 
 def test_json_lines_are_strict_and_tell_boxes_in_pixels(photos, tmp_path):
-    predict_to_files(FixedBox(), photos / "one.png", json=tmp_path / "deep" / "found.jsonl")
+    predict_to_files(Predictor(FixedBox()), photos / "one.png", json=tmp_path / "deep" / "found.jsonl")
     assert _lines(tmp_path / "deep" / "found.jsonl") == [
         {
             "source": str(photos / "one.png"),
@@ -105,7 +105,7 @@ def test_json_lines_are_strict_and_tell_boxes_in_pixels(photos, tmp_path):
 @pytest.mark.parametrize("size", [(48, 64), (47, 65)])
 def test_a_video_keeps_its_frames_and_rate(size, tmp_path):
     _write_video(tmp_path / "v.avi", size=size)
-    predict_to_files(FixedBox(), tmp_path / "v.avi", save=tmp_path / "out", json=tmp_path / "v.jsonl")
+    predict_to_files(Predictor(FixedBox()), tmp_path / "v.avi", save=tmp_path / "out", json=tmp_path / "v.jsonl")
     assert [line["frame"] for line in _lines(tmp_path / "v.jsonl")] == [0, 1, 2, 3, 4]
     (copy,) = (tmp_path / "out").iterdir()
     with av.open(str(copy)) as container:
@@ -117,9 +117,23 @@ def test_a_video_keeps_its_frames_and_rate(size, tmp_path):
 def test_ctrl_c_keeps_complete_lines_and_leaves_no_temporary_file(tmp_path):
     _write_video(tmp_path / "v.mp4")
     out = tmp_path / "out"
-    summary = predict_to_files(FixedBox(interrupt_at=3), tmp_path / "v.mp4", save=out, json=out / "v.jsonl")
+    summary = predict_to_files(Predictor(FixedBox(interrupt_at=3)), tmp_path / "v.mp4", save=out, json=out / "v.jsonl")
     assert summary.pictures == len(_lines(out / "v.jsonl")) == 2
     assert _files(out) == ["v.jsonl", "v.mp4"]
+
+
+def test_an_error_keeps_the_lines_that_are_complete(tmp_path):
+    class Failing(FixedBox):
+        def detect(self, *args, **options):
+            if self.calls == 3:
+                raise RuntimeError("out of luck")
+            return super().detect(*args, **options)
+
+    _write_video(tmp_path / "v.mp4")
+    with pytest.raises(RuntimeError, match="out of luck"):
+        predict_to_files(Predictor(Failing()), tmp_path / "v.mp4", json=tmp_path / "v.jsonl")
+    assert [line["frame"] for line in _lines(tmp_path / "v.jsonl")] == [0, 1]
+    assert _files(tmp_path) == ["v.jsonl", "v.mp4"]
 
 
 def test_a_camera_that_stops_keeps_the_lines_so_far(tmp_path, monkeypatch):
@@ -129,7 +143,7 @@ def test_a_camera_that_stops_keeps_the_lines_so_far(tmp_path, monkeypatch):
 
     monkeypatch.setattr("av.open", lambda *_, **__: nullcontext())
     monkeypatch.setattr("crossstage.inference.sources._frames", unplugged)
-    summary = predict_to_files(FixedBox(), "3", json=tmp_path / "c.jsonl")
+    summary = predict_to_files(Predictor(FixedBox()), "3", json=tmp_path / "c.jsonl")
     assert len(_lines(tmp_path / "c.jsonl")) == 1
     assert "stopped" in summary.unreadable[0].reason
 
@@ -141,7 +155,7 @@ def test_an_encoder_that_fails_is_a_data_error_and_leaves_no_temporary_file(tmp_
     _write_video(tmp_path / "v.mp4")
     monkeypatch.setattr("crossstage.inference.writing._Video.write", fail)
     with pytest.raises(DataError, match=r"v\.mp4"):
-        predict_to_files(FixedBox(), tmp_path / "v.mp4", save=tmp_path / "out", json=tmp_path / "v.jsonl")
+        predict_to_files(Predictor(FixedBox()), tmp_path / "v.mp4", save=tmp_path / "out", json=tmp_path / "v.jsonl")
     assert not [name for name in _files(tmp_path) if Path(name).name.startswith(".")]
 
 
@@ -151,7 +165,9 @@ def test_a_video_that_cannot_be_finished_does_not_strand_the_json(tmp_path, monk
         "crossstage.inference.writing.AnnotatedCopies.close", lambda _: (_ for _ in ()).throw(DataError("full"))
     )
     with pytest.raises(DataError, match="full"):
-        predict_to_files(FixedBox(), tmp_path / "v.mp4", save=tmp_path / "out", json=tmp_path / "lines" / "v.jsonl")
+        predict_to_files(
+            Predictor(FixedBox()), tmp_path / "v.mp4", save=tmp_path / "out", json=tmp_path / "lines" / "v.jsonl"
+        )
     assert [name for name in _files(tmp_path / "lines") if name.startswith(".")] == []
 
 
@@ -160,7 +176,7 @@ def test_places_that_cannot_be_written_are_refused_before_the_run(photos, tmp_pa
     (tmp_path / "file").write_text("kept")
     for options in ({"save": tmp_path / "file"}, {"save": tmp_path / "file" / "sub"}, {"json": photos}):
         with pytest.raises(DataError):
-            predict_to_files(model, photos, **options)
+            predict_to_files(Predictor(model), photos, **options)
     assert model.calls == 0 and (tmp_path / "file").read_text() == "kept"
 
 
@@ -170,7 +186,7 @@ def test_a_full_disk_is_a_data_error(photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr("PIL.Image.Image.save", full)
     with pytest.raises(DataError, match=r"one\.png.*No space left"):
-        predict_to_files(FixedBox(), photos / "one.png", save=tmp_path / "out")
+        predict_to_files(Predictor(FixedBox()), photos / "one.png", save=tmp_path / "out")
     assert _files(tmp_path / "out") == []
 
 
@@ -181,7 +197,7 @@ def test_unusual_file_names_are_carried_through(name, tmp_path):
         Image.new("RGB", (64, 64)).save(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name))
     except OSError:
         pytest.skip("this file system has no such names")
-    predict_to_files(FixedBox(), tmp_path / "in", save=tmp_path / "out", json=tmp_path / "o.jsonl")
+    predict_to_files(Predictor(FixedBox()), tmp_path / "in", save=tmp_path / "out", json=tmp_path / "o.jsonl")
     assert len(_lines(tmp_path / "o.jsonl")) == len(_files(tmp_path / "out")) == 1
 
 
@@ -193,7 +209,7 @@ def _printed(summary: Summary) -> str:
 
 def test_the_summary_counts_and_names_what_was_skipped(photos):
     (photos / "broken.png").write_bytes(b"")
-    summary = predict_to_files(FixedBox(), photos)
+    summary = predict_to_files(Predictor(FixedBox()), photos)
     text = _printed(summary)
     assert (summary.pictures, dict(summary.objects)) == (4, {"dog": 4})
     assert "4 objects in 4 pictures" in text and "dog 0.88" in text and "median" in text

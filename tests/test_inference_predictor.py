@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from crossstage.errors import ConfigError, DataError
-from crossstage.inference import Detected, Picture, Prediction, Preprocessing, Source, Unreadable, predict
+from crossstage.inference import Detected, Picture, Prediction, Predictor, Preprocessing, Source, Unreadable
 from crossstage.inference.drawing import draw
 from crossstage.inference.model import Resize
 
@@ -48,7 +48,7 @@ def _picture_with_rectangle():
 
 
 def _only(model, source, **options) -> Prediction:
-    (prediction,) = predict(model, source, **options)
+    (prediction,) = Predictor(model, **options).predict(source)
     assert isinstance(prediction, Prediction)
     return prediction
 
@@ -98,26 +98,26 @@ def test_predicting_leaves_batch_norm_as_it_was():
 )
 def test_an_input_size_that_does_not_fit_names_sizes_that_do(imgsz, hints):
     with pytest.raises(ConfigError, match=hints):
-        predict(BrightRectangle(), _picture_with_rectangle(), imgsz=imgsz)
+        Predictor(BrightRectangle(), imgsz=imgsz)
 
 
 def test_an_input_size_of_three_sides_is_refused():
     with pytest.raises(ConfigError, match="height and width"):
-        predict(BrightRectangle(), _picture_with_rectangle(), imgsz=(32, 32, 3))  # type: ignore[arg-type]
+        Predictor(BrightRectangle(), imgsz=(32, 32, 3))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("option", ["conf", "iou"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_thresholds_outside_0_to_1_are_refused(option, value):
     with pytest.raises(ConfigError, match=option):
-        predict(BrightRectangle(), _picture_with_rectangle(), **{option: value})
+        Predictor(BrightRectangle(), **{option: value})
 
 
 def test_an_unknown_class_is_named_with_close_matches():
     with pytest.raises(ConfigError, match=r"'rectangel'.*rectangle"):
-        predict(BrightRectangle(), _picture_with_rectangle(), classes=["rectangel"])
+        Predictor(BrightRectangle(), classes=["rectangel"])
     with pytest.raises(ConfigError, match=r"7.*0 to 2"):
-        predict(BrightRectangle(), _picture_with_rectangle(), classes=[7])
+        Predictor(BrightRectangle(), classes=[7])
 
 
 @pytest.mark.parametrize(("classes", "count"), [(["rectangle"], 1), ([0], 1), (["0"], 1), (["circle", 2], 0)])

@@ -50,19 +50,12 @@ def predict(
         save: Folder for annotated copies.
         json: File for the detections, one JSON object for each picture or frame.
     """
-    from crossstage.inference import predict_to_files, print_summary
+    from crossstage.inference import Predictor, predict_to_files, print_summary
     from crossstage.zoo import load_detector
 
-    summary = predict_to_files(
-        load_detector(model, device),
-        source,
-        conf=conf,
-        iou=iou,
-        imgsz=imgsz,
-        classes=classes,
-        save=Path(save) if save else None,
-        json=Path(json) if json else None,
-    )
+    wanted = [name for entry in classes for name in entry.split(",")] if classes else None
+    predictor = Predictor(load_detector(model, device), conf=conf, iou=iou, imgsz=imgsz, classes=wanted)
+    summary = predict_to_files(predictor, source, save=Path(save) if save else None, json=Path(json) if json else None)
     print_summary(summary, _console())
     if summary.interrupted:
         return INTERRUPTED
@@ -226,7 +219,9 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {"darknet": "Networks and weights in Darknet's formats."}
-LISTS = {"classes": "Names or ids of the classes to look for; by default all."}  # options that take several values
+LISTS = {
+    "classes": "Names or ids of the classes to look for, apart or with commas; by default all."
+}  # options that take several values
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

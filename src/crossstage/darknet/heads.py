@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -19,13 +20,14 @@ from crossstage.nn.boxes import cell_grid, cxcywh_to_xyxy, decode_yolo
 Anchors = tuple[tuple[float, float], ...]
 
 
-class BoxOutput(nn.Module):
+class BoxOutput(nn.Module, ABC):
     """An output layer that holds boxes."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Pass the raw tensor on."""
         return x
 
+    @abstractmethod
     def decode(self, raw: Tensor, input_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, classes)``.
 
@@ -33,7 +35,6 @@ class BoxOutput(nn.Module):
             raw: The tensor that enters the layer.
             input_size: Height and width of the network's input in pixels.
         """
-        raise NotImplementedError
 
 
 class Yolo(BoxOutput):

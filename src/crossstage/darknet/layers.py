@@ -6,6 +6,8 @@ file, in file order.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,12 +25,12 @@ def conv_file_tensors(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> list[Tensor
     return [conv.bias, conv.weight]
 
 
-class StoredLayer(nn.Module):
+class StoredLayer(nn.Module, ABC):
     """A layer that keeps tensors in a ``.weights`` file."""
 
+    @abstractmethod
     def file_tensors(self) -> list[Tensor]:
         """What the file keeps of the layer, in file order."""
-        raise NotImplementedError
 
 
 class Convolution(StoredLayer):

@@ -99,9 +99,9 @@ class Detector(nn.Module, ABC):
                 unreadable one is skipped with a warning.
             ConfigError: An option is out of range or a class is unknown.
         """
-        from crossstage.inference import predict_detections
+        from crossstage.inference import Predictor
 
-        return predict_detections(self, source, conf=conf, iou=iou, imgsz=imgsz, classes=classes)
+        return Predictor(self, conf=conf, iou=iou, imgsz=imgsz, classes=classes).detections(source)
 
 
 class OneStageDetector(Detector):

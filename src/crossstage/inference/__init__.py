@@ -2,7 +2,7 @@
 
 from crossstage.inference.images import load_image
 from crossstage.inference.model import Detected, DetectionModel, Preprocessing
-from crossstage.inference.predictor import Prediction, Predictor, StageTimes, predict, predict_detections
+from crossstage.inference.predictor import Prediction, Predictor, StageTimes
 from crossstage.inference.preprocess import Placement, prepare
 from crossstage.inference.run import Summary, predict_to_files, print_summary
 from crossstage.inference.sources import Picture, Source, Unreadable
@@ -20,8 +20,6 @@ __all__ = [
     "Summary",
     "Unreadable",
     "load_image",
-    "predict",
-    "predict_detections",
     "predict_to_files",
     "prepare",
     "print_summary",

@@ -122,58 +122,36 @@ class Predictor:
             StageTimes(picture.decode_ms, *times),
         )
 
+    def predict(self, source: Any) -> Iterator[Prediction | Unreadable]:
+        """Find objects in every picture of a source, see :class:`~crossstage.inference.Source`.
 
-def predict(
-    model: DetectionModel,
-    source: Any,
-    *,
-    conf: float = 0.25,
-    iou: float = 0.45,
-    imgsz: int | tuple[int, int] | None = None,
-    classes: Sequence[str | int] | None = None,
-) -> Iterator[Prediction | Unreadable]:
-    """Find objects in every picture of a source, see :class:`Source` and :class:`Predictor`.
+        Yields:
+            A prediction for each picture or frame; for a file that cannot be read, why.
 
-    Yields:
-        A prediction for each picture or frame; for a file that cannot be read, why.
+        Raises:
+            DataError: Nothing was found at ``source``.
+        """
+        pictures = Source(source)
+        return (entry if isinstance(entry, Unreadable) else self(entry) for entry in pictures)
 
-    Raises:
-        DataError: Nothing was found at ``source``.
-        ConfigError: An option is out of range or a class is unknown.
-    """
-    predictor = Predictor(model, conf=conf, iou=iou, imgsz=imgsz, classes=classes)
-    pictures = Source(source)
-    return (entry if isinstance(entry, Unreadable) else predictor(entry) for entry in pictures)
+    def detections(self, source: Any) -> Iterator[Detections]:
+        """:meth:`predict` without the frills: detections alone, a warning for an unreadable file.
 
+        Raises:
+            DataError: Nothing was found at ``source``, or it is one picture that cannot be read.
+        """
+        pictures = Source(source)
 
-def predict_detections(
-    model: DetectionModel,
-    source: Any,
-    *,
-    conf: float,
-    iou: float,
-    imgsz: int | tuple[int, int] | None,
-    classes: Sequence[str | int] | None,
-) -> Iterator[Detections]:
-    """:func:`predict` without the frills: detections alone, a warning for an unreadable file.
+        def run() -> Iterator[Detections]:
+            for entry in pictures:
+                if not isinstance(entry, Unreadable):
+                    yield self(entry).detections
+                elif pictures.single:
+                    raise DataError(entry.reason)
+                else:
+                    warnings.warn(f"skipped {entry.reason}", stacklevel=2)
 
-    Raises:
-        DataError: Nothing was found at ``source``, or it is one picture that cannot be read.
-        ConfigError: An option is out of range or a class is unknown.
-    """
-    predictor = Predictor(model, conf=conf, iou=iou, imgsz=imgsz, classes=classes)
-    pictures = Source(source)
-
-    def run() -> Iterator[Detections]:
-        for entry in pictures:
-            if not isinstance(entry, Unreadable):
-                yield predictor(entry).detections
-            elif pictures.single:
-                raise DataError(entry.reason)
-            else:
-                warnings.warn(f"skipped {entry.reason}", stacklevel=2)
-
-    return run()
+        return run()
 
 
 def _input_size(model: DetectionModel, imgsz: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossstage.inference.model import DetectionModel
 from crossstage.inference.predictor import Prediction, Predictor, StageTimes
 from crossstage.inference.sources import Source, Unreadable
 from crossstage.inference.writing import AnnotatedCopies, JsonLines
@@ -66,44 +64,30 @@ class Summary:
 
 
 def predict_to_files(
-    model: DetectionModel,
-    source: Any,
-    *,
-    conf: float = 0.25,
-    iou: float = 0.45,
-    imgsz: int | tuple[int, int] | None = None,
-    classes: Sequence[str | int] | None = None,
-    save: Path | None = None,
-    json: Path | None = None,
+    predictor: Predictor, source: Any, *, save: Path | None = None, json: Path | None = None
 ) -> Summary:
     """Find objects in every picture of a source, with a progress bar on stderr, and write what was asked for.
 
     Args:
-        model: Any detector.
-        source: See :class:`~crossstage.inference.sources.Source`.
-        conf: Detections score more than this.
-        iou: Of two boxes of a class that overlap more than this, the weaker goes.
-        imgsz: Side of the input in pixels; None takes the size the model was trained at.
-        classes: Names or ids of the classes to look for; None looks for all.
+        predictor: A detector and its options.
+        source: See :class:`~crossstage.inference.Source`.
         save: Folder for annotated copies.
         json: File for JSON lines, see :func:`~crossstage.inference.writing.as_json`.
 
     Returns:
-        What was done, the files that could not be read included. Ctrl-C ends the run early; what is complete is kept.
+        What was done, the files that could not be read included. Ctrl-C ends the run early.
 
     Raises:
-        DataError: Nothing was found at ``source``, or a file cannot be written.
-        ConfigError: An option is out of range or a class is unknown.
+        DataError: Nothing was found at ``source``, or a file cannot be written. What is complete is kept, then as well.
     """
     from rich.console import Console
     from rich.progress import track
 
-    predictor = Predictor(model, conf=conf, iou=iou, imgsz=imgsz, classes=classes)
     pictures = Source(source)
     summary = Summary(save=save, json=json)
     copies = AnnotatedCopies(save) if save else None
     lines = JsonLines(json) if json else None
-    start, complete = time.perf_counter(), False
+    start = time.perf_counter()
     console = Console(stderr=True)
     bar = track(pictures, "predict", total=pictures.total, console=console, transient=True, disable=pictures.single)
     try:
@@ -117,16 +101,15 @@ def predict_to_files(
                 lines.write(prediction)
             if copies:
                 copies.write(prediction)
-        complete = True
     except KeyboardInterrupt:
-        complete = summary.interrupted = True
+        summary.interrupted = True
     finally:
         try:
             if copies:
                 copies.close()
         finally:
             if lines:
-                lines.close(keep=complete)
+                lines.close()
     summary.seconds = time.perf_counter() - start
     return summary
 

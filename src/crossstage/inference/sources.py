@@ -140,7 +140,7 @@ def _resolve_path(text: str) -> Iterator[_Item]:
     elif _exists(path):
         yield _Item(path, text, PurePath(path.name))
     elif glob.has_magic(text):
-        found = sorted(Path(match) for match in glob.glob(text, recursive=True) if _known(Path(match)))  # noqa: PTH207
+        found = sorted(Path(match) for match in glob.glob(text, recursive=True) if _known(Path(match)))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         if not found:
             raise DataError(f"{text}: no picture or video matches")
         yield from (_Item(file, str(file), PurePath(file.name)) for file in found)

@@ -65,14 +65,13 @@ class JsonLines:
         with _errors_about(self._path):
             self._file.write(json.dumps(as_json(prediction), ensure_ascii=False, allow_nan=False) + "\n")
 
-    def close(self, *, keep: bool) -> None:
-        """Move the file to its place, or drop it."""
+    def close(self) -> None:
+        """Move the file to its place."""
         with _errors_about(self._path):
             try:
                 self._file.close()
-                if keep:
-                    self._temporary.chmod(0o644)
-                    self._temporary.replace(self._path)
+                self._temporary.chmod(0o644)
+                self._temporary.replace(self._path)
             finally:
                 self._temporary.unlink(missing_ok=True)
 
