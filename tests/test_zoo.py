@@ -48,6 +48,16 @@ def test_unknown_setting_suggests_a_known_one():
         create_model("darknet53", partil=None)
 
 
+def test_settings_of_a_wrong_kind_are_refused():
+    with pytest.raises(ConfigError, match="partial is 'last'; expected a Partial"):
+        create_model("darknet53", partial="last")
+
+
+def test_weights_that_another_structure_leaves_untaken_are_told():
+    with pytest.warns(UserWarning, match="stay as initialised: backbone.stages.0"):
+        create_model(NAME, partial=None)
+
+
 def test_model_without_weights_says_which_have_some():
     with pytest.raises(ConfigError, match=NAME):
         load("darknet53")
@@ -159,6 +169,24 @@ def test_strange_files_get_our_error(tmp_path):
         load(file)
     with pytest.raises(WeightsError, match="no such file"):
         load(tmp_path / "missing.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("fc.bias"), r"fc\.bias is missing; expected float \(4,\)"),
+        (lambda s: s.update(extra=torch.zeros(2)), r"extra is float \(2,\); expected missing"),
+        (lambda s: s.update({"fc.bias": torch.zeros(5)}), r"fc\.bias is float \(5,\); expected float \(4,\)"),
+        (lambda s: s.update({"fc.bias": torch.zeros(4, dtype=torch.int32)}), r"fc\.bias is integer \(4,\)"),
+    ],
+)
+def test_tensors_that_are_not_the_models_are_named(tmp_path, change, message):
+    spec = ModelSpec("darknet53", 4, (), {"widths": (8, 16), "depths": (1, 1)})
+    state = create_model("darknet53", 4, **spec.overrides).state_dict()
+    change(state)
+    write_model(tmp_path / "m.safetensors", state, spec)
+    with pytest.raises(WeightsError, match=message):
+        load(tmp_path / "m.safetensors")
 
 
 def test_damaged_shipped_weights_are_noticed(monkeypatch, tmp_path):

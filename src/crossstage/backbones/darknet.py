@@ -35,7 +35,8 @@ class DarknetConfig:
         act: Activation of every convolution.
 
     Raises:
-        ConfigError: Widths and depths differ in number, or there are more than 1,000 blocks.
+        ConfigError: Widths and depths differ in number, there are more than 1,000 blocks, or ``partial`` is no
+            :class:`~crossstage.nn.Partial`.
     """
 
     stem: tuple[tuple[int, int], ...]
@@ -50,6 +51,8 @@ class DarknetConfig:
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.depths):
             raise ConfigError(f"widths {self.widths} and depths {self.depths}; expected as many of one as of the other")
+        if self.partial is not None and not isinstance(self.partial, Partial):
+            raise ConfigError(f"partial is {self.partial!r}; expected a Partial, or None for the plain network")
         if sum(self.depths) > MAX_BLOCKS:
             raise ConfigError(f"depths {self.depths} add up to more than {MAX_BLOCKS} blocks")
 

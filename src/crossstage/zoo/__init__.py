@@ -2,8 +2,9 @@
 
 from crossstage.zoo.darknet_detector import DarknetDetector, load_darknet_detector
 from crossstage.zoo.from_darknet import convert_darknet, load_darknet
+from crossstage.zoo.loading import create_model, load, load_detector
 from crossstage.zoo.pretrained import PRETRAINED
-from crossstage.zoo.registry import ModelCard, create_model, list_models, load, load_detector, model_info
+from crossstage.zoo.registry import ModelCard, list_models, model_info
 from crossstage.zoo.spec import ModelSpec, Provenance
 
 __all__ = [

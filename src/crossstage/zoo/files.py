@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -54,7 +53,7 @@ def read_model(path: str | Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     with _open(path) as file:
         spec = _spec(file, path)
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-    return spec, {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in state.items()}
+    return spec, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def _open(path: str | Path) -> safe_open:

@@ -10,8 +10,8 @@ import torch
 from crossstage.darknet.weights import Slot, WeightsReport, inspect, module_slots, read_into
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.zoo.files import write_model
+from crossstage.zoo.loading import create_model
 from crossstage.zoo.names import read_names
-from crossstage.zoo.registry import create_model
 from crossstage.zoo.spec import ModelSpec, Provenance
 
 # A Darknet file holds heads where the cfg puts them, between the steps of the neck: these are the native modules in

@@ -1,0 +1,164 @@
+"""Models built by name, and models with their weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossstage.detectors import Detector
+from crossstage.errors import ConfigError, WeightsError
+from crossstage.zoo.darknet_detector import load_darknet_detector
+from crossstage.zoo.files import read_model
+from crossstage.zoo.pretrained import PRETRAINED
+from crossstage.zoo.registry import REGISTRY, Model, default_spec, find, list_models
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    **overrides: Any,
+) -> Model:
+    """Build a model.
+
+    Args:
+        name: A name of :func:`list_models`, initialised at random; or a tagged name, ``<model>.<tag>``, which starts
+            from these weights: with other classes, everything but the tensors that depend on their number is taken; a
+            warning tells what other settings leave untaken.
+        num_classes: Classes of the head; by default those of the weights or of the published model.
+        class_names: Names by class id; by default those of the weights if their number fits, else "0", "1", ...
+        **overrides: Other values for fields of the model's row in its table, such as ``partial`` or ``act``; see
+            :class:`~crossstage.backbones.DarknetConfig` and :class:`~crossstage.detectors.YoloConfig`.
+
+    Returns:
+        A :class:`~crossstage.heads.Classifier` or :class:`~crossstage.detectors.Detector`, in training mode.
+
+    Raises:
+        ConfigError: The name or a setting is unknown, or a value does not fit.
+
+    Example:
+        >>> model = create_model("cspdarknet53", num_classes=10)
+        >>> model(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
+    """
+    pretrained = PRETRAINED.get(name)
+    entry = find(name)
+    if num_classes is None and class_names is not None:
+        num_classes = len(class_names)
+    if pretrained is None:
+        classes = entry.num_classes if num_classes is None else num_classes
+        return entry.build(default_spec(name, classes, class_names, overrides))
+    stored, state = read_model(pretrained.verified_path())
+    classes = stored.num_classes if num_classes is None else num_classes
+    if class_names is None and classes == stored.num_classes:
+        class_names = stored.class_names
+    spec = default_spec(stored.name, classes, class_names, {**stored.overrides, **overrides})
+    model = entry.build(replace(spec, preprocessing=stored.preprocessing))
+    own = model.state_dict()
+    fitting = {key: tensor for key, tensor in state.items() if key in own and own[key].shape == tensor.shape}
+    if overrides and len(fitting) < len(own):
+        left = [key for key in own if key not in fitting]
+        warnings.warn(
+            f"{len(left)} of {len(own)} tensors are not in {name} or do not fit and stay as initialised: "
+            f"{', '.join(left[:3])}, ...",
+            stacklevel=2,
+        )
+    model.load_state_dict({**own, **fitting})
+    return model
+
+
+def load(name_or_path: str | Path) -> Model:
+    """Load a model with its weights.
+
+    Args:
+        name_or_path: A name of ``list_models(pretrained=True)``, a model's name if it has weights, the path of a model
+            file written by crossstage, or that of a Darknet ``.cfg`` with its ``.weights`` beside it, see
+            :func:`~crossstage.zoo.load_darknet_detector`.
+
+    Returns:
+        The model in evaluation mode; a detector's :meth:`~crossstage.detectors.Detector.predict` reads pictures.
+
+    Raises:
+        ConfigError: The name is unknown or has no weights.
+        WeightsError: The file is damaged or not a crossstage model. Nothing of it is ever executed.
+
+    Example:
+        >>> detector = load("cspdarknet53_tiny_yolo.coco")
+        >>> detector.class_names[:3]
+        ('person', 'bicycle', 'car')
+    """
+    if Path(name_or_path).suffix == ".cfg":
+        return load_darknet_detector(name_or_path)
+    path = _weights_path(name_or_path)
+    spec, state = read_model(path)
+    if spec.name not in REGISTRY:
+        raise WeightsError(f"{path}: holds a {spec.name!r}; expected one of {', '.join(REGISTRY)}")
+    try:
+        with torch.device("meta"):
+            model = REGISTRY[spec.name].build(spec)
+    except (ConfigError, TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
+        raise WeightsError(f"{path}: its header describes a {spec.name} that cannot be built: {error}") from error
+    _check_tensors(path, state, model.state_dict(), spec.name)
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_().eval()
+
+
+def load_detector(name_or_path: str | Path, device: str | None = None) -> Detector:
+    """:func:`load` for a detector, moved to a device.
+
+    Args:
+        name_or_path: See :func:`load`.
+        device: Such as ``"cpu"`` or ``"cuda:1"``; None takes a GPU if there is one.
+
+    Raises:
+        ConfigError: The name is unknown, has no weights, or is a classifier's; or the device is not there.
+        WeightsError: The file is damaged or not a crossstage model.
+    """
+    model = load(name_or_path)
+    if not isinstance(model, Detector):
+        raise ConfigError(f"{name_or_path} is a classifier; expected a detector")
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(chosen)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, depending on its build
+        raise ConfigError(f"device {chosen!r} cannot be used: {error}") from None
+
+
+def _weights_path(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    name = str(name_or_path)
+    if name in PRETRAINED:
+        return PRETRAINED[name].verified_path()
+    if name in REGISTRY:
+        tagged = list_models(f"{name}.*", pretrained=True)
+        if not tagged:
+            available = ", ".join(list_models(pretrained=True))
+            raise ConfigError(
+                f"{name} has no weights yet; create_model({name!r}) builds it untrained, and there are "
+                f"weights of {available}"
+            )
+        return PRETRAINED[tagged[0]].verified_path()
+    if path.suffix == ".safetensors" or path.exists():
+        return path
+    find(name)
+    raise AssertionError(f"{name} is known and yet has no path")
+
+
+def _check_tensors(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
+    """Refuse a file whose tensors are not the model's own by name, shape and kind of number."""
+
+    def described(tensors: Mapping[str, Tensor], key: str) -> str:
+        if key not in tensors:
+            return "missing"
+        return f"{'float' if tensors[key].is_floating_point() else 'integer'} {tuple(tensors[key].shape)}"
+
+    for key in sorted(own.keys() | state.keys()):
+        if (found := described(state, key)) != (expected := described(own, key)):
+            raise WeightsError(f"{path}: {key} is {found}; expected {expected} for a {name}")
