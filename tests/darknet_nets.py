@@ -87,6 +87,11 @@ def yolov3_tiny_prn(width: int = 416, height: int | None = None) -> str:
     return text + conv(255, activation="linear", bn=0) + yolo("1,2,3", ANCHORS_TINY)
 
 
+def darknet_reference(width: int = 256) -> str:
+    text = net(width) + conv(16, 3)
+    return text + "".join(maxpool() + conv(c, 3) for c in (32, 64, 128, 256, 512, 1024)) + classifier()
+
+
 def darknet53(width: int = 256) -> str:
     text = net(width) + conv(32, 3)
     for c, depth in zip((64, 128, 256, 512, 1024), (1, 2, 8, 8, 4), strict=True):
@@ -94,44 +99,121 @@ def darknet53(width: int = 256) -> str:
     return text + classifier()
 
 
-def cspdarknet53(width: int = 256) -> str:
+def cspdarknet53(width: int = 256, first: str = "whole") -> str:
+    """`first` is the released network's "whole", 53s's "plain" or 53m's "half"."""
     text = net(width) + conv(32, 3)
     for c, depth in zip((64, 128, 256, 512, 1024), (1, 2, 8, 8, 4), strict=True):
-        part, hidden = (64, 32) if c == 64 else (c // 2, c // 2)
+        if c == 64 and first == "plain":
+            text += conv(64, 3, 2) + conv(32) + conv(64, 3) + shortcut(-3)
+            continue
+        part, hidden = (64, 32) if c == 64 and first == "whole" else (c // 2, c // 2)
         text += conv(c, 3, 2) + conv(part) + route(-2) + conv(part)
         text += (conv(hidden) + conv(part, 3) + shortcut(-3)) * depth
         text += conv(part) + route(-1, -(3 * depth + 4)) + conv(c)
     return text + classifier()
 
 
-def _csp_bottleneck(width: int, stages: list[tuple[int, int, int]], outs: list[int], groups: int) -> str:
+def cspdarknet53_elastic(width: int = 256) -> str:
+    text = net(width) + conv(32, 3)
+    for c, depth in zip((64, 128, 256, 512, 1024), (1, 2, 8, 8, 4), strict=True):
+        part = 64 if c == 64 else c // 2
+        half = conv(part // 2) + conv(part // 2, 3)
+        block = route(-1, groups=2, group_id=0) + half + route(-4, groups=2, group_id=1) + maxpool() + half
+        block += section("upsample", stride=2) + route(-6, -1) + shortcut(-10)
+        text += conv(c, 3, 2) + conv(part) + route(-2) + conv(part) + block * depth
+        text += conv(part) + route(-1, -(10 * depth + 4)) + conv(c)
+    return text + classifier()
+
+
+def _csp_bottleneck(
+    width: int,
+    stages: list[tuple[int, int, int]],
+    outs: list[int],
+    groups: int,
+    *,
+    narrow_first: bool = True,
+    elastic: bool = False,
+) -> str:
     """CSPResNet-50 and CSPResNeXt-50; a stage is (hidden, part, depth)."""
     text = net(width) + conv(64, 7, 2) + maxpool()
     for index, ((hidden, part, depth), out) in enumerate(zip(stages, outs, strict=True)):
         act = "leaky" if index in (0, 3) else "linear"
         if index:
             text += conv(outs[index - 1], 3, 2, groups=groups)
-        text += conv(part, activation=act) + route(-2) + conv(64 if index == 0 else part, activation=act)
-        block = conv(hidden) + conv(hidden, 3, groups=groups) + conv(part, activation="linear") + shortcut(-4, "leaky")
-        text += block * depth + conv(part) + route(-1, -(4 * depth + 4)) + conv(out)
+        first = 64 if index == 0 and narrow_first else part
+        text += conv(part, activation=act) + route(-2) + conv(first, activation=act)
+        convs = conv(hidden) + conv(hidden, 3, groups=groups) + conv(part, activation="linear")
+        block, layers = convs + shortcut(-4, "leaky"), 4
+        if elastic:
+            block, layers = elastic_block(part // 2, part, groups=max(1, groups // 2)), 12
+        text += block * depth + conv(part) + route(-1, -(layers * depth + 4)) + conv(out)
     return text + classifier()
 
 
-def cspresnet50(width: int = 256) -> str:
+def cspresnet50(width: int = 256, **options: bool) -> str:
     stages = [(64, 128, 3), (128, 256, 3), (256, 512, 5), (512, 1024, 2)]
-    return _csp_bottleneck(width, stages, [128, 256, 512, 1024], groups=1)
+    return _csp_bottleneck(width, stages, [128, 256, 512, 1024], 1, **options)
 
 
-def cspresnext50(width: int = 256) -> str:
+def cspresnext50(width: int = 256, **options: bool) -> str:
     stages = [(128, 128, 3), (256, 256, 3), (512, 512, 5), (1024, 1024, 2)]
-    return _csp_bottleneck(width, stages, [256, 512, 1024, 2048], groups=32)
+    return _csp_bottleneck(width, stages, [256, 512, 1024, 2048], 32, **options)
 
 
-def elastic_block(hidden: int, part: int) -> str:
-    """A block of CSPResNet-50-elastic: half of the channels at full size, half pooled and enlarged again."""
-    convs = conv(hidden) + conv(hidden, 3) + conv(part // 2, activation="linear")
+def elastic_block(hidden: int, part: int, groups: int = 1) -> str:
+    """A block of CSPResNe(X)t-50-elastic: half of the channels at full size, half pooled and enlarged again."""
+    convs = conv(hidden) + conv(hidden, 3, groups=groups) + conv(part // 2, activation="linear")
     text = route(-1, groups=2, group_id=0) + convs + route(-5, groups=2, group_id=1) + maxpool() + convs
-    return text + section("upsample", stride=2) + route(-1, -7) + shortcut(-12, "leaky")
+    return text + section("upsample", stride=2) + route(-7, -1) + shortcut(-12, "leaky")
+
+
+def mobilenetv2(width: int = 224) -> str:
+    """MobileNetV2 as CSPNet's authors trained it: the 64-channel blocks are at stride 8."""
+    relu = "relu"
+    text = net(width) + conv(32, 3, 2, relu)
+    c = 32
+    table = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 1), (6, 96, 3, 2), (6, 160, 3, 2), (6, 320, 1, 1)]
+    for t, out, n, s in table:
+        for block in range(n):
+            stride = s if block == 0 else 1
+            text += conv(c * t, activation=relu) + conv(c * t, 3, stride, relu, groups=c * t)
+            text += conv(out, activation="linear") + (shortcut(-4) if block else "")
+            c = out
+    return text + conv(1280, activation=relu) + classifier()
+
+
+def cspmobilenetv2(width: int = 224) -> str:
+    relu = "relu"
+    text = net(width) + conv(32, 3, 2, relu)
+    text += conv(16, 3, 1, relu, groups=16) + route(-2)
+    text += conv(32, activation=relu) + conv(32, 3, 1, relu, groups=32) + conv(16, activation="linear")
+    text += route(-1, -5) + conv(48, activation=relu)
+    c = 48
+    for groups, out in (
+        (((24, 2),), 72),
+        (((32, 3), (64, 4)), 192),
+        (((96, 3),), 288),
+        (((160, 3), (320, 1)), 640),
+    ):
+        text += conv(c, 3, 2, relu, groups=c) + route(-2)
+        layers = 1  # since the carried part's convolution
+        width_now, first = c, True
+        for channels, blocks in groups:
+            for _ in range(blocks):
+                if first:
+                    text += conv(2 * c, 3, 2, relu, groups=c) + conv(channels, activation="linear")
+                    layers += 2
+                else:
+                    text += conv(3 * width_now, activation=relu)
+                    text += conv(6 * width_now, 3, 1, relu, groups=3 * width_now) + conv(channels, activation="linear")
+                    layers += 3
+                    if width_now == channels:
+                        text += shortcut(-4)
+                        layers += 1
+                width_now, first = channels, False
+        text += route(-1, -(layers + 1)) + conv(out, activation=relu)
+        c = out
+    return text + classifier()
 
 
 def resnet50(width: int = 256) -> str:
@@ -146,12 +228,17 @@ def resnet50_in_progress(width: int = 256) -> str:
     return _resnet50_trunk(width) + classifier()
 
 
-def _resnet50_trunk(width: int) -> str:
+def resnext50(width: int = 256) -> str:
+    return _resnet50_trunk(width, hidden=2, groups=32) + classifier()
+
+
+def _resnet50_trunk(width: int, hidden: int = 1, groups: int = 1) -> str:
     text = net(width) + conv(64, 7, 2) + maxpool()
     for c, depth in zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True):
         for block in range(depth):
             stride = 2 if c > 64 and block == 0 else 1
-            text += conv(c) + conv(c, 3, stride) + conv(4 * c, activation="linear") + shortcut(-4, "leaky")
+            text += conv(hidden * c) + conv(hidden * c, 3, stride, groups=groups)
+            text += conv(4 * c, activation="linear") + shortcut(-4, "leaky")
     return text
 
 

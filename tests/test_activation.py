@@ -25,5 +25,5 @@ def test_activation_equals_its_formula(name):
 
 
 def test_unknown_activation_names_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'relu7'.*leaky, relu"):
+    with pytest.raises(ConfigError, match=r"'relu7'.*leaky, leaky_relu, relu"):
         activation("relu7")

@@ -15,7 +15,7 @@ ALLOWED = {
     "inference": set(),
     "backbones": {"nn"},
     "necks": {"nn"},
-    "heads": {"nn"},
+    "heads": {"nn", "inference"},
     "darknet": {"nn"},
     "detectors": {"nn", "backbones", "necks", "heads", "inference"},
     "zoo": {"nn", "backbones", "necks", "heads", "inference", "detectors", "darknet"},

@@ -1,11 +1,13 @@
 """Native models and networks read from Darknet's files: the same weights give the same outputs."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
+import darknet_nets as nets
 import pytest
 import torch
-from darknet_nets import conv, cspdarknet53, darknet53, load_text, net, yolo, yolov4_tiny
+from darknet_nets import conv, load_text, net, yolo, yolov4_tiny
 from PIL import Image
 
 from crossstage import darknet
@@ -36,16 +38,56 @@ def test_yolov4_tiny_with_real_weights_on_a_real_photo(shared, tmp_path):
     torch.testing.assert_close(scores, torch.cat([their_scores[:, -count:], their_scores[:, :-count]], 1))
 
 
-@pytest.mark.parametrize(("name", "build"), [("darknet53", darknet53), ("cspdarknet53", cspdarknet53)])
+RELEASED = {
+    "darknet_reference": nets.darknet_reference,
+    "darknet53": nets.darknet53,
+    "cspdarknet53": nets.cspdarknet53,
+    "cspdarknet53_s": partial(nets.cspdarknet53, first="plain"),
+    "cspdarknet53_m": partial(nets.cspdarknet53, first="half"),
+    "cspdarknet53_elastic": nets.cspdarknet53_elastic,
+    "resnet10": nets.resnet10,
+    "resnet50": nets.resnet50,
+    "resnext50": nets.resnext50,
+    "cspresnet50": nets.cspresnet50,
+    "cspresnet50c": partial(nets.cspresnet50, narrow_first=False),
+    "cspresnet50_elastic": partial(nets.cspresnet50, narrow_first=False, elastic=True),
+    "cspresnext50": nets.cspresnext50,
+    "cspresnext50c": partial(nets.cspresnext50, narrow_first=False),
+    "cspresnext50_elastic": partial(nets.cspresnext50, narrow_first=False, elastic=True),
+    "mobilenetv2": nets.mobilenetv2,
+    "cspmobilenetv2": nets.cspmobilenetv2,
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
 @torch.no_grad()
-def test_classifiers_take_the_weights_of_the_released_topology(name, build, tmp_path):
-    read = load_text(build(64), tmp_path)
+def test_classifiers_take_the_weights_of_the_released_topology(name, tmp_path):
+    read = load_text(RELEASED[name](64), tmp_path)
     darknet.save_weights(read, tmp_path / "net.weights")
     native = create_model(name).eval()
     load_darknet(native, name, tmp_path / "net.weights")
-    x = torch.rand(2, 3, 64, 96)
-    (logits,) = read(x)
+    x = torch.rand(2, 3, 64, 128)
+    logits = read(x)[-1]
+    logits = logits.mean((2, 3)) if logits.dim() == 4 else logits
     torch.testing.assert_close(native(x), logits.flatten(1), rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
+
+
+def test_omega_networks_are_the_same_graphs_with_mish(tmp_path):
+    text = nets.cspresnet50(64).replace("activation=leaky", "activation=mish")
+    read = load_text(text, tmp_path)
+    darknet.save_weights(read, tmp_path / "net.weights")
+    native = create_model("cspresnet50", act="mish").eval()
+    load_darknet(native, "cspresnet50", tmp_path / "net.weights")
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        (logits,) = read(x)
+        torch.testing.assert_close(native(x), logits.flatten(1), rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
+
+
+def test_group_norm_has_no_place_in_a_darknet_file(tmp_path):
+    (tmp_path / "net.weights").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"backbone\.stem\.0 is normalised by GroupNorm"):
+        load_darknet(create_model("darknet53", norm="group"), "darknet53", tmp_path / "net.weights")
 
 
 @pytest.fixture

@@ -1,5 +1,64 @@
 """Backbones: one file for each family, each beginning with its table."""
 
-from crossstage.backbones.darknet import DARKNETS, Darknet, DarknetConfig
+from __future__ import annotations
 
-__all__ = ["DARKNETS", "Darknet", "DarknetConfig"]
+from collections.abc import Sequence
+
+from crossstage.backbones.base import About, BackboneConfig, StagedBackbone
+from crossstage.backbones.darknet import DARKNETS, DarknetConfig, build_darknet
+from crossstage.backbones.densenet import DENSENETS, DenseNetConfig, build_densenet
+from crossstage.backbones.mobilenet import MOBILENETS, MobileNetV2Config, build_mobilenet
+from crossstage.backbones.peleenet import PELEENETS, PeleeNetConfig, build_peleenet
+from crossstage.backbones.resnet import RESNETS, ResNetConfig, build_resnet
+from crossstage.backbones.vovnet import VOVNETS, VoVNetConfig, build_vovnet
+
+BACKBONES: dict[str, BackboneConfig] = {**DARKNETS, **DENSENETS, **MOBILENETS, **PELEENETS, **RESNETS, **VOVNETS}
+
+_BUILDERS = {
+    DarknetConfig: build_darknet,
+    DenseNetConfig: build_densenet,
+    MobileNetV2Config: build_mobilenet,
+    PeleeNetConfig: build_peleenet,
+    ResNetConfig: build_resnet,
+    VoVNetConfig: build_vovnet,
+}
+
+
+def build_backbone(config: BackboneConfig, *, out_indices: Sequence[int] = (-1,)) -> StagedBackbone:
+    """Turn a row of a family's table, or a changed copy of one, into a backbone.
+
+    Args:
+        config: The row.
+        out_indices: Which stages' maps to return, counted from 0, negative from the end.
+
+    Raises:
+        ConfigError: A value of the row does not fit the others, or an index is out of range.
+
+    Example:
+        >>> backbone = build_backbone(BACKBONES["cspresnet50"], out_indices=(1, 2, 3))
+        >>> backbone.channels, backbone.strides
+        ([256, 512, 1024], [8, 16, 32])
+    """
+    stem, stages = _BUILDERS[type(config)](config)
+    return StagedBackbone(config, stem, stages, out_indices=out_indices)
+
+
+__all__ = [
+    "BACKBONES",
+    "DARKNETS",
+    "DENSENETS",
+    "MOBILENETS",
+    "PELEENETS",
+    "RESNETS",
+    "VOVNETS",
+    "About",
+    "BackboneConfig",
+    "DarknetConfig",
+    "DenseNetConfig",
+    "MobileNetV2Config",
+    "PeleeNetConfig",
+    "ResNetConfig",
+    "StagedBackbone",
+    "VoVNetConfig",
+    "build_backbone",
+]

@@ -1,76 +1,113 @@
-"""Darknet-53 (YOLOv3, arXiv 1804.02767), CSPDarknet-53 (CSPNet authors' release) and YOLOv4-tiny's backbone.
+"""Darknet Reference and Darknet-53 (YOLOv3, arXiv 1804.02767), CSPDarknet-53 in its released forms, YOLOv4-tiny's trunk.
 
 One table, one code path: ``partial=None`` builds the plain network of a row, ``partial=Partial(...)`` its cross stage
 partial variant. Modules run in the order of the authors' Darknet files, so that Darknet weights load in file order.
+The suffixes "-gamma" and "-omega" of released files are training recipes (omega: ``act="mish"``), not networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
+from crossstage.backbones.base import About, BackboneConfig, Stage, stepped
 from crossstage.errors import ConfigError
-from crossstage.nn import ConvNormAct, ConvPair, CrossStage, DarknetBlock, Partial, ProjectSplit, SliceSplit
+from crossstage.nn import ConvNormAct, ConvPair, CrossStage, Partial, Residual, Split, project_split, slice_split
+from crossstage.nn.partial import Channels, transition
+from crossstage.nn.residual import darknet_body, elastic
 
-MAX_BLOCKS = 1_000  # a row comes from files as well, whose depths must not decide how long we build
+_YOLOV3 = "YOLOv3, arXiv 1804.02767"
+_CSPNET = "CSPNet, arXiv 1911.11929, and its authors' release"
+_TIMM = "timm's cspnet.py"
 
 
-@dataclass(frozen=True)
-class DarknetConfig:
+@dataclass(frozen=True, kw_only=True)
+class DarknetConfig(BackboneConfig):
     """One row of the family.
 
     Attributes:
         stem: ``(width, stride)`` of each 3x3 convolution before the first stage.
         widths: Channels of each stage's entry convolution.
-        depths: Residual blocks of each stage; ignored by ``"pair"`` stages, which hold one pair of convolutions.
+        depths: Residual blocks of each stage; 1 for the other kinds of stage.
         stage: ``"residual"``: strided 3x3 entry, residual blocks. ``"pair"``: 2x2 max pooling (but before the first
-            stage), 3x3 entry, one :class:`~crossstage.nn.ConvPair`.
+            stage), 3x3 entry, one :class:`~crossstage.nn.ConvPair`. ``"conv"``: 2x2 max pooling, one 3x3 convolution.
         last: Width of a pooled 3x3 convolution after the last stage, or None.
-        partial: How the stages are made partial; None for a plain network.
-        whole_first: Both parts of the first stage keep its full width, and its blocks their bottleneck of a half, as
-            in the authors' csdarknet53. Applies to projected splits.
-        act: Activation of every convolution.
+        first: The first residual stage of a partial network with a projected split: ``"half"`` like the others;
+            ``"whole"``: both parts keep its full width and its blocks their bottleneck of a half; ``"plain"``: not
+            partial.
+        elastic: Give half of each residual block's channels half the resolution; blocks then have no bottleneck.
 
     Raises:
-        ConfigError: Widths and depths differ in number, there are more than 1,000 blocks, or ``partial`` is no
-            :class:`~crossstage.nn.Partial`.
+        ConfigError: Widths and depths differ in number, or a setting does not fit the kind of stage.
     """
 
     stem: tuple[tuple[int, int], ...]
     widths: tuple[int, ...]
     depths: tuple[int, ...]
-    stage: Literal["residual", "pair"] = "residual"
+    stage: Literal["residual", "pair", "conv"] = "residual"
     last: int | None = None
-    partial: Partial | None = None
-    whole_first: bool = False
+    first: Literal["half", "whole", "plain"] = "half"
+    elastic: bool = False
     act: str = "leaky"
+    momentum: float = 0.01
+    init: Literal["darknet", "fan_in", "fan_out"] = "darknet"
+    size: int = 256
 
     def __post_init__(self) -> None:
-        if len(self.widths) != len(self.depths):
-            raise ConfigError(f"widths {self.widths} and depths {self.depths}; expected as many of one as of the other")
-        if self.partial is not None and not isinstance(self.partial, Partial):
-            raise ConfigError(f"partial is {self.partial!r}; expected a Partial, or None for the plain network")
-        if sum(self.depths) > MAX_BLOCKS:
-            raise ConfigError(f"depths {self.depths} add up to more than {MAX_BLOCKS} blocks")
+        super().__post_init__()
+        self.check_depths(self.depths, self.widths)
+        if self.stage == "conv" and self.partial is not None:
+            raise ConfigError(
+                "a stage of one convolution has no blocks that a carried part could pass; partial must be None"
+            )
+        if self.elastic and self.stage != "residual":
+            raise ConfigError(f"elastic changes residual blocks; stages of kind {self.stage!r} have none")
 
+    def has_residuals(self) -> bool:
+        """See :meth:`BackboneConfig.has_residuals`."""
+        return self.stage == "residual"
+
+
+_DARKNET53 = DarknetConfig(
+    about=About("Darknet-53", _YOLOV3),
+    stem=((32, 1),),
+    widths=(64, 128, 256, 512, 1024),
+    depths=(1, 2, 8, 8, 4),
+)
+_CSPDARKNET53 = replace(
+    _DARKNET53,
+    about=About("CSPDarknet-53", _CSPNET),
+    partial=Partial(gamma=0.5, fusion="both", split="project"),
+    first="whole",
+)
+# timm's networks: the same graphs with torch's slope of leaky ReLU and torch's training defaults.
+_AS_TIMM = {"act": "leaky_relu", "momentum": 0.1, "init": "fan_out", "zero_init": True}
 
 DARKNETS: dict[str, DarknetConfig] = {
-    "darknet53": DarknetConfig(
-        stem=((32, 1),),
-        widths=(64, 128, 256, 512, 1024),
-        depths=(1, 2, 8, 8, 4),
+    "darknet_reference": DarknetConfig(
+        about=About("Darknet Reference, YOLOv3-tiny's trunk", "darknet.cfg, J. Redmon"),
+        stem=((16, 1),),
+        widths=(32, 64, 128, 256, 512, 1024),
+        depths=(1, 1, 1, 1, 1, 1),
+        stage="conv",
     ),
-    "cspdarknet53": DarknetConfig(
-        stem=((32, 1),),
-        widths=(64, 128, 256, 512, 1024),
-        depths=(1, 2, 8, 8, 4),
-        partial=Partial(gamma=0.5, fusion="both", split="project"),
-        whole_first=True,
+    "darknet53": _DARKNET53,
+    "darknet53_timm": replace(_DARKNET53, about=About("Darknet-53, activated as timm's", _TIMM), **_AS_TIMM),
+    "cspdarknet53": _CSPDARKNET53,
+    "cspdarknet53_s": replace(
+        _CSPDARKNET53, about=About("CSPDarknet-53s: the first stage is plain", _CSPNET), first="plain"
     ),
+    "cspdarknet53_m": replace(
+        _CSPDARKNET53, about=About("CSPDarknet-53m: the first stage is halved like the others", _CSPNET), first="half"
+    ),
+    "cspdarknet53_elastic": replace(_CSPDARKNET53, about=About("CSPDarknet-53-Elastic", _CSPNET), elastic=True),
+    "cspdarknet53_timm": replace(_CSPDARKNET53, about=About("CSPDarknet-53, activated as timm's", _TIMM), **_AS_TIMM),
     "cspdarknet53_tiny": DarknetConfig(
+        about=About(
+            "YOLOv4-tiny's backbone; its classifier is unpublished", "yolov4-tiny.cfg, A. Bochkovskiy and C.-Y. Wang"
+        ),
         stem=((32, 2), (64, 2)),
         widths=(64, 128, 256),
         depths=(1, 1, 1),
@@ -81,132 +118,97 @@ DARKNETS: dict[str, DarknetConfig] = {
 }
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A built stage, its output channels, and how many of them, counted from the end, a neck reads."""
-
-    module: nn.Module
-    channels: int
-    feature_channels: int
-
-
-class Darknet(nn.Module):
-    """A Darknet backbone.
-
-    Shape: ``(N, 3, H, W)`` to a list of ``(N, channels[i], H / strides[i], W / strides[i])``, shallow to deep, for
-    heights and widths that are multiples of 32.
-
-    Args:
-        config: A row of ``DARKNETS``.
-        out_indices: Which stages' maps to return, counted from 0, negative from the end; the default is the last.
-
-    Attributes:
-        channels: Channels of the returned maps.
-        strides: Pixels of the input per pixel of the returned maps.
+def build_darknet(config: DarknetConfig) -> tuple[nn.Module, list[Stage]]:
+    """Stem and stages of a row.
 
     Raises:
-        ConfigError: An index is out of range, or ``config.partial`` does not cut a stage into whole channels.
+        ConfigError: ``config.partial`` does not cut a stage into whole channels.
     """
+    stem = nn.Sequential()
+    width, stride = config.in_chans, 1
+    for out, step in config.stem:
+        stem.append(ConvNormAct(width, out, 3, step, style=config.style))
+        width, stride = out, stride * step
 
-    def __init__(self, config: DarknetConfig, *, out_indices: Sequence[int] = (-1,)) -> None:
-        super().__init__()
-        self.stem = nn.Sequential()
-        width, stride = 3, 1
-        for out, step in config.stem:
-            self.stem.append(ConvNormAct(width, out, 3, step, act=config.act))
-            width, stride = out, stride * step
-
-        stages: list[_Stage] = []
-        strides: list[int] = []
-        for index in range(len(config.widths)):
-            build = _residual_stage if config.stage == "residual" else _pair_stage
-            stages.append(build(config, index, width))
-            stride *= 1 if config.stage == "pair" and index == 0 else 2
-            strides.append(stride)
-            width = stages[-1].channels
-        if config.last is not None:
-            closing = nn.Sequential(nn.MaxPool2d(2, 2), ConvNormAct(width, config.last, 3, act=config.act))
-            stages.append(_Stage(closing, config.last, config.last))
-            strides.append(stride * 2)
-
-        self.out_indices = _resolve(out_indices, len(stages))
-        self.stages = nn.ModuleList(stage.module for stage in stages[: self.out_indices[-1] + 1])
-        self.channels = [stages[i].feature_channels for i in self.out_indices]
-        self.strides = [strides[i] for i in self.out_indices]
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the chosen maps, shallow to deep."""
-        features: list[Tensor] = []
-        x = self.stem(x)
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index in self.out_indices:
-                features.append(x[:, -self.channels[len(features)] :])
-        return features
+    build = {"residual": _residual_stage, "pair": _pair_stage, "conv": _conv_stage}[config.stage]
+    stages: list[Stage] = []
+    for index in range(len(config.widths)):
+        stride *= 1 if config.stage == "pair" and index == 0 else 2
+        stages.append(build(config, index, width, stride))
+        width = stages[-1].channels
+    if config.last is not None:
+        closing = nn.Sequential(nn.MaxPool2d(2, 2), ConvNormAct(width, config.last, 3, style=config.style))
+        stages.append(Stage(closing, config.last, stride * 2))
+    return stem, stages
 
 
-def _resolve(out_indices: Sequence[int], count: int) -> tuple[int, ...]:
-    resolved = [index + count if index < 0 else index for index in out_indices]
-    if not resolved or resolved != sorted(set(resolved)) or resolved[0] < 0 or resolved[-1] >= count:
-        raise ConfigError(
-            f"out_indices {tuple(out_indices)} do not fit: expected ascending indices of the {count} stages, "
-            f"0 to {count - 1}"
-        )
-    return tuple(resolved)
-
-
-def _residual_stage(config: DarknetConfig, index: int, in_channels: int) -> _Stage:
+def _residual_stage(config: DarknetConfig, index: int, in_channels: int, stride: int) -> Stage:
     """Strided 3x3 convolution, then residual blocks on all channels or on the processed part."""
-    width, depth, partial, act = config.widths[index], config.depths[index], config.partial, config.act
-    entry = ConvNormAct(in_channels, width, 3, 2, act=act)
-    if partial is None:
-        blocks = [DarknetBlock(width, width // 2, act=act) for _ in range(depth)]
-        return _Stage(nn.Sequential(entry, *blocks), width, width)
+    width, partial, style = config.widths[index], config.partial, config.style
+    entry = ConvNormAct(in_channels, width, 3, 2, style=style)
+    if partial is None or (index == 0 and config.first == "plain"):
+        blocks = _blocks(config, index, width, width // 2)
+        return Stage(nn.Sequential(entry, blocks), width, stride)
 
-    if config.whole_first and index == 0 and partial.split == "project":
+    if config.first == "whole" and index == 0 and partial.split == "project":
         carried, processed, hidden = width, width, width // 2
     else:
         carried, processed = partial.widths(width)
         hidden = processed  # with fewer channels a bottleneck no longer pays (CSPNet, figure 5)
+    slice_it = partial.split == "slice"
+    split = slice_split(width, carried) if slice_it else project_split(width, carried, processed, style=style)
     out = width if partial.has_merge else carried + processed
     stage = CrossStage(
-        _split(partial, width, carried, processed, act),
-        nn.Sequential(*[DarknetBlock(processed, hidden, act=act) for _ in range(depth)]),
-        ConvNormAct(processed, processed, act=act) if partial.has_transition else nn.Identity(),
-        ConvNormAct(carried + processed, out, act=act) if partial.has_merge else nn.Identity(),
+        split,
+        _blocks(config, index, processed, hidden),
+        transition(partial.has_transition, processed, processed, style=style),
+        transition(partial.has_merge, carried + processed, out, style=style),
     )
-    return _Stage(nn.Sequential(entry, stage), out, out)
+    return Stage(nn.Sequential(entry, stage), out, stride)
 
 
-def _pair_stage(config: DarknetConfig, index: int, in_channels: int) -> _Stage:
+def _blocks(config: DarknetConfig, index: int, channels: int, hidden: int) -> nn.Sequential:
+    before = sum(config.depths[:index])
+    rates = stepped(config.drop_path, sum(config.depths))[before : before + config.depths[index]]
+
+    def body() -> nn.Module:
+        if config.elastic:
+            return elastic(lambda width, _: darknet_body(width, width, style=config.style), channels, channels)
+        return darknet_body(channels, hidden, style=config.style)
+
+    return nn.Sequential(*[Residual(body(), nn.Identity(), nn.Identity(), drop_path=rate) for rate in rates])
+
+
+def _pair_stage(config: DarknetConfig, index: int, in_channels: int, stride: int) -> Stage:
     """3x3 convolution, then a pair of convolutions; doubles the entry's width.
 
     A sliced stage carries its whole input, as YOLOv4-tiny does, and its neck reads x_T, not the concatenation.
     """
-    width, partial, act = config.widths[index], config.partial, config.act
+    width, partial, style = config.widths[index], config.partial, config.style
     pool = nn.MaxPool2d(2, 2) if index > 0 else nn.Identity()
-    entry = ConvNormAct(in_channels, width, 3, act=act)
+    entry = ConvNormAct(in_channels, width, 3, style=style)
     if partial is None:
-        pair = nn.Sequential(ConvPair(width, act=act), ConvNormAct(2 * width, 2 * width, act=act))
-        return _Stage(nn.Sequential(pool, entry, pair), 2 * width, 2 * width)
+        pair = nn.Sequential(ConvPair(width, style=style), ConvNormAct(2 * width, 2 * width, style=style))
+        return Stage(nn.Sequential(pool, entry, pair), 2 * width, stride)
 
     carried, processed = partial.widths(width)
+    if partial.split == "slice":
+        split, carried = Split(nn.Identity(), Channels(carried, width)), width
+    else:
+        split = project_split(width, carried, processed, style=style)
     transitioned = width if partial.has_transition else 2 * processed
-    joined = transitioned + (width if partial.split == "slice" else carried)
-    out = 2 * width if partial.has_merge else joined
+    out = 2 * width if partial.has_merge else transitioned + carried
     stage = CrossStage(
-        _split(partial, width, carried, processed, act, carry_all=True),
-        ConvPair(processed, act=act),
-        ConvNormAct(2 * processed, transitioned, act=act) if partial.has_transition else nn.Identity(),
-        ConvNormAct(joined, out, act=act) if partial.has_merge else nn.Identity(),
+        split,
+        ConvPair(processed, style=style),
+        transition(partial.has_transition, 2 * processed, transitioned, style=style),
+        transition(partial.has_merge, transitioned + carried, out, style=style),
         carried_first=True,
     )
-    return _Stage(nn.Sequential(pool, entry, stage), out, out if partial.has_merge else transitioned)
+    return Stage(nn.Sequential(pool, entry, stage), out, stride, None if partial.has_merge else transitioned)
 
 
-def _split(
-    partial: Partial, width: int, carried: int, processed: int, act: str, *, carry_all: bool = False
-) -> nn.Module:
-    if partial.split == "slice":
-        return SliceSplit(carried, carry_all=carry_all)
-    return ProjectSplit(width, carried, processed, act=act)
+def _conv_stage(config: DarknetConfig, index: int, in_channels: int, stride: int) -> Stage:
+    width = config.widths[index]
+    module = nn.Sequential(nn.MaxPool2d(2, 2), ConvNormAct(in_channels, width, 3, style=config.style))
+    return Stage(module, width, stride)

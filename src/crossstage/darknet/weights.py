@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.darknet.layers import conv_file_tensors
-from crossstage.errors import WeightsError
+from crossstage.errors import ConfigError, WeightsError
 from crossstage.nn import ConvNormAct
 
 _FLOAT = np.dtype("<f4")
@@ -110,12 +110,19 @@ def module_slots(modules: Iterable[tuple[str, nn.Module]]) -> list[Slot]:
 
     Args:
         modules: Names and modules in the order of the Darknet file.
+
+    Raises:
+        ConfigError: A convolution is followed by a norm that Darknet does not know.
     """
     slots: list[Slot] = []
     for prefix, root in modules:
         inside: set[nn.Module] = set()
         for name, module in root.named_modules(prefix=prefix):
             if isinstance(module, ConvNormAct):
+                if not isinstance(module.bn, nn.BatchNorm2d):
+                    raise ConfigError(
+                        f"{name} is normalised by {type(module.bn).__name__}; Darknet knows batch norm alone"
+                    )
                 inside.add(module.conv)
                 slots.append(Slot(name, conv_file_tensors(module.conv, module.bn)))
             elif isinstance(module, (nn.Conv2d, nn.Linear)) and module not in inside:

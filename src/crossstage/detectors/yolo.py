@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crossstage.backbones import DARKNETS, Darknet, DarknetConfig
+from crossstage.backbones import DARKNETS, BackboneConfig, build_backbone
 from crossstage.detectors.base import OneStageDetector
 from crossstage.heads import AnchorLevel, YoloHead
 from crossstage.inference.model import Preprocessing
@@ -24,7 +24,7 @@ class YoloConfig:
         size: Side of the square input it was published with, in pixels.
     """
 
-    backbone: DarknetConfig
+    backbone: BackboneConfig
     out_indices: tuple[int, ...]
     neck_channels: tuple[int, ...]
     levels: tuple[AnchorLevel, ...]
@@ -59,8 +59,8 @@ def build_yolo(
     Raises:
         ConfigError: A value of the row does not fit the others.
     """
-    backbone = Darknet(config.backbone, out_indices=config.out_indices)
-    neck = TinyFPN(backbone.channels, backbone.strides, config.neck_channels, act=config.backbone.act)
+    backbone = build_backbone(config.backbone, out_indices=config.out_indices)
+    neck = TinyFPN(backbone.channels, backbone.strides, config.neck_channels, style=config.backbone.style)
     return OneStageDetector(
         backbone,
         neck,

@@ -13,16 +13,26 @@ Resize = Literal["stretch", "letterbox"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the network's input: RGB, float in [0, 1], resized to ``size``.
+    """How a picture becomes the network's input: RGB, float in [0, 1], resized to ``size``, then normalised.
 
     Attributes:
         size: Height and width of the input in pixels.
         resize: ``"stretch"`` scales both sides independently (Darknet's default); ``"letterbox"`` keeps the aspect
             ratio and fills the rest with grey 0.5 (Darknet's ``letter_box=1``).
+        mean: Of each colour over the training data, subtracted; 0 in Darknet's networks.
+        std: Standard deviation that is divided by; 1 in Darknet's networks.
     """
 
     size: tuple[int, int] = (416, 416)
     resize: Resize = "stretch"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` RGB in [0, 1], minus ``mean``, divided by ``std``."""
+        if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
+            return images
+        return (images - images.new_tensor(self.mean).view(3, 1, 1)) / images.new_tensor(self.std).view(3, 1, 1)
 
 
 class Detected(NamedTuple):

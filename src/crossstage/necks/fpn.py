@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
-from crossstage.nn import ConvNormAct
+from crossstage.nn import ConvNormAct, ConvStyle
 
 
 class TinyFPN(nn.Module):
@@ -31,14 +31,14 @@ class TinyFPN(nn.Module):
         in_channels: Channels of the backbone's maps, shallow to deep.
         strides: Their strides; each twice the one before.
         channels: Channels of the outputs, shallow to deep; :math:`P_L` has half of the last.
-        act: Activation of every convolution.
+        style: Normalisation and activation of every convolution.
 
     Raises:
         ConfigError: The lists differ in length or a stride is not twice the one before.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], strides: Sequence[int], channels: Sequence[int], *, act: str = "leaky"
+        self, in_channels: Sequence[int], strides: Sequence[int], channels: Sequence[int], *, style: ConvStyle
     ) -> None:
         super().__init__()
         if not len(in_channels) == len(strides) == len(channels):
@@ -52,11 +52,11 @@ class TinyFPN(nn.Module):
         self.strides = list(strides)
         top = channels[-1] // 2
         above = [*channels[1:-1], top]
-        self.narrow = ConvNormAct(in_channels[-1], top, act=act)
-        self.reduce = nn.ModuleList(ConvNormAct(width, width // 2, act=act) for width in above)
+        self.narrow = ConvNormAct(in_channels[-1], top, style=style)
+        self.reduce = nn.ModuleList(ConvNormAct(width, width // 2, style=style) for width in above)
         joined = [width // 2 + lateral for width, lateral in zip(above, in_channels[:-1], strict=True)]
         self.smooth = nn.ModuleList(
-            ConvNormAct(width, out, 3, act=act) for width, out in zip([*joined, top], channels, strict=True)
+            ConvNormAct(width, out, 3, style=style) for width, out in zip([*joined, top], channels, strict=True)
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:

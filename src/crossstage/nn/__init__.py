@@ -1,20 +1,36 @@
 """Building blocks. Nothing here knows of networks."""
 
 from crossstage.nn.activation import ACTIVATIONS, activation
-from crossstage.nn.conv import BN_EPS, ConvNormAct
-from crossstage.nn.osa import ConvPair
-from crossstage.nn.partial import CrossStage, Partial, ProjectSplit, SliceSplit
-from crossstage.nn.residual import DarknetBlock
+from crossstage.nn.attention import EffectiveSqueezeExcite, SqueezeExcite
+from crossstage.nn.conv import BN_EPS, ConvNormAct, ConvStyle, NormActConv
+from crossstage.nn.dense import DenseBlock, DenseLayer, TwoWayDenseLayer
+from crossstage.nn.osa import ConvPair, OneShotAggregation, SeparableConv
+from crossstage.nn.partial import Channels, CrossStage, Partial, Split, project_split, slice_split, transition
+from crossstage.nn.residual import Elastic, PartialShortcut, Residual
 
 __all__ = [
     "ACTIVATIONS",
     "BN_EPS",
+    "Channels",
     "ConvNormAct",
     "ConvPair",
+    "ConvStyle",
     "CrossStage",
-    "DarknetBlock",
+    "DenseBlock",
+    "DenseLayer",
+    "EffectiveSqueezeExcite",
+    "Elastic",
+    "NormActConv",
+    "OneShotAggregation",
     "Partial",
-    "ProjectSplit",
-    "SliceSplit",
+    "PartialShortcut",
+    "Residual",
+    "SeparableConv",
+    "Split",
+    "SqueezeExcite",
+    "TwoWayDenseLayer",
     "activation",
+    "project_split",
+    "slice_split",
+    "transition",
 ]

@@ -12,6 +12,7 @@ LEAKY_SLOPE = 0.1  # Darknet's; torch defaults to 0.01
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "leaky": lambda: nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(inplace=True),  # torch's slope, which timm's CSP networks were trained with
     "relu": lambda: nn.ReLU(inplace=True),
     "relu6": lambda: nn.ReLU6(inplace=True),
     "silu": lambda: nn.SiLU(inplace=True),
@@ -26,7 +27,8 @@ def activation(name: str) -> nn.Module:
     """Build an activation.
 
     Args:
-        name: One of ``ACTIVATIONS``: leaky (slope 0.1), relu, relu6, silu or swish, mish, hardswish, linear.
+        name: One of ``ACTIVATIONS``: leaky (slope 0.1), leaky_relu (slope 0.01), relu, relu6, silu or swish,
+            mish, hardswish, linear.
 
     Raises:
         ConfigError: The name is unknown.

@@ -33,10 +33,10 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
-from crossstage.nn.conv import ConvNormAct
+from crossstage.nn.conv import ConvNormAct, ConvStyle
 
 Fusion = Literal["none", "first", "last", "both"]
-Split = Literal["slice", "project"]
+SplitKind = Literal["slice", "project"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Partial:
 
     gamma: float = 0.5
     fusion: Fusion = "both"
-    split: Split = "project"
+    split: SplitKind = "project"
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma < 1:
@@ -91,53 +91,68 @@ class Partial:
         return carried, channels - carried
 
 
-class SliceSplit(nn.Module):
-    """Cut the channels: the first ``carried`` bypass the stage, the rest are processed.
+class Channels(nn.Module):
+    """Cut channels ``start`` to ``stop``: ``(N, C, H, W) -> (N, stop - start, H, W)``, without copying."""
 
-    Shape: ``(N, C, H, W) -> (N, carried, H, W), (N, C - carried, H, W)``; with ``carry_all`` the first output is the
-    whole input, as in YOLOv4-tiny, whose carried part keeps what is also processed.
-    """
-
-    def __init__(self, carried: int, *, carry_all: bool = False) -> None:
+    def __init__(self, start: int, stop: int) -> None:
         super().__init__()
-        self.carried = carried
-        self.carry_all = carry_all
+        self.start = start
+        self.stop = stop
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(carried, processed)``."""
-        return (x if self.carry_all else x[:, : self.carried]), x[:, self.carried :]
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the chosen channels."""
+        return x[:, self.start : self.stop]
 
     def extra_repr(self) -> str:
         """Settings shown by ``repr``."""
-        return f"carried={self.carried}, carry_all={self.carry_all}"
+        return f"{self.start}, {self.stop}"
 
 
-class ProjectSplit(nn.Module):
-    """Read the whole input with one 1x1 convolution for each part; the two widths need not add up to the input's.
+class Split(nn.Module):
+    """How the two parts are taken from a stage's input, each by a layer of its own.
 
-    Shape: ``(N, in_channels, H, W) -> (N, carried, H, W), (N, processed, H, W)``.
+    Shape: ``(N, C, H, W) -> (N, carried, H, W), (N, processed, H, W)``; the widths need not add up to ``C``, and with
+    strided layers both parts are smaller than the input.
+
+    Args:
+        carried: Makes x0', which bypasses the blocks.
+        processed: Makes x0'', which the blocks process.
     """
 
-    def __init__(self, in_channels: int, carried: int, processed: int, *, act: str) -> None:
+    def __init__(self, carried: nn.Module, processed: nn.Module) -> None:
         super().__init__()
-        self.carried = ConvNormAct(in_channels, carried, act=act)
-        self.processed = ConvNormAct(in_channels, processed, act=act)
+        self.carried = carried
+        self.processed = processed
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(carried, processed)``."""
         return self.carried(x), self.processed(x)
 
 
+def slice_split(channels: int, carried: int) -> Split:
+    """Cut the channels: the first ``carried`` of ``channels`` bypass the stage, the rest are processed."""
+    return Split(Channels(0, carried), Channels(carried, channels))
+
+
+def project_split(channels: int, carried: int, processed: int, *, style: ConvStyle) -> Split:
+    """Read all ``channels`` with one 1x1 convolution for each part."""
+    return Split(ConvNormAct(channels, carried, style=style), ConvNormAct(channels, processed, style=style))
+
+
+def transition(exists: bool, in_channels: int, out_channels: int, *, style: ConvStyle) -> nn.Module:
+    """T or U: a 1x1 convolution, or the identity if the fusion does without it."""
+    return ConvNormAct(in_channels, out_channels, style=style) if exists else nn.Identity()
+
+
 class CrossStage(nn.Module):
     """Split, process one part, merge: ``U([T(F(x0'')), x0'])``.
 
     Args:
-        split: ``x -> (x0', x0'')``, a :class:`SliceSplit` or :class:`ProjectSplit`.
+        split: ``x -> (x0', x0'')``, see :func:`slice_split` and :func:`project_split`.
         blocks: F, the stage's blocks, whatever they are.
         transition: T, on the processed part alone; ``nn.Identity()`` when ``fusion`` is first or none.
-        merge: U, on the concatenation; ``nn.Identity()`` when ``fusion`` is last or none. A stage that downsamples at
-            its end puts the pooling here, before or after the convolution: CSPPeleeNet saves most by running U on
-            the pooled map.
+        merge: U, on the concatenation; ``nn.Identity()`` when ``fusion`` is last or none, or when U opens the next
+            stage: CSPPeleeNet saves most by running U on the pooled map.
         carried_first: Concatenate ``[x0', x_T]``, as YOLOv4-tiny does, instead of ``[x_T, x0']``.
     """
 

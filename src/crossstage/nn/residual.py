@@ -1,30 +1,156 @@
-"""Residual blocks."""
+"""Residual blocks: what runs, what it is added to, and what follows the sum.
+
+Every residual block here is one :class:`Residual`; the functions below it build the bodies of ResNet (arXiv
+1512.03385), ResNeXt (1611.05431), Darknet-53 (1804.02767) and MobileNetV2 (1801.04381).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
-from crossstage.nn.conv import ConvNormAct
+from crossstage.errors import ConfigError
+from crossstage.nn.conv import ConvNormAct, ConvStyle
+
+ShortcutKind = Literal["partial", "project"]
 
 
-class DarknetBlock(nn.Module):
-    """Darknet-53's residual block (YOLOv3, arXiv 1804.02767): ``x + conv3x3(conv1x1(x))``.
-
-    Both convolutions are activated; the sum is not.
-
-    Shape: ``(N, channels, H, W) -> (N, channels, H, W)``.
+class Residual(nn.Module):
+    """``act(shortcut(x) + body(x))``.
 
     Args:
-        channels: Channels of input and output.
-        hidden: Channels between the two convolutions.
-        act: Name of the activation.
+        body: What is learned.
+        shortcut: Brings the input to the body's shape.
+        act: What follows the sum; ``nn.Identity()`` in Darknet-53 and MobileNetV2.
+        drop_path: Probability that an image's body is left out in training (stochastic depth, arXiv 1603.09382).
     """
 
-    def __init__(self, channels: int, hidden: int, *, act: str) -> None:
+    def __init__(self, body: nn.Module, shortcut: nn.Module, act: nn.Module, *, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.reduce = ConvNormAct(channels, hidden, 1, act=act)
-        self.expand = ConvNormAct(hidden, channels, 3, act=act)
+        self.body = body
+        self.shortcut = shortcut
+        self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path else nn.Identity()
+        self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the two convolutions' output to the input."""
-        return x + self.expand(self.reduce(x))
+        """Add the body's output to the shortcut's, then activate."""
+        return self.act(self.drop_path(self.body(x)) + self.shortcut(x))
+
+
+class PartialShortcut(nn.Module):
+    """Darknet's shortcut between unequal shapes, without weights (PRN; FACTS: every strided shortcut of its ResNets).
+
+    Takes every ``stride``-th pixel from the top left and the first ``min(in_channels, out_channels)`` channels; the
+    other channels of the sum get nothing added.
+
+    Shape: ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sample, then cut or fill up with zeros."""
+        if self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, 0, self.out_channels - self.in_channels))  # a negative pad cuts
+
+    def extra_repr(self) -> str:
+        """Settings shown by ``repr``."""
+        return f"in_channels={self.in_channels}, out_channels={self.out_channels}, stride={self.stride}"
+
+
+class Elastic(nn.Module):
+    """Half of the channels at full, the other half at half resolution (ELASTIC, arXiv 1812.05262, as CSPNet uses it).
+
+    Shape: ``(N, 2 * C, H, W) -> (N, 2 * D, H, W)`` for two bodies ``(N, C, ...) -> (N, D, ...)``; H and W are even.
+
+    Args:
+        fine: Body of the first half of the channels.
+        coarse: Body of the second half, between 2x2 max pooling and nearest upsampling.
+    """
+
+    def __init__(self, fine: nn.Module, coarse: nn.Module) -> None:
+        super().__init__()
+        self.fine = fine
+        self.coarse = coarse
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run both bodies and concatenate."""
+        fine, coarse = x.chunk(2, dim=1)
+        coarse = F.interpolate(self.coarse(F.max_pool2d(coarse, 2)), scale_factor=2.0, mode="nearest")
+        return torch.cat([self.fine(fine), coarse], dim=1)
+
+
+def shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, stride: int, style: ConvStyle) -> nn.Module:
+    """Build a shortcut: nothing where shapes agree, else a partial one or a 1x1 projection with normalisation."""
+    if in_channels == out_channels and stride == 1:
+        return nn.Identity()
+    if kind == "partial":
+        return PartialShortcut(in_channels, out_channels, stride)
+    return ConvNormAct(in_channels, out_channels, 1, stride, style=style.linear)
+
+
+def basic_body(in_channels: int, out_channels: int, stride: int = 1, *, style: ConvStyle) -> nn.Sequential:
+    """Two 3x3 convolutions, the second linear (ResNet-18 and -34)."""
+    return nn.Sequential(
+        ConvNormAct(in_channels, out_channels, 3, stride, style=style),
+        ConvNormAct(out_channels, out_channels, 3, style=style.linear),
+    )
+
+
+def bottleneck_body(
+    in_channels: int, hidden: int, out_channels: int, stride: int = 1, *, groups: int = 1, style: ConvStyle
+) -> nn.Sequential:
+    """1x1, 3x3 (strided, in groups), 1x1 linear (ResNet-50 and deeper; ResNeXt with groups)."""
+    return nn.Sequential(
+        ConvNormAct(in_channels, hidden, style=style),
+        ConvNormAct(hidden, hidden, 3, stride, groups=groups, style=style),
+        ConvNormAct(hidden, out_channels, style=style.linear),
+    )
+
+
+def darknet_body(channels: int, hidden: int, *, style: ConvStyle) -> nn.Sequential:
+    """1x1 then 3x3, both activated (Darknet-53)."""
+    return nn.Sequential(ConvNormAct(channels, hidden, style=style), ConvNormAct(hidden, channels, 3, style=style))
+
+
+def inverted_body(
+    in_channels: int, expanded: int | None, depthwise: int, out_channels: int, stride: int = 1, *, style: ConvStyle
+) -> nn.Sequential:
+    """Expand by 1x1, filter by a depthwise 3x3, project by a linear 1x1 (MobileNetV2).
+
+    Args:
+        in_channels: Channels of the input.
+        expanded: Channels after the 1x1 expansion; None leaves it out.
+        depthwise: Channels after the depthwise convolution, a multiple of those before: CSPMobileNetV2's doubles them.
+        out_channels: Channels of the output.
+        stride: Step of the depthwise convolution.
+        style: Normalisation and activation.
+    """
+    before = in_channels if expanded is None else expanded
+    layers = [] if expanded is None else [ConvNormAct(in_channels, expanded, style=style)]
+    layers += [
+        ConvNormAct(before, depthwise, 3, stride, groups=before, style=style),
+        ConvNormAct(depthwise, out_channels, style=style.linear),
+    ]
+    return nn.Sequential(*layers)
+
+
+def elastic(build: Callable[[int, int], nn.Module], in_channels: int, out_channels: int) -> Elastic:
+    """Two bodies of half the width as one: ``build(in_channels, out_channels)`` makes a body.
+
+    Raises:
+        ConfigError: The channels cannot be halved.
+    """
+    if in_channels % 2 or out_channels % 2:
+        raise ConfigError(f"an elastic block from {in_channels} to {out_channels} channels; expected even numbers")
+    return Elastic(build(in_channels // 2, out_channels // 2), build(in_channels // 2, out_channels // 2))

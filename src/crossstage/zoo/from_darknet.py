@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from crossstage.backbones import BACKBONES
 from crossstage.darknet.weights import Slot, WeightsReport, inspect, module_slots, read_into
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.zoo.files import write_model
@@ -17,8 +18,7 @@ from crossstage.zoo.spec import ModelSpec, Provenance
 # A Darknet file holds heads where the cfg puts them, between the steps of the neck: these are the native modules in
 # that order. Inside of each, modules are registered in file order.
 DARKNET_ORDER: dict[str, tuple[str, ...]] = {
-    "darknet53": ("backbone", "fc"),
-    "cspdarknet53": ("backbone", "fc"),
+    **{name: ("backbone", "fc") for name, row in BACKBONES.items() if row.init == "darknet"},
     "cspdarknet53_tiny_yolo": (
         "backbone",
         "neck.narrow",

@@ -6,26 +6,37 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from crossstage.backbones import StagedBackbone, build_backbone
 from crossstage.detectors import Detector
 from crossstage.errors import ConfigError, WeightsError
+from crossstage.nn import Partial
+from crossstage.nn.conv import Norm
 from crossstage.zoo.darknet_detector import load_darknet_detector
 from crossstage.zoo.files import read_model
+from crossstage.zoo.peers import load_peer
 from crossstage.zoo.pretrained import PRETRAINED
-from crossstage.zoo.registry import REGISTRY, Model, default_spec, find, list_models
+from crossstage.zoo.registry import REGISTRY, Model, backbone_config, default_spec, find, list_models
 
 
 def create_model(
     name: str,
     num_classes: int | None = None,
     *,
+    pretrained: bool = False,
     class_names: Sequence[str] | None = None,
-    **overrides: Any,
-) -> Model:
+    out_indices: Sequence[int] | None = None,
+    partial: Partial | Literal["published"] | None = "published",
+    act: str | None = None,
+    norm: Norm | None = None,
+    in_chans: int | None = None,
+    drop_path: float | None = None,
+    **settings: Any,
+) -> Model | StagedBackbone:
     """Build a model.
 
     Args:
@@ -33,45 +44,73 @@ def create_model(
             from these weights: with other classes, everything but the tensors that depend on their number is taken; a
             warning tells what other settings leave untaken.
         num_classes: Classes of the head; by default those of the weights or of the published model.
+        pretrained: Start from the model's weights, as its tagged name does.
         class_names: Names by class id; by default those of the weights if their number fits, else "0", "1", ...
-        **overrides: Other values for fields of the model's row in its table, such as ``partial`` or ``act``; see
-            :class:`~crossstage.backbones.DarknetConfig` and :class:`~crossstage.detectors.YoloConfig`.
+        out_indices: Return the backbone alone, which yields the maps of these stages, counted from 0, negative from the
+            end.
+        partial: How the stages are made partial, or None for the plain network; by default as published.
+        act: Activation of every convolution, see :func:`crossstage.nn.activation`; by default as published.
+        norm: ``"batch"`` or ``"group"``.
+        in_chans: Channels of the input; by default 3.
+        drop_path: Probability that the last residual block is left out in training; earlier ones less.
+        **settings: Other values for fields of the model's row in its table, see the ``...Config`` classes of
+            :mod:`crossstage.backbones` and :class:`~crossstage.detectors.YoloConfig`.
 
     Returns:
-        A :class:`~crossstage.heads.Classifier` or :class:`~crossstage.detectors.Detector`, in training mode.
+        A :class:`~crossstage.heads.Classifier` or :class:`~crossstage.detectors.Detector`, or with ``out_indices`` a
+        :class:`~crossstage.backbones.StagedBackbone`; in training mode.
 
     Raises:
-        ConfigError: The name or a setting is unknown, or a value does not fit.
+        ConfigError: The name or a setting is unknown, a value does not fit, or there are no weights to start from.
 
     Example:
         >>> model = create_model("cspdarknet53", num_classes=10)
         >>> model(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 10])
+        >>> backbone = create_model("csppeleenet", out_indices=(1, 2, 3), partial=Partial(gamma=0.25))
+        >>> backbone.channels
+        [256, 512, 640]
     """
-    pretrained = PRETRAINED.get(name)
+    named = {"act": act, "norm": norm, "in_chans": in_chans, "drop_path": drop_path}
+    settings |= {key: value for key, value in named.items() if value is not None}
+    if partial != "published":
+        settings["partial"] = partial
+    if pretrained and name not in PRETRAINED:
+        name = _tagged(name)
+    weights = PRETRAINED.get(name)
     entry = find(name)
+    if out_indices is not None and entry.task != "classify":
+        raise ConfigError(f"out_indices choose maps of a backbone; {name} is a detector")
     if num_classes is None and class_names is not None:
         num_classes = len(class_names)
-    if pretrained is None:
+    if weights is None:
         classes = entry.num_classes if num_classes is None else num_classes
-        return entry.build(default_spec(name, classes, class_names, overrides))
-    stored, state = read_model(pretrained.verified_path())
+        spec = default_spec(name, classes, class_names, settings)
+        if out_indices is not None:
+            return build_backbone(backbone_config(name, settings), out_indices=out_indices)
+        return entry.build(spec)
+    stored, state = read_model(weights.verified_path())
     classes = stored.num_classes if num_classes is None else num_classes
     if class_names is None and classes == stored.num_classes:
         class_names = stored.class_names
-    spec = default_spec(stored.name, classes, class_names, {**stored.overrides, **overrides})
+    spec = default_spec(stored.name, classes, class_names, {**stored.overrides, **settings})
     model = entry.build(replace(spec, preprocessing=stored.preprocessing))
+    _start_from(model, state, name, expected=not settings)
+    return model
+
+
+def _start_from(model: torch.nn.Module, state: Mapping[str, Tensor], name: str, *, expected: bool) -> None:
+    """Take all tensors that fit; warn about the others unless their number alone is expected to differ."""
     own = model.state_dict()
     fitting = {key: tensor for key, tensor in state.items() if key in own and own[key].shape == tensor.shape}
-    if overrides and len(fitting) < len(own):
+    if not expected and len(fitting) < len(own):
         left = [key for key in own if key not in fitting]
         warnings.warn(
             f"{len(left)} of {len(own)} tensors are not in {name} or do not fit and stay as initialised: "
             f"{', '.join(left[:3])}, ...",
-            stacklevel=2,
+            stacklevel=3,
         )
     model.load_state_dict({**own, **fitting})
-    return model
 
 
 def load(name_or_path: str | Path) -> Model:
@@ -79,21 +118,25 @@ def load(name_or_path: str | Path) -> Model:
 
     Args:
         name_or_path: A name of ``list_models(pretrained=True)``, a model's name if it has weights, the path of a model
-            file written by crossstage, or that of a Darknet ``.cfg`` with its ``.weights`` beside it, see
-            :func:`~crossstage.zoo.load_darknet_detector`.
+            file written by crossstage, that of a Darknet ``.cfg`` with its ``.weights`` beside it, see
+            :func:`~crossstage.zoo.load_darknet_detector`, or a network of another library, whose weights are fetched:
+            ``"timm:<name>[.<tag>]"`` or ``"torchvision:<name>[.<tag>]"``, see :func:`~crossstage.zoo.peers`.
 
     Returns:
         The model in evaluation mode; a detector's :meth:`~crossstage.detectors.Detector.predict` reads pictures.
 
     Raises:
-        ConfigError: The name is unknown or has no weights.
-        WeightsError: The file is damaged or not a crossstage model. Nothing of it is ever executed.
+        ConfigError: The name is unknown or has no weights, or the other library is not installed.
+        WeightsError: The file is damaged or not a crossstage model, or weights cannot be fetched. Nothing of a file is
+            ever executed.
 
     Example:
         >>> detector = load("cspdarknet53_tiny_yolo.coco")
         >>> detector.class_names[:3]
         ('person', 'bicycle', 'car')
     """
+    if str(name_or_path).startswith(("timm:", "torchvision:")):
+        return load_peer(str(name_or_path))
     if Path(name_or_path).suffix == ".cfg":
         return load_darknet_detector(name_or_path)
     path = _weights_path(name_or_path)
@@ -131,20 +174,28 @@ def load_detector(name_or_path: str | Path, device: str | None = None) -> Detect
         raise ConfigError(f"device {chosen!r} cannot be used: {error}") from None
 
 
+def _tagged(name: str) -> str:
+    """The first tagged name of a model.
+
+    Raises:
+        ConfigError: The model is unknown or has no weights.
+    """
+    find(name)
+    if tagged := list_models(f"{name}.*", pretrained=True):
+        return tagged[0]
+    raise ConfigError(
+        f"{name} has no weights yet; create_model({name!r}) builds it untrained, and there are weights of "
+        f"{', '.join(list_models(pretrained=True))}"
+    )
+
+
 def _weights_path(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     name = str(name_or_path)
     if name in PRETRAINED:
         return PRETRAINED[name].verified_path()
     if name in REGISTRY:
-        tagged = list_models(f"{name}.*", pretrained=True)
-        if not tagged:
-            available = ", ".join(list_models(pretrained=True))
-            raise ConfigError(
-                f"{name} has no weights yet; create_model({name!r}) builds it untrained, and there are "
-                f"weights of {available}"
-            )
-        return PRETRAINED[tagged[0]].verified_path()
+        return PRETRAINED[_tagged(name)].verified_path()
     if path.suffix == ".safetensors" or path.exists():
         return path
     find(name)

@@ -9,9 +9,9 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
-from crossstage.backbones import DARKNETS, Darknet, DarknetConfig
+from crossstage.backbones import BACKBONES, BackboneConfig, build_backbone
 from crossstage.detectors import YOLOS, Detector, YoloConfig, build_yolo
 from crossstage.errors import ConfigError
 from crossstage.heads import Classifier
@@ -22,7 +22,7 @@ from crossstage.zoo.spec import ModelSpec, Provenance
 Task = Literal["classify", "detect"]
 Model = Detector | Classifier
 Builder = Callable[[ModelSpec], Model]
-Row = TypeVar("Row", DarknetConfig, YoloConfig)
+Row = TypeVar("Row", BackboneConfig, YoloConfig)
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Entry:
         num_classes: Classes of the published model.
         input_size: Height and width that the published figures refer to, in pixels.
         build: Makes the model that a spec describes.
+        reconstruction: Only its size and cost were published; the structure is ours.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class Entry:
     num_classes: int
     input_size: tuple[int, int]
     build: Builder
+    reconstruction: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,12 @@ class ModelCard:
         input_size: Height and width that the figures refer to, in pixels.
         num_classes: Classes of the head.
         parameters: Learned values, running statistics of batch norm excluded.
+        weights_only: Those of convolutions and linear layers alone, without norms and biases: what CSPNet's tables call
+            parameters.
         bflops: Billions of floating-point operations of one image, two for each multiply-add of a convolution or
             linear layer, nothing else.
         weights: Tagged names that :func:`load` takes.
+        reconstruction: Only its size and cost were published; the structure is ours.
         class_names: Names by class id, if weights were asked for.
         provenance: Where the weights come from, if they were asked for.
     """
@@ -72,8 +77,10 @@ class ModelCard:
     input_size: tuple[int, int]
     num_classes: int
     parameters: int
+    weights_only: int
     bflops: float
     weights: tuple[str, ...]
+    reconstruction: bool = False
     class_names: tuple[str, ...] = ()
     provenance: Provenance | None = None
 
@@ -81,7 +88,8 @@ class ModelCard:
 def _changed(row: Row, overrides: Mapping[str, Any], name: str) -> Row:
     """A table's row with other values in some of its fields, or in those of its backbone."""
     backbone = row.backbone if isinstance(row, YoloConfig) else row
-    own, inner = {field.name for field in fields(row)}, {field.name for field in fields(backbone)}
+    own = {field.name for field in fields(row)} - {"about", "backbone"}
+    inner = {field.name for field in fields(backbone)} - {"about"}
     for key in overrides:
         if key not in own | inner:
             close = get_close_matches(key, own | inner, n=1)
@@ -93,8 +101,20 @@ def _changed(row: Row, overrides: Mapping[str, Any], name: str) -> Row:
     return replace(row, **changes)
 
 
-def _build_darknet(spec: ModelSpec) -> Classifier:
-    return Classifier(Darknet(_changed(DARKNETS[spec.name], spec.overrides, spec.name)), spec.num_classes)
+def backbone_config(name: str, overrides: Mapping[str, Any]) -> BackboneConfig:
+    """A backbone's row with other values in some of its fields.
+
+    Raises:
+        ConfigError: A setting is unknown or a value does not fit.
+    """
+    return _changed(BACKBONES[name], overrides, name)
+
+
+def _build_classifier(spec: ModelSpec) -> Classifier:
+    config = backbone_config(spec.name, spec.overrides)
+    return Classifier(
+        build_backbone(config), spec.num_classes, dropout=config.dropout, preprocessing=spec.preprocessing
+    )
 
 
 def _build_yolo(spec: ModelSpec) -> Detector:
@@ -102,20 +122,15 @@ def _build_yolo(spec: ModelSpec) -> Detector:
     return build_yolo(row, spec.class_names, preprocessing=spec.preprocessing)
 
 
-_YOLOV3 = "YOLOv3, arXiv 1804.02767"
-_CSPNET = "CSPNet, arXiv 1911.11929, and its authors' release"
+def _classifier(row: BackboneConfig) -> Entry:
+    about = row.about
+    summary = f"{about.summary} (reconstruction)" if about.reconstruction else about.summary
+    size = (row.size, row.size)
+    return Entry("classify", summary, about.source, about.classes, size, _build_classifier, about.reconstruction)
+
 
 REGISTRY: dict[str, Entry] = {
-    "darknet53": Entry("classify", "Darknet-53", _YOLOV3, 1000, (256, 256), _build_darknet),
-    "cspdarknet53": Entry("classify", "CSPDarknet-53", _CSPNET, 1000, (256, 256), _build_darknet),
-    "cspdarknet53_tiny": Entry(
-        "classify",
-        "YOLOv4-tiny's backbone; its classifier is unpublished",
-        "yolov4-tiny.cfg, A. Bochkovskiy and C.-Y. Wang",
-        1000,
-        (256, 256),
-        _build_darknet,
-    ),
+    **{name: _classifier(row) for name, row in BACKBONES.items()},
     "cspdarknet53_tiny_yolo": Entry(
         "detect", "YOLOv4-tiny", "yolov4-tiny.cfg, A. Bochkovskiy and C.-Y. Wang", 80, (416, 416), _build_yolo
     ),
@@ -145,9 +160,7 @@ def model_info(name: str) -> ModelCard:
     base = name.split(".", 1)[0]
     stored = read_spec(PRETRAINED[name].path) if name in PRETRAINED else None
     with torch.device("meta"):
-        model = entry.build(stored or default_spec(base, entry.num_classes))
-        with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, 3, *entry.input_size))
+        model = entry.build(stored or default_spec(base, entry.num_classes)).eval()
     return ModelCard(
         name=name,
         task=entry.task,
@@ -156,11 +169,36 @@ def model_info(name: str) -> ModelCard:
         input_size=entry.input_size,
         num_classes=stored.num_classes if stored else entry.num_classes,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        bflops=counter.get_total_flops() / 1e9,
+        weights_only=sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1),
+        bflops=count_flops(model, (1, 3, *entry.input_size)) / 1e9,
         weights=tuple(list_models(f"{base}.*", pretrained=True)),
+        reconstruction=entry.reconstruction,
         class_names=stored.class_names if stored else (),
         provenance=stored.provenance if stored else None,
     )
+
+
+def count_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Floating-point operations of a forward pass, two for each multiply-add of a convolution or linear layer.
+
+    Args:
+        model: A model on the meta device, whose passes cost next to nothing.
+        input_shape: ``(N, C, H, W)``.
+    """
+    total = 0
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        total += 2 * output.numel() * weight[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    with torch.no_grad():
+        model(torch.empty(*input_shape, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    return total
 
 
 def find(name: str) -> Entry:

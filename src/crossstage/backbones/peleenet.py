@@ -1,0 +1,189 @@
+"""PeleeNet (arXiv 1804.06882) and CSPPeleeNet (CSPNet, arXiv 1911.11929, tables 1 and 3).
+
+CSPPeleeNet was never released; this one is read off the per-layer bars of the paper's figure 7 and gives its published
+cost and size at every γ. Four things differ from PeleeNet, not one: the stages have [2, 4, 8, 4] layers, the stem's two
+branches are not fused, each part is projected from the whole input, and U runs on the pooled map. The first stage's
+parts have 32 channels each whatever γ is. ``create_model("peleenet", partial=Partial(...))`` makes the like-for-like
+pair.
+
+A plain stage ends with its transition; the pooling opens the next stage. A partial stage ends with the concatenation of
+its parts; pooling and U open the next stage, and the last stage's U follows at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from crossstage.backbones.base import About, BackboneConfig, Stage
+from crossstage.errors import ConfigError
+from crossstage.nn import (
+    ConvNormAct,
+    ConvStyle,
+    CrossStage,
+    DenseBlock,
+    Partial,
+    TwoWayDenseLayer,
+    project_split,
+    slice_split,
+    transition,
+)
+
+_PELEE = "Pelee, arXiv 1804.06882"
+_CSPNET = "CSPNet, arXiv 1911.11929"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeleeNetConfig(BackboneConfig):
+    """One row of the family.
+
+    Attributes:
+        depths: Two-way dense layers of each stage.
+        growth: Channels that a layer adds, half by each branch.
+        bottleneck: Channels of a branch's 1x1 convolution in each stage, in units of ``growth / 8``, whatever γ is.
+        stem: Channels of the stem's branches.
+        groups: Groups of the dense layers' 3x3 convolutions (PeleeNeXt).
+        sparse: Each layer reads only those at distances 1, 2, 4, 8, ... (SparsePeleeNet).
+        squeeze: Gate each layer's new maps by squeeze and excitation.
+        pool_first: U runs after the pooling; before it, it costs four times as much.
+
+    Raises:
+        ConfigError: The tuples differ in length, or a value is out of range.
+    """
+
+    depths: tuple[int, ...]
+    growth: int = 32
+    bottleneck: tuple[int, ...] = (4, 8, 16, 16)
+    stem: int = 32
+    groups: int = 1
+    sparse: bool = False
+    squeeze: bool = False
+    pool_first: bool = True
+    dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_depths(self.depths, self.bottleneck)
+        if self.growth % 8:
+            raise ConfigError(f"growth is {self.growth}; expected a multiple of 8")
+
+
+_PELEENET = PeleeNetConfig(about=About("PeleeNet", _PELEE), depths=(3, 4, 8, 6))
+_CSPPELEENET = replace(
+    _PELEENET,
+    about=About("CSPPeleeNet, from the bars of the paper's figure 7", _CSPNET),
+    depths=(2, 4, 8, 4),
+    partial=Partial(gamma=0.5, fusion="both", split="project"),
+)
+PELEENETS: dict[str, PeleeNetConfig] = {
+    "peleenet": _PELEENET,
+    "csppeleenet": _CSPPELEENET,
+    **{
+        f"{name}_{suffix}": replace(row, about=About(f"{row.about.summary}; {told}", _CSPNET), **changes)
+        for name, row in (("peleenet", _PELEENET), ("csppeleenet", _CSPPELEENET))
+        for suffix, told, changes in (
+            ("swish", "swish", {"act": "swish"}),
+            ("mish", "Mish", {"act": "mish"}),
+            ("swish_se", "swish and squeeze-and-excitation", {"act": "swish", "squeeze": True}),
+        )
+    },
+}
+
+
+class PeleeStem(nn.Module):
+    """Two branches of stride 4, one pooled and one convolved (Pelee, figure 2).
+
+    Shape: ``(N, in_channels, H, W) -> (N, out_channels, H / 4, W / 4)``.
+
+    Args:
+        in_channels: Channels of the input.
+        width: Channels of each branch.
+        style: Normalisation and activation.
+        fuse: Lead both branches to ``width`` channels by a 1x1 convolution (PeleeNet); without it, ``2 * width``.
+        smooth: Put a 1x1 convolution behind the pooled branch (CSPPeleeNet).
+    """
+
+    def __init__(self, in_channels: int, width: int, *, style: ConvStyle, fuse: bool, smooth: bool) -> None:
+        super().__init__()
+        self.entry = ConvNormAct(in_channels, width, 3, 2, style=style)
+        self.convolved = nn.Sequential(
+            ConvNormAct(width, width // 2, style=style), ConvNormAct(width // 2, width, 3, 2, style=style)
+        )
+        self.pooled = nn.Sequential(nn.MaxPool2d(2, 2), transition(smooth, width, width, style=style))
+        self.fuse = transition(fuse, 2 * width, width, style=style)
+        self.out_channels = width if fuse else 2 * width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Concatenate ``[pooled, convolved]`` and fuse."""
+        x = self.entry(x)
+        return self.fuse(torch.cat([self.pooled(x), self.convolved(x)], dim=1))
+
+
+def build_peleenet(config: PeleeNetConfig) -> tuple[nn.Module, list[Stage]]:
+    """Stem and stages of a row.
+
+    Raises:
+        ConfigError: ``config.partial`` does not cut a stage into whole channels, or groups do not divide a layer's.
+    """
+    partial = config.partial
+    stem = PeleeStem(
+        config.in_chans,
+        config.stem,
+        style=config.style,
+        fuse=partial is None,
+        smooth=partial is not None and partial.has_merge,
+    )
+    build = _plain_stage if partial is None else _partial_stage
+    stages: list[Stage] = []
+    width = stem.out_channels
+    for index in range(len(config.depths)):
+        module, width = build(config, index, width)
+        stages.append(Stage(module, width, 4 * 2**index))
+    return stem, stages
+
+
+def _dense(config: PeleeNetConfig, index: int, in_channels: int) -> DenseBlock:
+    hidden = config.bottleneck[index] * config.growth // 8
+
+    def layer(channels: int) -> TwoWayDenseLayer:
+        return TwoWayDenseLayer(
+            channels, config.growth, hidden, style=config.style, groups=config.groups, squeeze=config.squeeze
+        )
+
+    return DenseBlock(in_channels, config.depths[index], config.growth, layer, sparse=config.sparse)
+
+
+def _plain_stage(config: PeleeNetConfig, index: int, in_channels: int) -> tuple[nn.Module, int]:
+    pool = nn.Identity() if index == 0 else nn.AvgPool2d(2, 2)
+    block = _dense(config, index, in_channels)
+    width = block.out_channels
+    return nn.Sequential(pool, block, ConvNormAct(width, width, style=config.style)), width
+
+
+def _partial_stage(config: PeleeNetConfig, index: int, in_channels: int) -> tuple[nn.Module, int]:
+    partial, style = config.partial, config.style
+    assert partial is not None
+    last = index == len(config.depths) - 1
+    entry = nn.Sequential()
+    if index > 0:
+        merge = transition(partial.has_merge, in_channels, in_channels, style=style)
+        steps = (nn.AvgPool2d(2, 2), merge)
+        entry = nn.Sequential(*(steps if config.pool_first else steps[::-1]))
+    gamma = partial if index > 0 else replace(partial, gamma=0.5)
+    carried, processed = gamma.widths(in_channels)
+    if partial.split == "slice":
+        split = slice_split(in_channels, carried)
+    else:
+        split = project_split(in_channels, carried, processed, style=style)
+    block = _dense(config, index, processed)
+    width = carried + block.out_channels
+    stage = CrossStage(
+        split,
+        block,
+        transition(partial.has_transition, block.out_channels, block.out_channels, style=style),
+        # Fusion last keeps the last stage's U, the network's closing convolution: so its published cost says.
+        transition(last and partial.fusion != "none", width, width, style=style),
+    )
+    return nn.Sequential(entry, stage), width

@@ -1,0 +1,153 @@
+"""Dense blocks: each layer reads all maps before it and adds a few of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from crossstage.nn.attention import SqueezeExcite
+from crossstage.nn.conv import ConvNormAct, ConvStyle
+from crossstage.nn.residual import Elastic
+
+
+class DenseLayer(nn.Module):
+    """DenseNet's pre-activated layer (arXiv 1608.06993, section 3).
+
+    With ``hidden``, DenseNet-B: normalise, activate, 1x1 to ``hidden``, normalise, activate, 3x3 to ``growth``; without
+    it, the 3x3 convolution alone.
+
+    Shape: ``(N, in_channels, H, W) -> (N, growth, H, W)``.
+
+    Args:
+        in_channels: Channels of all maps before.
+        growth: Channels that the layer adds.
+        hidden: Channels between the two convolutions; None for a single convolution.
+        style: Normalisation and activation.
+        elastic: Give half of the 3x3 convolution's channels half the resolution, see
+            :class:`~crossstage.nn.residual.Elastic`.
+        memory_efficient: Recompute the first part in the backward pass instead of keeping its concatenation, whose
+            memory grows with the square of the depth (arXiv 1707.06990).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        growth: int,
+        hidden: int | None,
+        *,
+        style: ConvStyle,
+        elastic: bool = False,
+        memory_efficient: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm1 = style.normalise(in_channels)
+        self.act1 = style.activate()
+        self.conv1 = (
+            _conv3x3(in_channels, growth, elastic) if hidden is None else nn.Conv2d(in_channels, hidden, 1, bias=False)
+        )
+        self.norm2 = nn.Identity() if hidden is None else style.normalise(hidden)
+        self.act2 = nn.Identity() if hidden is None else style.activate()
+        self.conv2 = nn.Identity() if hidden is None else _conv3x3(hidden, growth, elastic)
+        self.memory_efficient = memory_efficient
+
+    def _reduce(self, *maps: Tensor) -> Tensor:
+        return self.conv1(self.act1(self.norm1(torch.cat(maps, dim=1))))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """New maps from all earlier ones."""
+        if self.memory_efficient and self.training and any(m.requires_grad for m in maps):
+            reduced = checkpoint(self._reduce, *maps, use_reentrant=False)
+        else:
+            reduced = self._reduce(*maps)
+        return self.conv2(self.act2(self.norm2(reduced)))
+
+
+def _conv3x3(in_channels: int, out_channels: int, elastic: bool) -> nn.Module:
+    if not elastic:
+        return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+    halves = (nn.Conv2d(in_channels // 2, out_channels // 2, 3, padding=1, bias=False) for _ in range(2))
+    return Elastic(*halves)
+
+
+class TwoWayDenseLayer(nn.Module):
+    """PeleeNet's layer (arXiv 1804.06882, section 2): two branches, one of which sees a wider field.
+
+    Shape: ``(N, in_channels, H, W) -> (N, growth, H, W)``: half of the new maps have passed one 3x3 convolution, half
+    two.
+
+    Args:
+        in_channels: Channels of all maps before.
+        growth: Channels that the layer adds, even.
+        hidden: Channels after the 1x1 convolution of each branch.
+        style: Normalisation and activation.
+        groups: Groups of the 3x3 convolutions (PeleeNeXt).
+        squeeze: Gate the new maps by squeeze and excitation with half as many hidden channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        growth: int,
+        hidden: int,
+        *,
+        style: ConvStyle,
+        groups: int = 1,
+        squeeze: bool = False,
+    ) -> None:
+        super().__init__()
+        half = growth // 2
+        self.near = nn.Sequential(
+            ConvNormAct(in_channels, hidden, style=style),
+            ConvNormAct(hidden, half, 3, groups=groups, style=style),
+        )
+        self.far = nn.Sequential(
+            ConvNormAct(in_channels, hidden, style=style),
+            ConvNormAct(hidden, half, 3, groups=groups, style=style),
+            ConvNormAct(half, half, 3, groups=groups, style=style),
+        )
+        self.attention = SqueezeExcite(growth, growth // 2) if squeeze else nn.Identity()
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """New maps from all earlier ones."""
+        x = torch.cat(list(maps), dim=1) if len(maps) > 1 else maps[0]
+        return self.attention(torch.cat([self.near(x), self.far(x)], dim=1))
+
+
+class DenseBlock(nn.Module):
+    r"""Layers that each read what came before, :math:`x_k = w_k * [x_0, \dots, x_{k-1}]`, all kept.
+
+    Shape: ``(N, in_channels, H, W) -> (N, out_channels, H, W)`` with ``out_channels = in_channels + layers * growth``.
+
+    Args:
+        in_channels: Channels of the input.
+        layers: Number of layers.
+        growth: Channels that each adds.
+        build: Makes a layer that reads so many channels.
+        sparse: Read only the maps at distances 1, 2, 4, 8, ... (SparseNet, arXiv 1801.05895).
+    """
+
+    def __init__(
+        self, in_channels: int, layers: int, growth: int, build: Callable[[int], nn.Module], *, sparse: bool = False
+    ) -> None:
+        super().__init__()
+        self.sources = [_sources(index, sparse) for index in range(layers)]
+        widths = [in_channels] + [growth] * layers
+        self.layers = nn.ModuleList(build(sum(widths[i] for i in chosen)) for chosen in self.sources)
+        self.out_channels = sum(widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Concatenate the input and every layer's maps."""
+        maps = [x]
+        for chosen, layer in zip(self.sources, self.layers, strict=True):
+            maps.append(layer([maps[i] for i in chosen]))
+        return torch.cat(maps, dim=1)
+
+
+def _sources(index: int, sparse: bool) -> list[int]:
+    """Which maps the layer reads: 0 is the block's input, k the k-th layer's output."""
+    if not sparse:
+        return list(range(index + 1))
+    return sorted(index + 1 - 2**power for power in range((index + 1).bit_length()))
