@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from crossstage import darknet
     from crossstage.detectors import Detector
     from crossstage.nn import Partial
+    from crossstage.nn.fuse import fuse
     from crossstage.zoo import create_model, list_models, load, model_info
 
 _HOMES = {
     "Detector": "crossstage.detectors",
     "Partial": "crossstage.nn",
     "create_model": "crossstage.zoo",
+    "fuse": "crossstage.nn.fuse",
     "list_models": "crossstage.zoo",
     "load": "crossstage.zoo",
     "model_info": "crossstage.zoo",
@@ -42,6 +44,7 @@ __all__ = [
     "__version__",
     "create_model",
     "darknet",
+    "fuse",
     "list_models",
     "load",
     "model_info",

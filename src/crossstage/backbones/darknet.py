@@ -1,4 +1,4 @@
-"""Darknet Reference and Darknet-53 (YOLOv3, arXiv 1804.02767), CSPDarknet-53 in its released forms, YOLOv4-tiny's trunk.
+"""Darknet Reference and Darknet-53 (YOLOv3, arXiv 1804.02767), CSPDarknet-53 as released, YOLOv4-tiny's trunk.
 
 One table, one code path: ``partial=None`` builds the plain network of a row, ``partial=Partial(...)`` its cross stage
 partial variant. Modules run in the order of the authors' Darknet files, so that Darknet weights load in file order.

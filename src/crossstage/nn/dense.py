@@ -137,6 +137,7 @@ class DenseBlock(nn.Module):
         widths = [in_channels] + [growth] * layers
         self.layers = nn.ModuleList(build(sum(widths[i] for i in chosen)) for chosen in self.sources)
         self.out_channels = sum(widths)
+        self.sparse = sparse
 
     def forward(self, x: Tensor) -> Tensor:
         """Concatenate the input and every layer's maps."""
