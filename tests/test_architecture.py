@@ -19,6 +19,7 @@ ALLOWED = {
     "darknet": {"nn"},
     "detectors": {"nn", "backbones", "necks", "heads", "inference"},
     "zoo": {"nn", "backbones", "necks", "heads", "inference", "detectors", "darknet"},
+    "timm": {"backbones", "zoo"},
     "data": {"inference"},
     "evaluation": {"data", "inference"},
     "cli": {"darknet", "data", "evaluation", "inference", "zoo"},

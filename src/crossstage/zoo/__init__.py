@@ -5,7 +5,7 @@ from crossstage.zoo.from_darknet import convert_darknet, load_darknet
 from crossstage.zoo.loading import create_model, load, load_detector
 from crossstage.zoo.peers import from_detectron2, from_peer, peers
 from crossstage.zoo.pretrained import PRETRAINED
-from crossstage.zoo.registry import ModelCard, list_models, model_info
+from crossstage.zoo.registry import ModelCard, backbone_config, list_models, model_info
 from crossstage.zoo.spec import ModelSpec, Provenance
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ModelCard",
     "ModelSpec",
     "Provenance",
+    "backbone_config",
     "convert_darknet",
     "create_model",
     "from_detectron2",
