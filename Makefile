@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench weights lock clean
+.PHONY: demo test test-slow lint bench claims weights lock clean
 
 demo: $(READY)
 	$(BIN)/crossstage predict examples/photos --save runs/demo --json runs/demo/detections.jsonl
@@ -31,6 +31,13 @@ $(READY): requirements.lock pyproject.toml
 bench: $(READY)
 	$(BIN)/python benchmarks/accuracy.py $(SHARED)/data/coco256/coco256.tar $(SHARED)/weights/yolov4-tiny.weights
 	$(BIN)/python benchmarks/latency.py $(SHARED)/weights/yolov4-tiny.weights
+	$(BIN)/python benchmarks/backbones.py
+	$(BIN)/python benchmarks/backbones.py --memory
+
+# Documents that are computed.
+claims: $(READY)
+	$(BIN)/python benchmarks/architectures.py > docs/claims/architectures.md.new
+	mv docs/claims/architectures.md.new docs/claims/architectures.md
 
 # The weights in the package, from the Darknet file they were published as. Equal input gives equal bytes.
 weights: $(READY)

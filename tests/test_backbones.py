@@ -42,6 +42,23 @@ PUBLISHED = {
     "peleenet_swish_se": (1.0155, 2.81),
     "csppeleenet": (0.8869, 2.83),
     "csppeleenet_swish_se": (0.8869, 2.85),
+    "sparse_peleenet": (0.9030, 2.39),
+    "peleenext": (0.8355, None),
+}
+
+# What was published of networks whose structure was not: BFLOPs, weights in M, each met within 2%.
+RECONSTRUCTED = {
+    "cspdensenet_ref": (0.886, 3.48),
+    "cspdensenetb_ref": (0.631, 1.38),
+    "csppeleenet_ref": (1.103, 4.10),
+    "csppeleenetb_ref": (0.897, 2.01),
+    "cspresnet10": (1.905, 2.73),
+    "cspdensenet201_elastic": (7.13, 20.17),
+    "sparse_peleenet": (0.904, 2.39),
+    "peleenext": (0.837, None),
+    "csppeleenet_fusion_first": (0.755, None),
+    "osanet40_12x20": (None, None),
+    "osanet40_5x43": (None, None),
 }
 
 
@@ -54,6 +71,21 @@ def test_cost_and_weights_equal_the_published_ones(name):
         assert card.weights_only / 1e6 == pytest.approx(weights, abs=5.1e-3)
 
 
+def test_reconstructions_are_near_what_was_published_and_say_so():
+    assert {name for name, row in BACKBONES.items() if row.about.reconstruction} == set(RECONSTRUCTED)
+    for name, (bflops, weights) in RECONSTRUCTED.items():
+        card = model_info(name)
+        assert card.reconstruction and "reconstruction" in card.summary
+        assert bflops is None or card.bflops == pytest.approx(bflops, rel=0.02)
+        assert weights is None or card.weights_only / 1e6 == pytest.approx(weights, rel=0.02)
+
+
+@pytest.mark.parametrize(("gamma", "published"), [(0.25, 0.861), (0.5, 0.755), (0.75, 0.649)])
+def test_fusion_first_is_within_two_percent_at_every_gamma(gamma, published):
+    found, _ = bflops("csppeleenet_fusion_first", partial=Partial(gamma, "first"))
+    assert found + 0.0011 == pytest.approx(published, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [  # all parameters with a 1000-class layer: the DenseNet paper's and torchvision's, FACTS 3.1 and 3.2
@@ -61,6 +93,7 @@ def test_cost_and_weights_equal_the_published_ones(name):
         ("densenet169", 14_149_480),
         ("densenet201", 20_013_928),
         ("densenet161", 28_681_000),
+        ("densenet201_elastic", 19.48e6),
         ("resnet152_torchvision", 60_192_808),
         ("vovnet27_slim", 3.526e6),
         ("vovnet39", 22.600e6),
@@ -263,7 +296,9 @@ def test_impossible_out_indices_are_refused(out_indices):
         ("densenet121", {"drop_path": 1.0}, "drop_path is 1.0; expected a probability"),
         ("densenet121", {"compression": 0.0}, "compression is 0.0"),
         ("peleenet", {"growth": 30}, "growth is 30; expected a multiple of 8"),
-        ("peleenet", {"groups": 3}, "3 groups do not divide"),
+        ("peleenet", {"group_width": 3}, "5 groups do not divide"),
+        ("densenet121", {"elastic": True, "memory_efficient": True}, "has no memory-efficient form"),
+        ("csppeleenet_ref", {"layer": "sparse"}, "layer is 'sparse'"),
         ("resnet18", {"groups": 2}, "basic blocks have none"),
         ("resnet50", {"shortcut": "none"}, "shortcut is 'none'"),
         ("cspmobilenetv2", {"partial": Partial(split="slice")}, r"expected Partial\(split='project'\)"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossstage.errors import CrossStageError
+from crossstage.errors import ConfigError, CrossStageError
 from crossstage.version import __version__
 
 if TYPE_CHECKING:
@@ -111,10 +111,15 @@ def models(pattern: str = "*") -> int:
     Args:
         pattern: Shell-style wildcards, such as "csp*".
     """
+    from rich.progress import track
+
     from crossstage.zoo import list_models, model_info
 
-    table = _table("model", "weights", "what", "M parameters", "BFLOPs", "at", numbers=3)
-    for name in list_models(pattern):
+    table = _table("model", "weights", "what", "M parameters", "GFLOPs", "at", numbers=3)
+    names = list_models(pattern)
+    if not names:
+        raise ConfigError(f"no model is called {pattern!r}{_nearest(pattern, list_models())}")
+    for name in track(names, "counting", console=_console(stderr=True), transient=True):
         card = model_info(name)
         tags = " ".join(weights.removeprefix(name) for weights in card.weights)
         parameters, bflops = f"{card.parameters / 1e6:.3f}", f"{card.bflops:.3f}"
@@ -133,13 +138,13 @@ def info(name: str) -> int:
 
     card = model_info(name)
     rows = {
-        "task": card.task,
+        "task": card.task + (", a reconstruction from published sizes" if card.reconstruction else ""),
         "what": card.summary,
         "source": card.source,
         "input": f"{card.input_size[0]} x {card.input_size[1]}",
         "classes": str(card.num_classes),
-        "parameters": f"{card.parameters:,}",
-        "BFLOPs": f"{card.bflops:.3f} (two for each multiply-add)",
+        "parameters": f"{card.parameters:,}, of which {card.weights_only:,} weights",
+        "GFLOPs": f"{card.bflops:.3f} (two for each multiply-add; the papers' BFLOPs)",
         "weights": ", ".join(card.weights) or "none yet",
     }
     if card.provenance:
@@ -277,10 +282,17 @@ def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb | dict[str, Verb
             below.add_argument(f"--{option}", nargs="+", help=LISTS[option])
 
 
-def _console() -> Console:
+def _nearest(name: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name.strip("*?"), known, n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console()
+    return Console(stderr=stderr)
 
 
 def _table(*columns: str, numbers: int = 0) -> Table:

@@ -9,16 +9,26 @@ from crossstage.backbones.darknet import DARKNETS, DarknetConfig, build_darknet
 from crossstage.backbones.densenet import DENSENETS, DenseNetConfig, build_densenet
 from crossstage.backbones.mobilenet import MOBILENETS, MobileNetV2Config, build_mobilenet
 from crossstage.backbones.peleenet import PELEENETS, PeleeNetConfig, build_peleenet
+from crossstage.backbones.reference import REFERENCES, ReferenceConfig, build_reference
 from crossstage.backbones.resnet import RESNETS, ResNetConfig, build_resnet
 from crossstage.backbones.vovnet import VOVNETS, VoVNetConfig, build_vovnet
 
-BACKBONES: dict[str, BackboneConfig] = {**DARKNETS, **DENSENETS, **MOBILENETS, **PELEENETS, **RESNETS, **VOVNETS}
+BACKBONES: dict[str, BackboneConfig] = {
+    **DARKNETS,
+    **DENSENETS,
+    **MOBILENETS,
+    **PELEENETS,
+    **REFERENCES,
+    **RESNETS,
+    **VOVNETS,
+}
 
 _BUILDERS = {
     DarknetConfig: build_darknet,
     DenseNetConfig: build_densenet,
     MobileNetV2Config: build_mobilenet,
     PeleeNetConfig: build_peleenet,
+    ReferenceConfig: build_reference,
     ResNetConfig: build_resnet,
     VoVNetConfig: build_vovnet,
 }
@@ -49,6 +59,7 @@ __all__ = [
     "DENSENETS",
     "MOBILENETS",
     "PELEENETS",
+    "REFERENCES",
     "RESNETS",
     "VOVNETS",
     "About",
@@ -57,6 +68,7 @@ __all__ = [
     "DenseNetConfig",
     "MobileNetV2Config",
     "PeleeNetConfig",
+    "ReferenceConfig",
     "ResNetConfig",
     "StagedBackbone",
     "VoVNetConfig",

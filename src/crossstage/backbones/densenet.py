@@ -5,6 +5,10 @@ that a stage's map is its whole dense block. In a partial stage the block reads 
 compresses what it yields by DenseNet's own factor, and U, on the pooled concatenation, leads to the plain network's
 width. Without U, it is T that makes the next stage's input as wide as the plain network's. The last stage's U leads to
 the width of the plain network's last map.
+
+CSPDenseNet-201-Elastic is a reconstruction: of it, only 20.17M weights and 7.13 BFLOPs are published. On the released
+DenseNet-201-Elastic (10, 20, 40 and 30 layers; its 19.48M parameters are met exactly), T and U together cost more than
+that; projections and U alone come to 20.48M and 7.08.
 """
 
 from __future__ import annotations
@@ -16,9 +20,20 @@ from torch import nn
 
 from crossstage.backbones.base import About, BackboneConfig, Stage
 from crossstage.errors import ConfigError
-from crossstage.nn import ConvNormAct, CrossStage, DenseBlock, DenseLayer, NormActConv, Partial, Split, slice_split
+from crossstage.nn import (
+    ConvNormAct,
+    CrossStage,
+    DenseBlock,
+    DenseLayer,
+    ElasticDenseLayer,
+    NormActConv,
+    Partial,
+    Split,
+    slice_split,
+)
 
 _DENSENET = "DenseNet, arXiv 1608.06993"
+_ELASTIC = "ELASTIC, arXiv 1812.05262, and its authors' code"
 _CSPNET = "CSPNet, arXiv 1911.11929"
 _OURS = f"{_CSPNET}, section 3.1, on DenseNet's own table"
 
@@ -34,7 +49,8 @@ class DenseNetConfig(BackboneConfig):
         bottleneck: Channels of a layer's 1x1 convolution in units of ``growth``; None for layers without one.
         compression: Share of the channels that a transition keeps.
         small: For 32x32 pictures: the stem is one 3x3 convolution without stride.
-        elastic: Give half of each 3x3 convolution's channels half the resolution.
+        elastic: Give half of each layer's bottleneck half the resolution, but for the last stage, see
+            :class:`~crossstage.nn.ElasticDenseLayer`.
         memory_efficient: Keep less for the backward pass and compute it again, see
             :class:`~crossstage.nn.DenseLayer`.
 
@@ -57,6 +73,8 @@ class DenseNetConfig(BackboneConfig):
         self.check_depths(self.depths, self.depths)
         if not 0 < self.compression <= 1:
             raise ConfigError(f"compression is {self.compression}; expected a share of channels above 0 and up to 1")
+        if self.elastic and (self.bottleneck is None or self.memory_efficient):
+            raise ConfigError("elastic needs layers with a bottleneck, and has no memory-efficient form")
 
 
 def _densenet(
@@ -71,6 +89,9 @@ _PLAIN: dict[str, DenseNetConfig] = {
     "densenet161": _densenet("161", (6, 12, 36, 24), growth=48, stem=96),
     "densenet169": _densenet("169", (6, 12, 32, 32)),
     "densenet201": _densenet("201", (6, 12, 48, 32)),
+    "densenet201_elastic": replace(
+        _densenet("201-Elastic", (10, 20, 40, 30)), about=About("DenseNet-201-Elastic", _ELASTIC), elastic=True
+    ),
     "densenet264": _densenet("264 (growth 48)", (6, 12, 64, 48), growth=48, stem=96),
     "densenet264_32": _densenet("264 (growth 32)", (6, 12, 64, 48)),
     "densenet40": DenseNetConfig(
@@ -95,6 +116,11 @@ DENSENETS: dict[str, DenseNetConfig] = {
         )
         for name, row in _PLAIN.items()
     },
+    "cspdensenet201_elastic": replace(
+        _PLAIN["densenet201_elastic"],
+        about=About("CSPDenseNet-201-Elastic", _CSPNET, reconstruction=True),
+        partial=Partial(0.5, fusion="first", split="project"),
+    ),
 }
 
 
@@ -144,15 +170,13 @@ def _transition(in_channels: int, out: int, *, pool_first: bool, config: DenseNe
 def _dense(config: DenseNetConfig, index: int, in_channels: int) -> DenseBlock:
     hidden = None if config.bottleneck is None else config.bottleneck * config.growth
 
-    def layer(channels: int) -> DenseLayer:
-        return DenseLayer(
-            channels,
-            config.growth,
-            hidden,
-            style=config.style,
-            elastic=config.elastic,
-            memory_efficient=config.memory_efficient,
-        )
+    style, growth = config.style, config.growth
+
+    def layer(channels: int) -> nn.Module:
+        if config.elastic and hidden is not None:
+            halve = index < len(config.depths) - 1
+            return ElasticDenseLayer(channels, growth, hidden, style=style, halve=halve)
+        return DenseLayer(channels, growth, hidden, style=style, memory_efficient=config.memory_efficient)
 
     return DenseBlock(in_channels, config.depths[index], config.growth, layer)
 

@@ -6,6 +6,13 @@ branches are not fused, each part is projected from the whole input, and U runs 
 parts have 32 channels each whatever γ is. ``create_model("peleenet", partial=Partial(...))`` makes the like-for-like
 pair.
 
+Three rows are reconstructions, of which the paper tells the cost alone. SparsePeleeNet: that each layer reads those at
+distances 1, 2, 4 and 8 gives its published cost and weights to the last digit. PeleeNeXt: groups of four channels, as
+in ResNeXt (32x4d), in each branch's first 3x3 convolution give its cost to the last digit. Fusion first: its published
+cost (0.861, 0.755, 0.649 BFLOPs at γ 0.25, 0.5, 0.75) falls faster with γ than that of "both", by exactly as much at
+either step; of the simple rules one comes nearest (0.875, 0.747, 0.646): U runs before the pooling, and γ cuts every
+stage and the layers' 1x1 convolutions too.
+
 A plain stage ends with its transition; the pooling opens the next stage. A partial stage ends with the concatenation of
 its parts; pooling and U open the next stage, and the last stage's U follows at once.
 """
@@ -44,10 +51,12 @@ class PeleeNetConfig(BackboneConfig):
         growth: Channels that a layer adds, half by each branch.
         bottleneck: Channels of a branch's 1x1 convolution in each stage, in units of ``growth / 8``, whatever γ is.
         stem: Channels of the stem's branches.
-        groups: Groups of the dense layers' 3x3 convolutions (PeleeNeXt).
+        group_width: Channels that a group of each branch's first 3x3 convolution reads (PeleeNeXt); None for one group.
         sparse: Each layer reads only those at distances 1, 2, 4, 8, ... (SparsePeleeNet).
         squeeze: Gate each layer's new maps by squeeze and excitation.
         pool_first: U runs after the pooling; before it, it costs four times as much.
+        even_first: The first stage's parts are equal whatever γ is.
+        scale_hidden: The 1x1 convolutions of a partial stage's layers shrink with the processed share.
 
     Raises:
         ConfigError: The tuples differ in length, or a value is out of range.
@@ -57,10 +66,12 @@ class PeleeNetConfig(BackboneConfig):
     growth: int = 32
     bottleneck: tuple[int, ...] = (4, 8, 16, 16)
     stem: int = 32
-    groups: int = 1
+    group_width: int | None = None
     sparse: bool = False
     squeeze: bool = False
     pool_first: bool = True
+    even_first: bool = True
+    scale_hidden: bool = False
     dropout: float = 0.05
 
     def __post_init__(self) -> None:
@@ -79,7 +90,24 @@ _CSPPELEENET = replace(
 )
 PELEENETS: dict[str, PeleeNetConfig] = {
     "peleenet": _PELEENET,
+    "sparse_peleenet": replace(
+        _PELEENET, about=About("SparsePeleeNet, sparse aggregation", _CSPNET, reconstruction=True), sparse=True
+    ),
+    "peleenext": replace(
+        _PELEENET, about=About("PeleeNeXt, grouped convolutions", _CSPNET, reconstruction=True), group_width=4
+    ),
     "csppeleenet": _CSPPELEENET,
+    "csppeleenet_fusion_last": replace(
+        _CSPPELEENET, about=About("CSPPeleeNet, fusion last", _CSPNET), partial=Partial(0.5, fusion="last")
+    ),
+    "csppeleenet_fusion_first": replace(
+        _CSPPELEENET,
+        about=About("CSPPeleeNet, fusion first", _CSPNET, reconstruction=True),
+        partial=Partial(0.5, fusion="first"),
+        pool_first=False,
+        even_first=False,
+        scale_hidden=True,
+    ),
     **{
         f"{name}_{suffix}": replace(row, about=About(f"{row.about.summary}; {told}", _CSPNET), **changes)
         for name, row in (("peleenet", _PELEENET), ("csppeleenet", _CSPPELEENET))
@@ -102,7 +130,7 @@ class PeleeStem(nn.Module):
         width: Channels of each branch.
         style: Normalisation and activation.
         fuse: Lead both branches to ``width`` channels by a 1x1 convolution (PeleeNet); without it, ``2 * width``.
-        smooth: Put a 1x1 convolution behind the pooled branch (CSPPeleeNet).
+        smooth: Put a 1x1 convolution behind the pooled branch (CSPPeleeNet with fusion "both").
     """
 
     def __init__(self, in_channels: int, width: int, *, style: ConvStyle, fuse: bool, smooth: bool) -> None:
@@ -133,7 +161,7 @@ def build_peleenet(config: PeleeNetConfig) -> tuple[nn.Module, list[Stage]]:
         config.stem,
         style=config.style,
         fuse=partial is None,
-        smooth=partial is not None and partial.has_merge,
+        smooth=partial is not None and partial.fusion == "both",
     )
     build = _plain_stage if partial is None else _partial_stage
     stages: list[Stage] = []
@@ -146,10 +174,12 @@ def build_peleenet(config: PeleeNetConfig) -> tuple[nn.Module, list[Stage]]:
 
 def _dense(config: PeleeNetConfig, index: int, in_channels: int) -> DenseBlock:
     hidden = config.bottleneck[index] * config.growth // 8
+    if config.scale_hidden and config.partial is not None:
+        _, hidden = config.partial.widths(hidden)
 
     def layer(channels: int) -> TwoWayDenseLayer:
         return TwoWayDenseLayer(
-            channels, config.growth, hidden, style=config.style, groups=config.groups, squeeze=config.squeeze
+            channels, config.growth, hidden, style=config.style, group_width=config.group_width, squeeze=config.squeeze
         )
 
     return DenseBlock(in_channels, config.depths[index], config.growth, layer, sparse=config.sparse)
@@ -171,8 +201,8 @@ def _partial_stage(config: PeleeNetConfig, index: int, in_channels: int) -> tupl
         merge = transition(partial.has_merge, in_channels, in_channels, style=style)
         steps = (nn.AvgPool2d(2, 2), merge)
         entry = nn.Sequential(*(steps if config.pool_first else steps[::-1]))
-    gamma = partial if index > 0 else replace(partial, gamma=0.5)
-    carried, processed = gamma.widths(in_channels)
+    shares = replace(partial, gamma=0.5) if index == 0 and config.even_first else partial
+    carried, processed = shares.widths(in_channels)
     if partial.split == "slice":
         split = slice_split(in_channels, carried)
     else:

@@ -7,6 +7,10 @@ weights. Modules run in the order of the authors' Darknet files.
 A plain stage strides in its first block. A partial stage needs its stride before the split: a 3x3 convolution opens it.
 Its parts share the channels of the plain stage, γ : 1 - γ, and its blocks keep the plain network's hidden width, so
 that CSPResNet-50's have half the bottleneck and CSPResNeXt-50's none (CSPNet, figure 5).
+
+CSPResNet-10 is a reconstruction: of it, only 2.73M weights and 1.905 BFLOPs are published. Against ResNet-10 its
+weights fall by half and its cost by a sixth, so the saving lies in the deep stages. Here the first stage is plain, the
+widths of the others grow in steps (192, 256, 384), and nothing follows the concatenation: 2.77M and 1.904.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ class ResNetConfig(BackboneConfig):
         split_linear: For each stage, whether its split convolutions go without activation; None: all with.
         narrow_first: The first stage processes as many channels as the stem yields, and its first shortcut is partial,
             as released; the networks called "c" mend it.
+        plain_first: The first stage of a partial network is plain.
         elastic: Give half of each block's channels half the resolution; blocks then have no bottleneck.
 
     Raises:
@@ -60,6 +65,7 @@ class ResNetConfig(BackboneConfig):
     merge_widths: tuple[int, ...] | None = None
     split_linear: tuple[bool, ...] | None = None
     narrow_first: bool = False
+    plain_first: bool = False
     elastic: bool = False
     act: str = "leaky"
     momentum: float = 0.01
@@ -156,6 +162,13 @@ RESNETS: dict[str, ResNetConfig] = {
         hidden=_WIDTHS,
         **_AS_TORCHVISION,
     ),
+    "cspresnet10": replace(
+        _PLAIN["resnet10"],
+        about=About("CSPResNet-10", _CSPNET, reconstruction=True),
+        widths=(64, 192, 256, 384),
+        partial=Partial(gamma=0.5, fusion="last", split="project"),
+        plain_first=True,
+    ),
     "cspresnet50": _CSPRESNET50,
     "cspresnet50c": replace(_CSPRESNET50, about=About("CSPResNet-50c: 128 channels processed in stage 1", _CSPNET),
                             narrow_first=False),
@@ -209,6 +222,8 @@ def _plain_stage(config: ResNetConfig, index: int, in_channels: int, stride: int
 def _partial_stage(config: ResNetConfig, index: int, in_channels: int, stride: int) -> Stage:
     partial, width, style = config.partial, config.widths[index], config.style
     assert partial is not None
+    if config.plain_first and index == 0:
+        return _plain_stage(config, index, in_channels, stride)
     entry = nn.Identity()
     if index > 0:
         entry = ConvNormAct(in_channels, in_channels, 3, 2, groups=config.groups, style=style)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from crossstage.nn.attention import SqueezeExcite
 from crossstage.nn.conv import ConvNormAct, ConvStyle
-from crossstage.nn.residual import Elastic
 
 
 class DenseLayer(nn.Module):
@@ -26,8 +26,6 @@ class DenseLayer(nn.Module):
         growth: Channels that the layer adds.
         hidden: Channels between the two convolutions; None for a single convolution.
         style: Normalisation and activation.
-        elastic: Give half of the 3x3 convolution's channels half the resolution, see
-            :class:`~crossstage.nn.residual.Elastic`.
         memory_efficient: Recompute the first part in the backward pass instead of keeping its concatenation, whose
             memory grows with the square of the depth (arXiv 1707.06990).
     """
@@ -39,18 +37,17 @@ class DenseLayer(nn.Module):
         hidden: int | None,
         *,
         style: ConvStyle,
-        elastic: bool = False,
         memory_efficient: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = style.normalise(in_channels)
         self.act1 = style.activate()
-        self.conv1 = (
-            _conv3x3(in_channels, growth, elastic) if hidden is None else nn.Conv2d(in_channels, hidden, 1, bias=False)
-        )
+        first = growth if hidden is None else hidden
+        kernel = 3 if hidden is None else 1
+        self.conv1 = nn.Conv2d(in_channels, first, kernel, padding=kernel // 2, bias=False)
         self.norm2 = nn.Identity() if hidden is None else style.normalise(hidden)
         self.act2 = nn.Identity() if hidden is None else style.activate()
-        self.conv2 = nn.Identity() if hidden is None else _conv3x3(hidden, growth, elastic)
+        self.conv2 = nn.Identity() if hidden is None else nn.Conv2d(hidden, growth, 3, padding=1, bias=False)
         self.memory_efficient = memory_efficient
 
     def _reduce(self, *maps: Tensor) -> Tensor:
@@ -65,11 +62,56 @@ class DenseLayer(nn.Module):
         return self.conv2(self.act2(self.norm2(reduced)))
 
 
-def _conv3x3(in_channels: int, out_channels: int, elastic: bool) -> nn.Module:
-    if not elastic:
-        return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-    halves = (nn.Conv2d(in_channels // 2, out_channels // 2, 3, padding=1, bias=False) for _ in range(2))
-    return Elastic(*halves)
+class ElasticDenseLayer(nn.Module):
+    """DenseNet-Elastic's layer (ELASTIC, arXiv 1812.05262): half of the bottleneck at half resolution, then the sum.
+
+    Shape: ``(N, in_channels, H, W) -> (N, growth, H, W)``.
+
+    Args:
+        in_channels: Channels of all maps before.
+        growth: Channels that the layer adds.
+        hidden: Channels between the two convolutions of both paths together, even.
+        style: Normalisation and activation.
+        halve: Whether the second path's resolution is halved; the last stage's is not.
+    """
+
+    def __init__(self, in_channels: int, growth: int, hidden: int, *, style: ConvStyle, halve: bool) -> None:
+        super().__init__()
+        self.norm = style.normalise(in_channels)
+        self.act = style.activate()
+        self.fine = _bottleneck(in_channels, hidden // 2, growth, style)
+        self.coarse = _bottleneck(in_channels, hidden // 2, growth, style)
+        self.halve = halve
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """New maps from all earlier ones."""
+        x = self.act(self.norm(torch.cat(list(maps), dim=1)))
+        fine = self.fine(x)
+        if not self.halve:
+            return fine + self.coarse(x)
+        coarse = self.coarse(F.avg_pool2d(x, 2))
+        return fine + F.interpolate(coarse, size=fine.shape[2:], mode="bilinear")
+
+
+def _bottleneck(in_channels: int, hidden: int, out_channels: int, style: ConvStyle) -> nn.Sequential:
+    reduce = ConvNormAct(in_channels, hidden, style=style)
+    return nn.Sequential(reduce, nn.Conv2d(hidden, out_channels, 3, padding=1, bias=False))
+
+
+class PlainDenseLayer(nn.Module):
+    """A dense layer in the order convolution, normalisation, activation: a 3x3, behind a 1x1 if ``hidden`` is given.
+
+    Shape: ``(N, in_channels, H, W) -> (N, growth, H, W)``.
+    """
+
+    def __init__(self, in_channels: int, growth: int, hidden: int | None, *, style: ConvStyle) -> None:
+        super().__init__()
+        self.reduce = nn.Identity() if hidden is None else ConvNormAct(in_channels, hidden, style=style)
+        self.conv = ConvNormAct(hidden or in_channels, growth, 3, style=style)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """New maps from all earlier ones."""
+        return self.conv(self.reduce(torch.cat(list(maps), dim=1)))
 
 
 class TwoWayDenseLayer(nn.Module):
@@ -83,7 +125,7 @@ class TwoWayDenseLayer(nn.Module):
         growth: Channels that the layer adds, even.
         hidden: Channels after the 1x1 convolution of each branch.
         style: Normalisation and activation.
-        groups: Groups of the 3x3 convolutions (PeleeNeXt).
+        group_width: Channels that a group of each branch's first 3x3 convolution reads (PeleeNeXt); None for one group.
         squeeze: Gate the new maps by squeeze and excitation with half as many hidden channels.
     """
 
@@ -94,11 +136,12 @@ class TwoWayDenseLayer(nn.Module):
         hidden: int,
         *,
         style: ConvStyle,
-        groups: int = 1,
+        group_width: int | None = None,
         squeeze: bool = False,
     ) -> None:
         super().__init__()
         half = growth // 2
+        groups = 1 if group_width is None else hidden // group_width
         self.near = nn.Sequential(
             ConvNormAct(in_channels, hidden, style=style),
             ConvNormAct(hidden, half, 3, groups=groups, style=style),
@@ -106,7 +149,7 @@ class TwoWayDenseLayer(nn.Module):
         self.far = nn.Sequential(
             ConvNormAct(in_channels, hidden, style=style),
             ConvNormAct(hidden, half, 3, groups=groups, style=style),
-            ConvNormAct(half, half, 3, groups=groups, style=style),
+            ConvNormAct(half, half, 3, style=style),
         )
         self.attention = SqueezeExcite(growth, growth // 2) if squeeze else nn.Identity()
 

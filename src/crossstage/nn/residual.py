@@ -69,9 +69,9 @@ class PartialShortcut(nn.Module):
 
 
 class Elastic(nn.Module):
-    """Half of the channels at full, the other half at half resolution (ELASTIC, arXiv 1812.05262, as CSPNet uses it).
+    """Half of the channels at full, half at half resolution (ELASTIC, arXiv 1812.05262, as CSPNet's authors use it).
 
-    Shape: ``(N, 2 * C, H, W) -> (N, 2 * D, H, W)`` for two bodies ``(N, C, ...) -> (N, D, ...)``; H and W are even.
+    Shape: ``(N, 2 * C, H, W) -> (N, 2 * D, H, W)`` for two bodies ``(N, C, ...) -> (N, D, ...)``; H and W at least 2.
 
     Args:
         fine: Body of the first half of the channels.
@@ -86,8 +86,8 @@ class Elastic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run both bodies and concatenate."""
         fine, coarse = x.chunk(2, dim=1)
-        coarse = F.interpolate(self.coarse(F.max_pool2d(coarse, 2)), scale_factor=2.0, mode="nearest")
-        return torch.cat([self.fine(fine), coarse], dim=1)
+        fine, coarse = self.fine(fine), self.coarse(F.max_pool2d(coarse, 2))
+        return torch.cat([fine, F.interpolate(coarse, size=fine.shape[2:], mode="nearest")], dim=1)
 
 
 def shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, stride: int, style: ConvStyle) -> nn.Module:

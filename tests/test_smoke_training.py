@@ -1,0 +1,86 @@
+"""Every family learns: a few epochs on 256 photographs lower the loss."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from crossstage.zoo import create_model
+
+EPOCHS = 4
+BATCH = 16
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def imagenette(shared) -> tuple[torch.Tensor, torch.Tensor]:
+    """256 images of imagenette128, as many of each class as of the next, and their labels."""
+    images: dict[str, list[torch.Tensor]] = {}
+    (archive,) = (shared / "data" / "imagenette128").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            parts = member.name.split("/")
+            if not member.isfile() or "train" not in parts or not member.name.endswith(".jpg"):
+                continue
+            found = images.setdefault(parts[-2], [])
+            if len(found) < 26:
+                file = tar.extractfile(member)
+                assert file is not None
+                picture = np.array(Image.open(io.BytesIO(file.read())).convert("RGB"))
+                found.append(torch.from_numpy(picture).permute(2, 0, 1).float() / 255)
+    assert len(images) == 10
+    pairs = [(image, label) for label, name in enumerate(sorted(images)) for image in images[name]]
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:256]
+    return torch.stack([pairs[i][0] for i in order]), torch.tensor([pairs[i][1] for i in order])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "darknet_reference",
+        "darknet53",
+        "cspdarknet53",
+        "cspdarknet53_tiny",
+        "densenet121",
+        "cspdensenet121",
+        "peleenet",
+        "csppeleenet",
+        "resnet18",
+        "resnet50",
+        "cspresnet50",
+        "cspresnext50",
+        "cspresnet50_elastic",
+        "mobilenetv2",
+        "cspmobilenetv2",
+        "vovnet27_slim",
+        "cspvovnet27_slim",
+        "vovnet19_slim_dw_v2",
+        "vovnet39_v2",
+    ],
+)
+def test_a_few_epochs_lower_the_loss(name, imagenette):
+    torch.manual_seed(0)
+    images, labels = imagenette
+    model = create_model(name, num_classes=10).to(memory_format=torch.channels_last).train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    steps = EPOCHS * len(images) // BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.02, total_steps=steps)
+    means = []
+    for _ in range(EPOCHS):
+        losses = []
+        for chosen in torch.randperm(len(images)).split(BATCH):
+            loss = F.cross_entropy(model(images[chosen] - 0.5), labels[chosen])
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.item())
+        means.append(sum(losses) / len(losses))
+    print(f"{name}: {' '.join(f'{mean:.3f}' for mean in means)}")
+    assert means[-1] < means[0] - 0.1
