@@ -51,7 +51,7 @@ def _partial(gamma: float, fusion: Any) -> tuple[tuple[str, Any], ...]:
 
 
 POOLING = "pooling is counted there (0.001)"
-FIRST = "structure and accounting unpublished; the rule is told in backbones/peleenet.py"
+FIRST = f"{POOLING}; how the structure was found is told in backbones/peleenet.py"
 TABLE_1 = (
     Claim("PeleeNet", 1.017, None, "peleenet", "code", why=POOLING),
     Claim("SPeleeNet (sparse)", 0.904, None, "sparse_peleenet", "reconstruction", why=POOLING),
@@ -95,7 +95,7 @@ TABLE_3 = (
     Claim("Darknet Reference", 0.96, 7.31, "darknet_reference", "cfg", why="0.965, cut to two digits there"),
     Claim(
         "CSPDenseNet Reference", 0.886, 3.48, "cspdensenet_ref", "reconstruction",
-        why="0.836 would fit table 4's detector on it, see backbones/reference.py",
+        why="0.835 would fit table 4's detector on it, see backbones/reference.py",
     ),
     Claim("CSPPeleeNet Reference", 1.103, 4.10, "csppeleenet_ref", "reconstruction", why="see backbones/reference.py"),
     Claim("CSPDenseNetb Reference (README)", 0.631, 1.38, "cspdensenetb_ref", "reconstruction",
@@ -109,8 +109,7 @@ TABLE_3 = (
     Claim("HarDNet-138s", 13.4, 35.5, None, "none", why=OTHERS),
     Claim(
         "DenseNet-264-32", 11.03, 27.21, "densenet264_32", "code", all_in=True,
-        why="a figure of others; with DenseNet-264's layers (6, 12, 64, 48) and growth 32 it is 11.50, 33.3M in all, "
-        "32.9M weights or 30.2M without the classifier",
+        why="with 32 layers in the last block; the 264 layers of the DenseNet paper are 48 there, 33.3M and 11.50",
     ),
     Claim(
         "ResNet-152", 22.6, 60.2, "resnet152_torchvision", "code", all_in=True,
@@ -118,7 +117,7 @@ TABLE_3 = (
     ),
     Claim(
         "DenseNet-201-Elastic", 8.77, 19.48, "densenet201_elastic", "code", all_in=True,
-        why="a figure of the ELASTIC paper, which counts otherwise; the parameters are exact",
+        why="a figure of the ELASTIC paper, whose counter adds norms, activations and pooling; the parameters are exact",
     ),
     Claim("CSPDenseNet-201-Elastic", 7.13, 20.17, "cspdensenet201_elastic", "reconstruction",
           why="see backbones/densenet.py"),

@@ -43,7 +43,7 @@ PUBLISHED = {
     "csppeleenet": (0.8869, 2.83),
     "csppeleenet_swish_se": (0.8869, 2.85),
     "sparse_peleenet": (0.9030, 2.39),
-    "peleenext": (0.8355, None),
+    "peleenext": (0.8356, None),
 }
 
 # What was published of networks whose structure was not: BFLOPs, weights in M, each met within 2%.
@@ -81,9 +81,9 @@ def test_reconstructions_are_near_what_was_published_and_say_so():
 
 
 @pytest.mark.parametrize(("gamma", "published"), [(0.25, 0.861), (0.5, 0.755), (0.75, 0.649)])
-def test_fusion_first_is_within_two_percent_at_every_gamma(gamma, published):
+def test_fusion_first_has_table_1s_cost_at_every_gamma(gamma, published):
     found, _ = bflops("csppeleenet_fusion_first", partial=Partial(gamma, "first"))
-    assert found + 0.0011 == pytest.approx(published, rel=0.02)
+    assert found + 0.0010 == pytest.approx(published, abs=6e-4)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,7 @@ def test_fusion_first_is_within_two_percent_at_every_gamma(gamma, published):
         ("densenet201", 20_013_928),
         ("densenet161", 28_681_000),
         ("densenet201_elastic", 19.48e6),
+        ("densenet264_32", 27.21e6),
         ("resnet152_torchvision", 60_192_808),
         ("vovnet27_slim", 3.526e6),
         ("vovnet39", 22.600e6),
@@ -296,7 +297,8 @@ def test_impossible_out_indices_are_refused(out_indices):
         ("densenet121", {"drop_path": 1.0}, "drop_path is 1.0; expected a probability"),
         ("densenet121", {"compression": 0.0}, "compression is 0.0"),
         ("peleenet", {"growth": 30}, "growth is 30; expected a multiple of 8"),
-        ("peleenet", {"group_width": 3}, "5 groups do not divide"),
+        ("peleenet", {"group_width": 3}, "groups of 3 channels do not divide 16 and 16"),
+        ("csppeleenet_fusion_first", {"partial": Partial(split="slice")}, "split_before_pool needs projections"),
         ("densenet121", {"elastic": True, "memory_efficient": True}, "has no memory-efficient form"),
         ("csppeleenet_ref", {"layer": "sparse"}, "layer is 'sparse'"),
         ("resnet18", {"groups": 2}, "basic blocks have none"),

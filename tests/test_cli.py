@@ -69,7 +69,7 @@ def test_wrong_usage_gives_exit_code_2_without_a_traceback(arguments):
 
 
 def test_models_and_cards_are_shown(capsys):
-    assert main(["models", "--pattern", "*tiny*"]) == 0
+    assert main(["models", "*tiny*"]) == 0
     printed = capsys.readouterr().out
     assert ".coco" in printed and "6.908" in printed
     assert "Darknet-53" not in printed
@@ -103,3 +103,15 @@ def test_val_scores_the_shipped_model_on_real_pictures(coco256, tmp_path, capsys
     assert report["ap"] == pytest.approx(0.264, abs=0.003) and report["ap50"] == pytest.approx(0.489, abs=0.005)
     printed = capsys.readouterr().out
     assert "26.4" in printed and "128 images" in printed and "ms" in printed
+
+
+def test_models_by_pattern_with_their_cost(capsys):
+    assert main(["models", "csppelee*_ref"]) == 0
+    printed = capsys.readouterr().out
+    assert "csppeleenet_ref" in printed and "reconstruction" in printed and "1.110" in printed
+    assert "csppeleenet_swish" not in printed
+
+
+def test_models_without_a_match_name_the_nearest(capsys):
+    assert main(["models", "csppeleent"]) == 2
+    assert "no model is called 'csppeleent'; did you mean csppeleenet" in capsys.readouterr().err

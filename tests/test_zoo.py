@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 import crossstage
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.heads import AnchorLevel
+from crossstage.inference.model import Preprocessing
 from crossstage.nn import Partial
 from crossstage.zoo import PRETRAINED, ModelSpec, convert_darknet, create_model, load, load_darknet
 from crossstage.zoo.files import read_model, read_spec, write_model
@@ -204,3 +205,45 @@ def test_training_mode_needs_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         create_model("cspdarknet53_tiny_yolo", num_classes=2).train()(torch.zeros(2, 3, 64, 64))
+
+
+def test_out_indices_give_the_bare_backbone():
+    backbone = create_model("csppeleenet", out_indices=(1, -1), in_chans=1, act="mish").eval()
+    maps = backbone(torch.randn(1, 1, 64, 64))
+    assert [m.shape for m in maps] == [(1, 256, 8, 8), (1, 640, 2, 2)] and backbone.strides == [8, 32]
+    with pytest.raises(ConfigError, match="cspdarknet53_tiny_yolo is a detector"):
+        create_model("cspdarknet53_tiny_yolo", out_indices=(1,))
+
+
+def test_pretrained_starts_from_the_tagged_weights_or_says_that_there_are_none():
+    tagged = create_model("cspdarknet53_tiny_yolo.coco").state_dict()
+    for key, tensor in create_model("cspdarknet53_tiny_yolo", pretrained=True).state_dict().items():
+        torch.testing.assert_close(tensor, tagged[key])
+    with pytest.raises(ConfigError, match="csppeleenet has no weights yet"):
+        create_model("csppeleenet", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("csppeleent", "csppeleenet"), ("CSPResNet50", "cspresnet50"), ("vovnet_39", "vovnet39")]
+)
+def test_an_unknown_name_gets_the_nearest(wrong, meant):
+    with pytest.raises(ConfigError, match=f"model '{wrong}' is unknown; did you mean .*{meant}"):
+        create_model(wrong)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"partial": Partial(0.25, "last", "slice"), "act": "mish", "norm": "group"},
+        {"depths": (1, 1, 1, 1), "drop_path": 0.1, "in_chans": 1},
+    ],
+)
+def test_settings_of_any_network_survive_a_file(tmp_path, settings):
+    model = create_model("cspresnet50", 3, **settings)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)
+    spec = ModelSpec("cspresnet50", 3, (), settings, Preprocessing((128, 128), "stretch", mean, std))
+    write_model(tmp_path / "m.safetensors", model.state_dict(), spec)
+    loaded = load(tmp_path / "m.safetensors")
+    x = torch.randn(2, settings.get("in_chans", 3), 64, 64)
+    torch.testing.assert_close(loaded(x), model.eval()(x))
+    assert loaded.preprocessing == spec.preprocessing

@@ -227,6 +227,7 @@ GROUPS = {"darknet": "Networks and weights in Darknet's formats."}
 LISTS = {
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all."
 }  # options that take several values
+OPTIONAL = {"pattern": "Shell-style wildcards, such as 'csp*'; by default all."}  # positional, and may be left out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -277,7 +278,9 @@ def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb | dict[str, Verb
             continue
         parameters = inspect.signature(verb).parameters
         first = next(iter(parameters.values()))
-        below.add_function_arguments(verb, as_positional=first.kind is not first.KEYWORD_ONLY, skip=set(LISTS))
+        below.add_function_arguments(verb, as_positional=first.kind is not first.KEYWORD_ONLY, skip={*LISTS, *OPTIONAL})
+        for argument in OPTIONAL.keys() & parameters.keys():
+            below.add_argument(argument, nargs="?", default=parameters[argument].default, help=OPTIONAL[argument])
         for option in LISTS.keys() & parameters.keys():
             below.add_argument(f"--{option}", nargs="+", help=LISTS[option])
 

@@ -92,8 +92,9 @@ _PLAIN: dict[str, DenseNetConfig] = {
     "densenet201_elastic": replace(
         _densenet("201-Elastic", (10, 20, 40, 30)), about=About("DenseNet-201-Elastic", _ELASTIC), elastic=True
     ),
-    "densenet264": _densenet("264 (growth 48)", (6, 12, 64, 48), growth=48, stem=96),
-    "densenet264_32": _densenet("264 (growth 32)", (6, 12, 64, 48)),
+    "densenet264": _densenet("264", (6, 12, 64, 48)),
+    # The row of CSPNet's table 3: with 32 layers in the last block, not 48, it has its 27.21M parameters to the digit.
+    "densenet264_32": _densenet("264-32", (6, 12, 64, 32)),
     "densenet40": DenseNetConfig(
         about=About("DenseNet-40 (growth 12) for 32x32 pictures", _DENSENET, classes=10),
         depths=(12, 12, 12),

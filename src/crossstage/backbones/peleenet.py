@@ -6,12 +6,14 @@ branches are not fused, each part is projected from the whole input, and U runs 
 parts have 32 channels each whatever γ is. ``create_model("peleenet", partial=Partial(...))`` makes the like-for-like
 pair.
 
-Three rows are reconstructions, of which the paper tells the cost alone. SparsePeleeNet: that each layer reads those at
-distances 1, 2, 4 and 8 gives its published cost and weights to the last digit. PeleeNeXt: groups of four channels, as
-in ResNeXt (32x4d), in each branch's first 3x3 convolution give its cost to the last digit. Fusion first: its published
-cost (0.861, 0.755, 0.649 BFLOPs at γ 0.25, 0.5, 0.75) falls faster with γ than that of "both", by exactly as much at
-either step; of the simple rules one comes nearest (0.875, 0.747, 0.646): U runs before the pooling, and γ cuts every
-stage and the layers' 1x1 convolutions too.
+Three rows are reconstructions, of which the paper tells the cost alone; all meet it to the last digit. SparsePeleeNet:
+each layer reads those at distances 1, 2, 4 and 8; its weights come out as well. PeleeNeXt: groups of eight channels in
+all 3x3 convolutions of the dense layers; groups of four in the first of each branch alone would do too. Fusion first:
+its cost falls faster with γ than that of "both" and by as much at either step (0.861, 0.755, 0.649 BFLOPs at γ 0.25,
+0.5, 0.75). In units of the 0.0257 that a 1x1 convolution from 64 to 64 channels costs on the first stage's map it is
+37.6 - 16.5 γ. The dense layers' 1x1 convolutions contribute 7.5 of that slope if the last stage has six layers, and
+the next stages' projections the other 9 if the processed part is read before the pooling and the carried part after
+it.
 
 A plain stage ends with its transition; the pooling opens the next stage. A partial stage ends with the concatenation of
 its parts; pooling and U open the next stage, and the last stage's U follows at once.
@@ -32,6 +34,7 @@ from crossstage.nn import (
     CrossStage,
     DenseBlock,
     Partial,
+    Split,
     TwoWayDenseLayer,
     project_split,
     slice_split,
@@ -51,12 +54,12 @@ class PeleeNetConfig(BackboneConfig):
         growth: Channels that a layer adds, half by each branch.
         bottleneck: Channels of a branch's 1x1 convolution in each stage, in units of ``growth / 8``, whatever γ is.
         stem: Channels of the stem's branches.
-        group_width: Channels that a group of each branch's first 3x3 convolution reads (PeleeNeXt); None for one group.
+        group_width: Channels that a group of the dense layers' 3x3 convolutions reads (PeleeNeXt); None for one group.
         sparse: Each layer reads only those at distances 1, 2, 4, 8, ... (SparsePeleeNet).
         squeeze: Gate each layer's new maps by squeeze and excitation.
         pool_first: U runs after the pooling; before it, it costs four times as much.
-        even_first: The first stage's parts are equal whatever γ is.
-        scale_hidden: The 1x1 convolutions of a partial stage's layers shrink with the processed share.
+        split_before_pool: Instead of U, the next stage's projections read the concatenation: the processed part's before
+            the pooling, the carried part's after it.
 
     Raises:
         ConfigError: The tuples differ in length, or a value is out of range.
@@ -70,8 +73,7 @@ class PeleeNetConfig(BackboneConfig):
     sparse: bool = False
     squeeze: bool = False
     pool_first: bool = True
-    even_first: bool = True
-    scale_hidden: bool = False
+    split_before_pool: bool = False
     dropout: float = 0.05
 
     def __post_init__(self) -> None:
@@ -79,12 +81,14 @@ class PeleeNetConfig(BackboneConfig):
         self.check_depths(self.depths, self.bottleneck)
         if self.growth % 8:
             raise ConfigError(f"growth is {self.growth}; expected a multiple of 8")
+        if self.split_before_pool and self.partial is not None and self.partial.split != "project":
+            raise ConfigError("split_before_pool needs projections; expected Partial(split='project')")
 
 
 _PELEENET = PeleeNetConfig(about=About("PeleeNet", _PELEE), depths=(3, 4, 8, 6))
 _CSPPELEENET = replace(
     _PELEENET,
-    about=About("CSPPeleeNet, from the bars of the paper's figure 7", _CSPNET),
+    about=About("CSPPeleeNet", _CSPNET),
     depths=(2, 4, 8, 4),
     partial=Partial(gamma=0.5, fusion="both", split="project"),
 )
@@ -94,7 +98,7 @@ PELEENETS: dict[str, PeleeNetConfig] = {
         _PELEENET, about=About("SparsePeleeNet, sparse aggregation", _CSPNET, reconstruction=True), sparse=True
     ),
     "peleenext": replace(
-        _PELEENET, about=About("PeleeNeXt, grouped convolutions", _CSPNET, reconstruction=True), group_width=4
+        _PELEENET, about=About("PeleeNeXt, grouped convolutions", _CSPNET, reconstruction=True), group_width=8
     ),
     "csppeleenet": _CSPPELEENET,
     "csppeleenet_fusion_last": replace(
@@ -103,10 +107,9 @@ PELEENETS: dict[str, PeleeNetConfig] = {
     "csppeleenet_fusion_first": replace(
         _CSPPELEENET,
         about=About("CSPPeleeNet, fusion first", _CSPNET, reconstruction=True),
+        depths=(2, 4, 8, 6),
         partial=Partial(0.5, fusion="first"),
-        pool_first=False,
-        even_first=False,
-        scale_hidden=True,
+        split_before_pool=True,
     ),
     **{
         f"{name}_{suffix}": replace(row, about=About(f"{row.about.summary}; {told}", _CSPNET), **changes)
@@ -174,8 +177,6 @@ def build_peleenet(config: PeleeNetConfig) -> tuple[nn.Module, list[Stage]]:
 
 def _dense(config: PeleeNetConfig, index: int, in_channels: int) -> DenseBlock:
     hidden = config.bottleneck[index] * config.growth // 8
-    if config.scale_hidden and config.partial is not None:
-        _, hidden = config.partial.widths(hidden)
 
     def layer(channels: int) -> TwoWayDenseLayer:
         return TwoWayDenseLayer(
@@ -195,18 +196,25 @@ def _plain_stage(config: PeleeNetConfig, index: int, in_channels: int) -> tuple[
 def _partial_stage(config: PeleeNetConfig, index: int, in_channels: int) -> tuple[nn.Module, int]:
     partial, style = config.partial, config.style
     assert partial is not None
-    last = index == len(config.depths) - 1
-    entry = nn.Sequential()
-    if index > 0:
-        merge = transition(partial.has_merge, in_channels, in_channels, style=style)
-        steps = (nn.AvgPool2d(2, 2), merge)
-        entry = nn.Sequential(*(steps if config.pool_first else steps[::-1]))
-    shares = replace(partial, gamma=0.5) if index == 0 and config.even_first else partial
+    first, last = index == 0, index == len(config.depths) - 1
+    shares = replace(partial, gamma=0.5) if first else partial  # the first stage's parts are equal whatever γ is
     carried, processed = shares.widths(in_channels)
-    if partial.split == "slice":
-        split = slice_split(in_channels, carried)
+    pool: nn.Module = nn.Identity() if first else nn.AvgPool2d(2, 2)
+    entry: nn.Module = nn.Identity()
+    if config.split_before_pool:
+        split = Split(
+            nn.Sequential(pool, ConvNormAct(in_channels, carried, style=style)),
+            nn.Sequential(ConvNormAct(in_channels, processed, style=style), pool),
+        )
     else:
-        split = project_split(in_channels, carried, processed, style=style)
+        merge = transition(partial.has_merge and not first, in_channels, in_channels, style=style)
+        entry = nn.Sequential(pool, merge) if config.pool_first else nn.Sequential(merge, pool)
+        slice_it = partial.split == "slice"
+        split = (
+            slice_split(in_channels, carried)
+            if slice_it
+            else project_split(in_channels, carried, processed, style=style)
+        )
     block = _dense(config, index, processed)
     width = carried + block.out_channels
     stage = CrossStage(

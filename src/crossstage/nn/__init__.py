@@ -3,7 +3,7 @@
 from crossstage.nn.activation import ACTIVATIONS, activation
 from crossstage.nn.attention import EffectiveSqueezeExcite, SqueezeExcite
 from crossstage.nn.conv import BN_EPS, ConvNormAct, ConvStyle, NormActConv
-from crossstage.nn.dense import DenseBlock, DenseLayer, ElasticDenseLayer, PlainDenseLayer, TwoWayDenseLayer
+from crossstage.nn.dense import BottleneckDenseLayer, DenseBlock, DenseLayer, ElasticDenseLayer, TwoWayDenseLayer
 from crossstage.nn.osa import ConvPair, OneShotAggregation, SeparableConv
 from crossstage.nn.partial import Channels, CrossStage, Partial, Split, project_split, slice_split, transition
 from crossstage.nn.residual import Elastic, PartialShortcut, Residual
@@ -11,6 +11,7 @@ from crossstage.nn.residual import Elastic, PartialShortcut, Residual
 __all__ = [
     "ACTIVATIONS",
     "BN_EPS",
+    "BottleneckDenseLayer",
     "Channels",
     "ConvNormAct",
     "ConvPair",
@@ -25,7 +26,6 @@ __all__ = [
     "OneShotAggregation",
     "Partial",
     "PartialShortcut",
-    "PlainDenseLayer",
     "Residual",
     "SeparableConv",
     "Split",

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from crossstage.errors import ConfigError
 from crossstage.nn.attention import SqueezeExcite
 from crossstage.nn.conv import ConvNormAct, ConvStyle
 
@@ -98,16 +99,16 @@ def _bottleneck(in_channels: int, hidden: int, out_channels: int, style: ConvSty
     return nn.Sequential(reduce, nn.Conv2d(hidden, out_channels, 3, padding=1, bias=False))
 
 
-class PlainDenseLayer(nn.Module):
-    """A dense layer in the order convolution, normalisation, activation: a 3x3, behind a 1x1 if ``hidden`` is given.
+class BottleneckDenseLayer(nn.Module):
+    """A dense layer in the order convolution, normalisation, activation: 1x1 to ``hidden`` channels, then 3x3.
 
     Shape: ``(N, in_channels, H, W) -> (N, growth, H, W)``.
     """
 
-    def __init__(self, in_channels: int, growth: int, hidden: int | None, *, style: ConvStyle) -> None:
+    def __init__(self, in_channels: int, growth: int, hidden: int, *, style: ConvStyle) -> None:
         super().__init__()
-        self.reduce = nn.Identity() if hidden is None else ConvNormAct(in_channels, hidden, style=style)
-        self.conv = ConvNormAct(hidden or in_channels, growth, 3, style=style)
+        self.reduce = ConvNormAct(in_channels, hidden, style=style)
+        self.conv = ConvNormAct(hidden, growth, 3, style=style)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """New maps from all earlier ones."""
@@ -125,8 +126,11 @@ class TwoWayDenseLayer(nn.Module):
         growth: Channels that the layer adds, even.
         hidden: Channels after the 1x1 convolution of each branch.
         style: Normalisation and activation.
-        group_width: Channels that a group of each branch's first 3x3 convolution reads (PeleeNeXt); None for one group.
+        group_width: Channels that a group of a 3x3 convolution reads (PeleeNeXt); None for one group.
         squeeze: Gate the new maps by squeeze and excitation with half as many hidden channels.
+
+    Raises:
+        ConfigError: ``group_width`` does not divide the channels.
     """
 
     def __init__(
@@ -141,7 +145,9 @@ class TwoWayDenseLayer(nn.Module):
     ) -> None:
         super().__init__()
         half = growth // 2
-        groups = 1 if group_width is None else hidden // group_width
+        if group_width is not None and (half % group_width or hidden % group_width):
+            raise ConfigError(f"groups of {group_width} channels do not divide {hidden} and {half} channels")
+        groups, half_groups = (1, 1) if group_width is None else (hidden // group_width, half // group_width)
         self.near = nn.Sequential(
             ConvNormAct(in_channels, hidden, style=style),
             ConvNormAct(hidden, half, 3, groups=groups, style=style),
@@ -149,7 +155,7 @@ class TwoWayDenseLayer(nn.Module):
         self.far = nn.Sequential(
             ConvNormAct(in_channels, hidden, style=style),
             ConvNormAct(hidden, half, 3, groups=groups, style=style),
-            ConvNormAct(half, half, 3, style=style),
+            ConvNormAct(half, half, 3, groups=half_groups, style=style),
         )
         self.attention = SqueezeExcite(growth, growth // 2) if squeeze else nn.Identity()
 

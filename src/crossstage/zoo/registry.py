@@ -211,8 +211,8 @@ def find(name: str) -> Entry:
     if base in REGISTRY and (not tag or name in PRETRAINED):
         return REGISTRY[base]
     known = [*REGISTRY, *PRETRAINED]
-    close = get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(known)}"
+    close = get_close_matches(name.lower().replace("-", "_"), known, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "`crossstage models` lists what there is"
     raise ConfigError(f"model {name!r} is unknown; {hint}")
 
 
