@@ -117,7 +117,7 @@ TABLE_3 = (
     ),
     Claim(
         "DenseNet-201-Elastic", 8.77, 19.48, "densenet201_elastic", "code", all_in=True,
-        why="a figure of the ELASTIC paper, whose counter adds norms, activations and pooling; the parameters are exact",
+        why="a figure of the ELASTIC paper, whose counter adds norms, activations, pooling; parameters are exact",
     ),
     Claim("CSPDenseNet-201-Elastic", 7.13, 20.17, "cspdensenet201_elastic", "reconstruction",
           why="see backbones/densenet.py"),

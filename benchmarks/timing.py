@@ -1,4 +1,4 @@
-"""Timing in turns: rounds alternate between the runs, so that a noisy machine is noisy for all of them."""
+"""Timing in turns, forth and back, so that a noisy machine is noisy for all runs and none always comes first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def medians(runs: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: i
     """Median milliseconds of each run."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + warm_up):
-        for name, run in runs.items():
+        turns = list(runs.items())
+        for name, run in turns if number % 2 else reversed(turns):
             start = time.perf_counter()
             run()
             if torch.cuda.is_available():

@@ -170,7 +170,7 @@ def _blocks(config: MobileNetV2Config, index: int, in_channels: int, step: int) 
             width, *_expansion(config, index, first, width), out, step if first else 1, style=config.style
         )
         if width == out and not first:
-            blocks.append(Residual(body, nn.Identity(), nn.Identity(), drop_path=rate))
+            blocks.append(Residual(body, nn.Identity(), nn.Identity(), drop_path=rate, in_place=True))
         else:
             blocks.append(body)
         width = out

@@ -58,8 +58,8 @@ class PeleeNetConfig(BackboneConfig):
         sparse: Each layer reads only those at distances 1, 2, 4, 8, ... (SparsePeleeNet).
         squeeze: Gate each layer's new maps by squeeze and excitation.
         pool_first: U runs after the pooling; before it, it costs four times as much.
-        split_before_pool: Instead of U, the next stage's projections read the concatenation: the processed part's before
-            the pooling, the carried part's after it.
+        split_before_pool: Instead of U, the next stage's projections read the concatenation: the processed part's
+            before the pooling, the carried part's after it.
 
     Raises:
         ConfigError: The tuples differ in length, or a value is out of range.

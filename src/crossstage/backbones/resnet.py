@@ -274,5 +274,5 @@ def _blocks(config: ResNetConfig, index: int, in_channels: int, width: int, stri
     for number, rate in enumerate(rates):
         given, step = (in_channels, stride) if number == 0 else (width, 1)
         bypass = shortcut(config.shortcut, given, width, step, style)
-        blocks.append(Residual(body(given, step), bypass, style.activate(), drop_path=rate))
+        blocks.append(Residual(body(given, step), bypass, style.activate(), drop_path=rate, in_place=True))
     return blocks

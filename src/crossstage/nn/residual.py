@@ -28,10 +28,15 @@ class Residual(nn.Module):
         shortcut: Brings the input to the body's shape.
         act: What follows the sum; ``nn.Identity()`` in Darknet-53 and MobileNetV2.
         drop_path: Probability that an image's body is left out in training (stochastic depth, arXiv 1603.09382).
+        in_place: Add into the body's output, which saves memory and time. Not where the body ends with an activation,
+            whose backward pass needs it.
     """
 
-    def __init__(self, body: nn.Module, shortcut: nn.Module, act: nn.Module, *, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, body: nn.Module, shortcut: nn.Module, act: nn.Module, *, drop_path: float = 0.0, in_place: bool = False
+    ) -> None:
         super().__init__()
+        self.in_place = in_place
         self.body = body
         self.shortcut = shortcut
         self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path else nn.Identity()
@@ -39,7 +44,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the body's output to the shortcut's, then activate."""
-        return self.act(self.drop_path(self.body(x)) + self.shortcut(x))
+        y = self.drop_path(self.body(x))
+        return self.act(y.add_(self.shortcut(x)) if self.in_place else y + self.shortcut(x))
 
 
 class PartialShortcut(nn.Module):
