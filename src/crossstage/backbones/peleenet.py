@@ -91,6 +91,8 @@ _CSPPELEENET = replace(
     about=About("CSPPeleeNet", _CSPNET),
     depths=(2, 4, 8, 4),
     partial=Partial(gamma=0.5, fusion="both", split="project"),
+    act="leaky",  # trained in Darknet, as all of CSPNet's networks
+    momentum=0.01,
 )
 PELEENETS: dict[str, PeleeNetConfig] = {
     "peleenet": _PELEENET,

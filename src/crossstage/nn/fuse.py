@@ -326,7 +326,8 @@ class FusedDenseBlock(nn.Module):
                 x = torch.cat([x, layer(x)], dim=1)
             return x
         batch, filled, height, width = x.shape
-        buffer = x.new_empty((batch, self.out_channels, height, width)).to(memory_format=torch.channels_last)
+        shape = (batch, self.out_channels, height, width)
+        buffer = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         buffer[:, :filled].copy_(x)
         for layer in self.layers:
             new = layer(buffer[:, :filled])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from crossstage.zoo.registry import REGISTRY, default_spec
 
 State = Mapping[str, Tensor]
 Rules = tuple[tuple[str, str], ...]
+Adapter = Callable[[State, str], dict[str, Tensor]]
 
 _FC: Rules = ((r"(?:head\.)?fc\.", "fc."), (r"classifier\.(?:1\.)?", "fc."))
 _RESNET: Rules = (
@@ -132,7 +134,6 @@ def _from_mobilenet(state: State, source: str) -> dict[str, Tensor]:
     """Torchvision numbers the blocks from end to end, and their layers: in order, convolutions and norms alternate."""
     rest = {key: tensor for key, tensor in state.items() if not key.startswith("features.")}
     renamed = rename(rest, _FC, source)
-    prefixes: dict[str, str] = {}
     model = _build("mobilenetv2_torchvision", 1, {})
     ours = [
         name for name, module in model.named_modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.BatchNorm2d))
@@ -149,12 +150,12 @@ def _from_mobilenet(state: State, source: str) -> dict[str, Tensor]:
     return renamed
 
 
-def _by(rules: Rules) -> Callable[[State, str], dict[str, Tensor]]:
+def _by(rules: Rules) -> Adapter:
     return lambda state, source: rename(state, rules, source)
 
 
 _LAST = {"attend": "last"}
-_ADAPTERS: dict[str, tuple[str, Mapping[str, Any], Callable[[State, str], dict[str, Tensor]]]] = {
+_ADAPTERS: dict[str, tuple[str, Mapping[str, Any], Adapter]] = {
     "timm:cspresnet50": ("cspresnet50_timm", {}, _from_cspnet),
     "timm:cspresnet50w": ("cspresnet50w", {}, _from_cspnet),
     "timm:cspresnext50": ("cspresnext50_timm", {}, _from_cspnet),
@@ -202,9 +203,7 @@ def from_peer(
         ConfigError: The name is unknown.
         WeightsError: The tensors are not those of this network.
     """
-    if name not in _ADAPTERS:
-        raise ConfigError(f"{name!r} has no twin here; expected one of {', '.join(peers())}")
-    ours, settings, adapt = _ADAPTERS[name]
+    ours, settings, adapt = _adapter(name)
     renamed = adapt(state, name)
     if "fc.weight" not in renamed:
         raise WeightsError(f"{name}: no linear layer among the tensors")
@@ -212,6 +211,14 @@ def from_peer(
     model.preprocessing = preprocessing
     _fill(model, renamed, name)
     return model
+
+
+def _adapter(name: str) -> tuple[str, Mapping[str, Any], Adapter]:
+    if name not in _ADAPTERS:
+        close = get_close_matches(name, _ADAPTERS, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "crossstage.zoo.peers() lists those that have"
+        raise ConfigError(f"{name!r} has no twin here; {hint}")
+    return _ADAPTERS[name]
 
 
 def from_detectron2(name: str, state: State) -> Classifier:
@@ -270,8 +277,7 @@ def load_peer(name: str) -> Classifier:
     """
     library, _, tagged = name.partition(":")
     base, _, tag = tagged.partition(".")
-    if f"{library}:{base}" not in _ADAPTERS:
-        from_peer(f"{library}:{base}", {})  # raises
+    _adapter(f"{library}:{base}")
     fetch = _fetch_timm if library == "timm" else _fetch_torchvision
     try:
         state, preprocessing = fetch(base, tag)
