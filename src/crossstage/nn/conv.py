@@ -93,10 +93,12 @@ class ConvNormAct(nn.Module):
         )
         self.bn = style.normalise(out_channels)
         self.act = style.activate()
+        self.linear = style.act == "linear"
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply convolution, normalisation and activation."""
-        return self.act(self.bn(self.conv(x)))
+        x = self.bn(self.conv(x))
+        return x if self.linear else self.act(x)  # calling an identity would cost a percent in small networks
 
 
 class NormActConv(nn.Module):

@@ -140,17 +140,18 @@ class PackedConv(nn.Module):
 class PackedResidual(nn.Module):
     """``act(shortcut(x) + body(x))`` with the sum and a ReLU inside of the body's last, linear convolution."""
 
-    def __init__(self, body: nn.Sequential, shortcut: nn.Module, act: nn.Module) -> None:
+    def __init__(self, body: nn.Sequential, shortcut: nn.Module | None, act: nn.Module | None) -> None:
         super().__init__()
         self.body = body[:-1]
         self.last = body[-1]
         self.shortcut = shortcut
-        self.act = act
+        self.act = act or nn.Identity()
         self.relu = isinstance(act, nn.ReLU)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the body's output to the shortcut's, then activate."""
-        last, bypass, y = self.last, self.shortcut(x), self.body(x)
+        last, y = self.last, self.body(x)
+        bypass = x if self.shortcut is None else self.shortcut(x)
         assert isinstance(last, PackedConv)
         if not last.can_pack(y):
             return self.act(last(y) + bypass)
