@@ -232,11 +232,17 @@ SMALL = {
         MOBILENETS["mobilenetv2"], stages=(((16, 1),), ((24, 2),)), merge_widths=(48, 72), last=None
     ),
     "peleenet": replace(PELEENETS["peleenet"], depths=(1, 2), bottleneck=(4, 8), squeeze=True),
-    "resnet18": replace(RESNETS["resnet18"], widths=(16, 32), depths=(1, 2)),
-    "resnet50": replace(RESNETS["resnet50_torchvision"], widths=(32, 64), depths=(2, 1), hidden=(8, 16)),
-    "resnext50": replace(RESNETS["resnext50"], widths=(64, 128), depths=(2, 1), hidden=(32, 64), groups=8),
-    "vovnet39": replace(VOVNETS["vovnet39"], widths=(16, 16), outs=(32, 64), depths=(1, 2)),
-    "vovnet19_dw_v2": replace(VOVNETS["vovnet19_dw_v2"], widths=(16, 16), outs=(32, 64), depths=(1, 2), drop_path=0.1),
+    "resnet18": replace(RESNETS["resnet18"], stem=((16, 7, 2),), widths=(16, 32), depths=(1, 2)),
+    "resnet50": replace(
+        RESNETS["resnet50_torchvision"], stem=((16, 7, 2),), widths=(32, 64), depths=(2, 1), hidden=(8, 16)
+    ),
+    "resnext50": replace(
+        RESNETS["resnext50"], stem=((16, 7, 2),), widths=(64, 128), depths=(2, 1), hidden=(32, 64), groups=8
+    ),
+    "vovnet39": replace(VOVNETS["vovnet39"], stem=(16, 16, 16), widths=(16, 16), outs=(32, 64), depths=(1, 2)),
+    "vovnet19_dw_v2": replace(
+        VOVNETS["vovnet19_dw_v2"], stem=(16, 16, 16), widths=(16, 16), outs=(32, 64), depths=(1, 2), drop_path=0.1
+    ),
 }
 
 
@@ -254,6 +260,18 @@ def test_every_fusion_split_and_gamma_builds_runs_and_trains(name, split, fusion
 def test_a_gamma_that_does_not_cut_whole_channels_is_refused(name):
     with pytest.raises(ConfigError, match=r"Partial\.gamma = 0\.303 carries"):
         build_backbone(replace(SMALL[name], partial=Partial(0.303)))
+
+
+@pytest.mark.parametrize("fusion", ["first", "last", "both"])
+@pytest.mark.parametrize("split", ["slice", "project"])
+@pytest.mark.parametrize(
+    "name", ["darknet53", "densenet121", "mobilenetv2", "peleenet", "resnet18", "resnet50", "resnext50", "vovnet39"]
+)
+def test_the_usual_gammas_cut_every_network_whole(name, split, fusion):
+    for gamma in (0.25, 0.5, 0.75):
+        with torch.device("meta"):
+            model = create_model(name, partial=Partial(gamma, fusion, split)).eval()
+            assert model(torch.empty(1, 3, 64, 64)).shape == (1, 1000)
 
 
 @pytest.mark.parametrize("split", ["slice", "project"])
@@ -309,6 +327,11 @@ def test_impossible_out_indices_are_refused(out_indices):
         ("vovnet39", {"attend": "some"}, "attend is 'some'"),
         ("vovnet39", {"depths": (1, 1)}, "expected as many of one as of the other"),
         ("vovnet39", {"depths": (1, 1, 0, 1)}, "expected at least 1 each"),
+        (
+            "vovnet39",
+            {"outs": (64, 512, 768, 1024), "partial": Partial(0.5, "last")},
+            "carries 64 channels into a stage",
+        ),
         ("vovnet39", {"in_chans": 0}, "in_chans is 0"),
         ("vovnet39", {"norm": "layer"}, "norm is 'layer'; expected batch or group"),
         ("vovnet39", {"act": "gelu"}, "activation 'gelu' is unknown"),

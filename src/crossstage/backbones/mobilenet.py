@@ -146,12 +146,13 @@ def _partial_stage(config: MobileNetV2Config, index: int, in_channels: int, step
             nn.Sequential(read, down),
             Channels(carried, in_channels) if slice_it else ConvNormAct(in_channels, given, style=style),
         )
-    joined = carried + processed
+    transitioned = partial.transition_width(carried, processed, config.merge_widths[index])
+    joined = carried + transitioned
     out = config.merge_widths[index] if partial.has_merge else joined
     stage = CrossStage(
         split,
         _blocks(config, index, given, step),
-        transition(partial.has_transition, processed, processed, style=style),
+        transition(partial.has_transition, processed, transitioned, style=style),
         transition(partial.has_merge, joined, out, style=style),
     )
     return stage, out

@@ -237,13 +237,14 @@ def _partial_stage(config: ResNetConfig, index: int, in_channels: int, stride: i
         split = Split(
             ConvNormAct(in_channels, carried, style=split_style), ConvNormAct(in_channels, given, style=split_style)
         )
-    joined = carried + processed
-    merged = config.merge_widths[index] if config.merge_widths else width
+    merged = config.merge_widths[index] if config.merge_widths and partial.has_merge else width
+    transitioned = partial.transition_width(carried, processed, merged)
+    joined = carried + transitioned
     out = merged if partial.has_merge else joined
     stage = CrossStage(
         split,
         _blocks(config, index, given, processed, 1),
-        transition(partial.has_transition, processed, processed, style=style),
+        transition(partial.has_transition, processed, transitioned, style=style),
         transition(partial.has_merge, joined, out, style=style),
     )
     return Stage(nn.Sequential(entry, stage), out, stride)

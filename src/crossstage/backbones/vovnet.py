@@ -190,12 +190,13 @@ def _partial(config: VoVNetConfig, partial: Partial, index: int, in_channels: in
         split = slice_split(in_channels, carried)
     else:
         split = project_split(in_channels, carried, given, style=style)
-    joined = carried + processed
+    transitioned = partial.transition_width(carried, processed, config.outs[index])
+    joined = carried + transitioned
     out = config.outs[index] if partial.has_merge else joined
     stage = CrossStage(
         split,
         _modules(config, index, given, width, processed),
-        transition(partial.has_transition, processed, processed, style=style),
+        transition(partial.has_transition, processed, transitioned, style=style),
         transition(partial.has_merge, joined, out, style=style),
     )
     return stage, out

@@ -76,6 +76,21 @@ class Partial:
         """Whether U, which acts on the concatenation, is a convolution."""
         return self.fusion in ("first", "both")
 
+    def transition_width(self, carried: int, processed: int, out: int) -> int:
+        """Channels after T: those of the blocks, unless T alone must lead to the stage's output, ``out`` wide.
+
+        Raises:
+            ConfigError: The carried part alone is as wide as the output.
+        """
+        if self.fusion != "last":
+            return processed
+        if carried >= out:
+            raise ConfigError(
+                f"Partial.gamma = {self.gamma} carries {carried} channels into a stage that is {out} wide, and fusion "
+                "'last' has no U to narrow them; expected a smaller gamma or fusion 'both'"
+            )
+        return out - carried
+
     def widths(self, channels: int) -> tuple[int, int]:
         """Channels ``(carried, processed)`` of a stage ``channels`` wide.
 
