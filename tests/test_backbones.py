@@ -237,7 +237,7 @@ SMALL = {
         RESNETS["resnet50_torchvision"], stem=((16, 7, 2),), widths=(32, 64), depths=(2, 1), hidden=(8, 16)
     ),
     "resnext50": replace(
-        RESNETS["resnext50"], stem=((16, 7, 2),), widths=(64, 128), depths=(2, 1), hidden=(32, 64), groups=8
+        RESNETS["resnext50"], stem=((16, 7, 2),), widths=(64, 128), depths=(2, 1), hidden=(32, 64), groups=4
     ),
     "vovnet39": replace(VOVNETS["vovnet39"], stem=(16, 16, 16), widths=(16, 16), outs=(32, 64), depths=(1, 2)),
     "vovnet19_dw_v2": replace(
