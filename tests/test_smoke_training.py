@@ -11,7 +11,7 @@ from PIL import Image
 
 from crossstage.zoo import create_model
 
-EPOCHS = 4
+EPOCHS = 6
 BATCH = 16
 
 pytestmark = pytest.mark.slow
