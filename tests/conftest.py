@@ -1,10 +1,13 @@
 """Fixtures that several test files use."""
 
+import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 SHARED = Path(__file__).parents[2] / "shared"
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -30,3 +33,59 @@ def coco256(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small detection dataset, in COCO's layout: squares and circles on noise, 32 to learn and 12 to measure on."""
+    return draw_shapes(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small classification dataset, a folder for each class: red, green and blue noise."""
+    root = tmp_path_factory.mktemp("colours")
+    random = np.random.default_rng(1)
+    for split, count in (("train", 16), ("val", 6)):
+        for channel, name in enumerate(("red", "green", "blue")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 120, (40, 48, 3), dtype=np.uint8)
+                pixels[..., channel] += 100
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+def draw_shapes(root: Path, counts: tuple[int, int] = (32, 12)) -> Path:
+    random = np.random.default_rng(0)
+    (root / "annotations").mkdir()
+    for split, count in zip(("train", "val"), counts, strict=True):
+        folder = root / "images" / split
+        folder.mkdir(parents=True)
+        images, annotations = [], []
+        for number in range(1, count + 1):
+            picture = Image.fromarray(random.integers(90, 160, (80, 100, 3), dtype=np.uint8))
+            drawing = ImageDraw.Draw(picture)
+            for _ in range(int(random.integers(1, 4))):
+                side = int(random.integers(16, 36))
+                x, y = int(random.integers(0, 100 - side)), int(random.integers(0, 80 - side))
+                kind = int(random.integers(2))
+                corners = (x, y, x + side, y + side)
+                drawing.rectangle(corners, fill="red") if kind else drawing.ellipse(corners, fill="blue")
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": kind + 1,
+                        "bbox": [x, y, side, side],
+                        "area": side * side,
+                        "iscrowd": 0,
+                    }
+                )
+            picture.save(folder / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "width": 100, "height": 80})
+        categories = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root

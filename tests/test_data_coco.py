@@ -52,7 +52,7 @@ def test_a_folder_gives_its_validation_part_or_the_one_asked_for(content, tmp_pa
 
 FAULTS = {
     "truncated": r"truncated\.json: not JSON",
-    "bad_boxes": r"9 faults\n  annotation 2: bbox \[100, 50, -40, 30\]; expected a positive",
+    "bad_boxes": r"9 faults\n  line 24: annotation 2: bbox \[100, 50, -40, 30\]; expected a positive",
     "unknown_category": r"annotation 2: category_id 91; expected one of the categories",
     "missing_images": r"image 2: .*not_there\.jpg does not exist",
     "nan_box": r"annotation 2: bbox \[nan, 10, 30, 30\]; expected four finite",
@@ -179,5 +179,5 @@ def test_file_names_longer_than_the_system_allows_are_missing_pictures(content, 
 def test_a_faulty_image_is_told_once_not_for_each_of_its_boxes(content, tmp_path):
     content["images"].append({"id": 2, "file_name": "a.png", "width": "40", "height": 30})
     content["annotations"] += [{"id": i, "image_id": 2, "category_id": 3, "bbox": [1, 2, 3, 4]} for i in range(2, 9)]
-    with pytest.raises(DataError, match="1 fault\n  image 2: width '40'"):
+    with pytest.raises(DataError, match="1 fault\n  line 1: image 2: width '40'"):
         read_coco(write(tmp_path, content))

@@ -55,7 +55,7 @@ def test_settings_of_a_wrong_kind_are_refused():
 
 
 def test_weights_that_another_structure_leaves_untaken_are_told():
-    with pytest.warns(UserWarning, match="stay as initialised: backbone.stages.0"):
+    with pytest.warns(UserWarning, match="as initialised: backbone.stages.0"):
         create_model(NAME, partial=None)
 
 

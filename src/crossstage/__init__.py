@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from crossstage.errors import ConfigError, CrossStageError, DataError, WeightsError
+from crossstage.errors import ConfigError, CrossStageError, DataError, TrainingError, WeightsError
 from crossstage.version import __version__
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crossstage.detectors import Detector
     from crossstage.nn import Partial
     from crossstage.nn.fuse import fuse
+    from crossstage.training import TrainOptions, train
     from crossstage.zoo import create_model, list_models, load, model_info
 
 _HOMES = {
@@ -31,7 +32,9 @@ _HOMES = {
     "fuse": "crossstage.nn.fuse",
     "list_models": "crossstage.zoo",
     "load": "crossstage.zoo",
+    "TrainOptions": "crossstage.training",
     "model_info": "crossstage.zoo",
+    "train": "crossstage.training",
 }
 
 __all__ = [
@@ -40,6 +43,8 @@ __all__ = [
     "DataError",
     "Detector",
     "Partial",
+    "TrainOptions",
+    "TrainingError",
     "WeightsError",
     "__version__",
     "create_model",
@@ -48,6 +53,7 @@ __all__ = [
     "list_models",
     "load",
     "model_info",
+    "train",
 ]
 
 

@@ -19,3 +19,7 @@ class DataError(CrossStageError):
 
 class WeightsError(CrossStageError):
     """A weights file that is damaged or does not fit the network."""
+
+
+class TrainingError(CrossStageError):
+    """A training that cannot begin or go on."""

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crossstage.data.faults import Fault, Reading
+from crossstage.data.json_lines import entry_lines
 from crossstage.errors import DataError
 
 MAX_BYTES = 2 << 30
-SHOWN_FAULTS = 10
 BORDER = 1.0  # pixels that a box may hang over: COCO's own boxes are rounded
 LONGEST_TEXT = 1000
 OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # beside COCO's instances_*.json
@@ -74,16 +75,23 @@ def read_coco(path: Path) -> CocoDataset:
         DataError: The file cannot be read or parsed, or something in it is wrong: the message lists the first faults,
             each with what was found and what was expected.
     """
-    content = _parse(path)
-    faults: list[str] = []
-    categories = _categories(content, faults)
-    images = _images(content, path, faults)
-    _check_annotations(content, images, faults)
-    if faults:
-        shown = "\n".join(f"  {fault}" for fault in faults[:SHOWN_FAULTS])
-        more = f"\n  ... and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-        raise DataError(f"{path}: {len(faults)} fault{'s' * (len(faults) > 1)}\n{shown}{more}")
-    return CocoDataset(path, tuple(images.values()), dict(sorted(categories.items())), content)
+    text, content = _parse(path)
+    return _Scan(path, content).reading(text).usable()
+
+
+def scan_coco(path: Path) -> Reading[CocoDataset]:
+    """:func:`read_coco` that goes on: what is sound, and every fault with its line."""
+    try:
+        text, content = _parse(path)
+        return _Scan(path, content).reading(text)
+    except DataError as error:
+        return Reading(None, (Fault(path, None, str(error).removeprefix(f"{path}: ")),))
+
+
+def coco_files(folder: Path) -> list[Path]:
+    """Files with boxes in a folder of COCO's layout."""
+    found = sorted(folder.glob("annotations/*.json")) or sorted(folder.glob("*.json"))
+    return [file for file in found if not file.name.startswith(OTHER_TASKS)]
 
 
 def _annotation_file(data: Path, split: str | None) -> Path:
@@ -91,8 +99,7 @@ def _annotation_file(data: Path, split: str | None) -> Path:
         raise DataError(f"{data}: no such file or folder")
     if data.is_file():
         return data
-    found = sorted(data.glob("annotations/*.json")) or sorted(data.glob("*.json"))
-    found = [file for file in found if not file.name.startswith(OTHER_TASKS)]
+    found = coco_files(data)
     fitting = [file for file in found if (split or "val") in file.stem] or ([] if split else found)
     if len(fitting) != 1:
         names = ", ".join(file.name for file in found) or "none"
@@ -103,11 +110,12 @@ def _annotation_file(data: Path, split: str | None) -> Path:
     return fitting[0]
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _parse(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: larger than {MAX_BYTES:,} bytes")
-        content = json.loads(path.read_bytes())
+        text = path.read_bytes().decode("utf-8-sig")
+        content = json.loads(text)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -120,57 +128,123 @@ def _parse(path: Path) -> dict[str, Any]:
             raise DataError(f"{path}: {key!r} is {found}; expected a list")
         if not all(isinstance(entry, dict) for entry in content[key]):
             raise DataError(f"{path}: {key!r} holds something that is no object")
-    return content
+    return text, content
 
 
-def _categories(content: Mapping[str, Any], faults: list[str]) -> dict[int, str]:
-    categories: dict[int, str] = {}
-    for number, entry in enumerate(content["categories"]):
-        if not _whole(entry.get("id")) or not _text(entry.get("name")):
-            faults.append(
-                f"categories[{number}]: id {_shown(entry.get('id'))}, name {_shown(entry.get('name'))}; "
-                f"expected a whole number and a text of up to {LONGEST_TEXT} characters"
-            )
-        elif entry["id"] in categories:
-            faults.append(f"categories[{number}]: id {entry['id']} stands twice")
-        else:
-            categories[entry["id"]] = entry["name"]
-    if not content["categories"]:
-        faults.append("categories: empty; expected at least one")
-    return categories
+class _Scan:
+    """One pass over a parsed file: what is sound, and the faults with the places they stand at."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+        self.path = path
+        self.content = content
+        self.faults: list[tuple[str, int, str]] = []  # section, position in it, what is wrong
+        self.categories = self._categories()
+        self.images, self.image_entries = self._images()
+        self.annotations = self._annotations()
+
+    def reading(self, text: str) -> Reading[CocoDataset]:
+        """What is sound, with the lines of what is not."""
+        lines = entry_lines(text, {(section, number) for section, number, _ in self.faults}) if self.faults else {}
+        faults = tuple(Fault(self.path, lines.get(fault[:2]), fault[2]) for fault in self.faults)
+        if not self.images or not self.categories:
+            return Reading(None, faults)
+        categories = dict(sorted(self.categories.items()))
+        sound = {
+            "categories": [{"id": id_, "name": name} for id_, name in categories.items()],
+            "images": self.image_entries,
+            "annotations": self.annotations,
+        }
+        data = CocoDataset(
+            self.path,
+            tuple(self.images.values()),
+            categories,
+            {**self.content, **sound} if faults else self.content,
+        )
+        return Reading(data, faults, len(self.content["annotations"]) - len(self.annotations))
+
+    def _categories(self) -> dict[int, str]:
+        categories: dict[int, str] = {}
+        for number, entry in enumerate(self.content["categories"]):
+            if not _whole(entry.get("id")) or not _text(entry.get("name")):
+                self._fault(
+                    "categories",
+                    number,
+                    f"categories[{number}]: id {_shown(entry.get('id'))}, name {_shown(entry.get('name'))}; "
+                    f"expected a whole number and a text of up to {LONGEST_TEXT} characters",
+                )
+            elif entry["id"] in categories:
+                self._fault("categories", number, f"categories[{number}]: id {entry['id']} stands twice")
+            else:
+                categories[entry["id"]] = entry["name"]
+        if not self.content["categories"]:
+            self._fault("categories", -1, "categories: empty; expected at least one")
+        return categories
+
+    def _images(self) -> tuple[dict[int, CocoImage], list[dict[str, Any]]]:
+        images: dict[int, CocoImage] = {}
+        entries: list[dict[str, Any]] = []
+        folder: Path | None = None
+        for number, entry in enumerate(self.content["images"]):
+            if fault := _image_fault(entry, number, images):
+                self._fault("images", number, fault)
+                continue
+            folder = folder or _picture_folder(self.path, entry["file_name"])
+            image = CocoImage(entry["id"], folder / entry["file_name"], entry["width"], entry["height"])
+            if not _is_file(image.path):
+                self._fault("images", number, f"image {image.id}: {image.path} does not exist")
+                continue
+            images[image.id] = image
+            entries.append(entry)
+        if not self.content["images"]:
+            self._fault("images", -1, "images: empty; expected at least one")
+        return images, entries
+
+    def _annotations(self) -> list[dict[str, Any]]:
+        """Sound annotations. Of a faulty image or category, told already, they are dropped without a further word."""
+        listed_images, listed_categories = _ids(self.content["images"]), _ids(self.content["categories"])
+        sound: list[dict[str, Any]] = []
+        count = Counter(entry["id"] for entry in self.content["annotations"] if _whole(entry.get("id")))
+        seen: Counter[int] = Counter()
+        for number, entry in enumerate(self.content["annotations"]):
+            id_, category, image = entry.get("id"), entry.get("category_id"), entry.get("image_id")
+            faults: list[str] = []
+            if _whole(id_):
+                seen[id_] += 1
+                if seen[id_] == 2:
+                    faults.append(f"the id stands {count[id_]} times")
+            else:
+                faults.append(f"id {_shown(id_)}; expected a whole number")
+            if not _whole(category) or category not in listed_categories:
+                faults.append(f"category_id {_shown(category)}; expected one of the categories' ids")
+            if not _whole(image) or image not in listed_images:
+                faults.append(f"image_id {_shown(image)}; expected one of the images' ids")
+            elif image in self.images:
+                faults += _value_faults(entry, self.images[image])
+            name = f"annotation {id_}" if _whole(id_) else f"annotations[{number}]"
+            for fault in faults:
+                self._fault("annotations", number, f"{name}: {fault}")
+            if not faults and seen[id_] == 1 and image in self.images and category in self.categories:
+                sound.append(entry)
+        return sound
+
+    def _fault(self, section: str, number: int, text: str) -> None:
+        self.faults.append((section, number, text))
 
 
-def _images(content: Mapping[str, Any], path: Path, faults: list[str]) -> dict[int, CocoImage]:
-    images: dict[int, CocoImage] = {}
-    folder: Path | None = None
-    for number, entry in enumerate(content["images"]):
-        sizes = entry.get("width"), entry.get("height")
-        if not _whole(entry.get("id")) or not _text(entry.get("file_name")):
-            faults.append(
-                f"images[{number}]: id {_shown(entry.get('id'))}, file_name {_shown(entry.get('file_name'))}; "
-                f"expected a whole number and a text of up to {LONGEST_TEXT} characters"
-            )
-            continue
-        if not all(_whole(size) and size > 0 for size in sizes):
-            faults.append(
-                f"image {entry['id']}: width {_shown(sizes[0])}, height {_shown(sizes[1])}; "
-                "expected positive whole numbers"
-            )
-            continue
-        if entry["id"] in images:
-            faults.append(
-                f"image {entry['id']}: the id stands twice, for {images[entry['id']].path.name} and "
-                f"{entry['file_name']}"
-            )
-            continue
-        folder = folder or _picture_folder(path, entry["file_name"])
-        image = CocoImage(entry["id"], folder / entry["file_name"], sizes[0], sizes[1])
-        images[image.id] = image
-        if not _is_file(image.path):
-            faults.append(f"image {image.id}: {image.path} does not exist")
-    if not content["images"]:
-        faults.append("images: empty; expected at least one")
-    return images
+def _image_fault(entry: Mapping[str, Any], number: int, images: Mapping[int, CocoImage]) -> str | None:
+    sizes: tuple[Any, Any] = entry.get("width"), entry.get("height")
+    if not _whole(entry.get("id")) or not _text(entry.get("file_name")):
+        return (
+            f"images[{number}]: id {_shown(entry.get('id'))}, file_name {_shown(entry.get('file_name'))}; "
+            f"expected a whole number and a text of up to {LONGEST_TEXT} characters"
+        )
+    if not all(_whole(size) and size > 0 for size in sizes):
+        return (
+            f"image {entry['id']}: width {_shown(sizes[0])}, height {_shown(sizes[1])}; expected positive whole numbers"
+        )
+    if entry["id"] in images:
+        return f"image {entry['id']}: the id stands twice, for {images[entry['id']].path.name} and {entry['file_name']}"
+    return None
 
 
 def _picture_folder(path: Path, file_name: str) -> Path:
@@ -193,27 +267,16 @@ def _picture_folder(path: Path, file_name: str) -> Path:
     raise DataError(f"{path}: picture {file_name} is in none of {tried}")
 
 
-def _check_annotations(content: Mapping[str, Any], images: Mapping[int, CocoImage], faults: list[str]) -> None:
-    # A faulty image or category was told already; its annotations are no faults of their own.
-    listed_images, listed_categories = _ids(content["images"]), _ids(content["categories"])
-    for number, entry in enumerate(content["annotations"]):
-        id_, category, image = entry.get("id"), entry.get("category_id"), entry.get("image_id")
-        area, crowd = entry.get("area", 0), entry.get("iscrowd", 0)
-        name = f"annotation {id_}" if _whole(id_) else f"annotations[{number}]"
-        if not _whole(id_):
-            faults.append(f"{name}: id {_shown(id_)}; expected a whole number")
-        if not _whole(category) or category not in listed_categories:
-            faults.append(f"{name}: category_id {_shown(category)}; expected one of the categories' ids")
-        if not _whole(image) or image not in listed_images:
-            faults.append(f"{name}: image_id {_shown(image)}; expected one of the images' ids")
-        elif image in images and (fault := _box_fault(entry.get("bbox"), images[image])):
-            faults.append(f"{name}: {fault}")
-        elif not _number(area) or area < 0:
-            faults.append(f"{name}: area {_shown(area)}; expected a number, not below 0, or none at all")
-        if crowd not in (0, 1):
-            faults.append(f"{name}: iscrowd {_shown(crowd)}; expected 0 or 1, or none at all")
-    ids = Counter(entry["id"] for entry in content["annotations"] if _whole(entry.get("id")))
-    faults.extend(f"annotation {id_}: the id stands {count} times" for id_, count in ids.items() if count > 1)
+def _value_faults(entry: Mapping[str, Any], image: CocoImage) -> list[str]:
+    area, crowd = entry.get("area", 0), entry.get("iscrowd", 0)
+    faults: list[str] = []
+    if fault := _box_fault(entry.get("bbox"), image):
+        faults.append(fault)
+    elif not _number(area) or area < 0:
+        faults.append(f"area {_shown(area)}; expected a number, not below 0, or none at all")
+    if crowd not in (0, 1):
+        faults.append(f"iscrowd {_shown(crowd)}; expected 0 or 1, or none at all")
+    return faults
 
 
 def _box_fault(box: Any, image: CocoImage) -> str | None:

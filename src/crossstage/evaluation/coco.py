@@ -136,7 +136,7 @@ def coco_metrics(
         DataError: A detection lacks a field, has one of a wrong type, or is on an image that the dataset lacks.
             Categories that the dataset lacks are not scored.
     """
-    evaluation = _run(_checked(results, dataset), dataset)
+    evaluation = run_coco(results, dataset)
     objects = [entry for entry in dataset.content["annotations"] if not entry.get("iscrowd")]
     boxes = Counter(entry["category_id"] for entry in objects)
     images = Counter(category for category, _ in {(entry["category_id"], entry["image_id"]) for entry in objects})
@@ -214,6 +214,15 @@ def _plain_result(entry: Mapping[str, Any]) -> dict[str, Any] | None:
     if len(box) != 4 or not all(map(math.isfinite, (*box, score))):
         return None
     return {"image_id": image, "category_id": category, "bbox": box, "score": score}
+
+
+def run_coco(results: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> Any:
+    """COCO's own evaluation object, accumulated, of detections in COCO's result format.
+
+    Raises:
+        DataError: See :func:`coco_metrics`.
+    """
+    return _run(_checked(results, dataset), dataset)
 
 
 def _run(results: list[dict[str, Any]], dataset: CocoDataset) -> Any:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossstage.errors import DataError
+from crossstage.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,14 +95,7 @@ class CocoReport:
         Raises:
             DataError: The file cannot be written.
         """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-                temporary = Path(folder) / path.name
-                temporary.write_text(self.to_json() + "\n", encoding="utf-8")
-                temporary.replace(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written: {error.strerror}") from None
+        write_text(path, self.to_json() + "\n")
 
 
 def print_report(report: CocoReport, console: Console, *, per_class: bool = True) -> None:

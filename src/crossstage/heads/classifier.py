@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
 from crossstage.inference.model import Preprocessing
 from crossstage.nn.contracts import Backbone
+
+if TYPE_CHECKING:
+    from crossstage.inference.classify import Classification
 
 
 class Classifier(nn.Module):
@@ -19,6 +25,7 @@ class Classifier(nn.Module):
         num_classes: Classes to tell apart, at least 1.
         dropout: Probability that a pooled feature is zeroed in training.
         preprocessing: How pictures become input; None if nobody knows, as before training.
+        class_names: Names by class id; empty if they have none.
 
     Raises:
         ConfigError: ``num_classes`` is below 1.
@@ -31,10 +38,12 @@ class Classifier(nn.Module):
         *,
         dropout: float = 0.0,
         preprocessing: Preprocessing | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.preprocessing = preprocessing
+        self.class_names = tuple(class_names)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = self._linear(num_classes)
@@ -54,7 +63,28 @@ class Classifier(nn.Module):
             ConfigError: ``num_classes`` is below 1.
         """
         self.fc = self._linear(num_classes).to(self.fc.weight)
+        self.class_names = ()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits."""
         return self.fc(self.dropout(self.pool(self.backbone(images)[-1]).flatten(1)))
+
+    def predict(self, source: Any, *, imgsz: int | None = None, top: int = 5) -> Iterator[Classification]:
+        """Classify pictures, one at a time.
+
+        Args:
+            source: See :meth:`crossstage.Detector.predict`.
+            imgsz: Side of the input in pixels; None takes the size the model was trained at.
+            top: How many classes to tell of each picture.
+
+        Yields:
+            The likeliest classes of each picture that can be read.
+
+        Raises:
+            DataError: Nothing was found at ``source``.
+            ConfigError: The model has no preprocessing, as before training.
+        """
+        from crossstage.inference.classify import Classification, ClassPredictor
+
+        predictor = ClassPredictor(self, imgsz=imgsz, top=top)
+        return (entry for entry in predictor.predict(source) if isinstance(entry, Classification))

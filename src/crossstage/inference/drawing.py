@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from crossstage.inference.images import Pixels
 
 if TYPE_CHECKING:
+    from PIL import Image
     from supervision import Detections
 
 
@@ -29,3 +31,16 @@ def draw(image: Pixels, detections: Detections) -> Pixels:
         text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=3, smart_position=True
     )
     return label.annotate(drawn, detections, labels)
+
+
+def sheet(tiles: Sequence[Pixels], columns: int = 4, side: int = 320) -> Image.Image:
+    """Pictures in rows, each scaled to fit a square of ``side`` pixels, on white."""
+    from PIL import Image
+
+    page = Image.new("RGB", (min(columns, len(tiles)) * side, -(-len(tiles) // columns) * side), "white")
+    for number, pixels in enumerate(tiles):
+        tile = Image.fromarray(pixels)
+        ratio = side / max(tile.size)
+        tile = tile.resize((max(1, round(tile.width * ratio)), max(1, round(tile.height * ratio))))
+        page.paste(tile, (number % columns * side, number // columns * side))
+    return page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -16,14 +17,15 @@ MAX_PIXELS = 100_000_000  # a file of a few kilobytes can claim more than memory
 Pixels = NDArray[np.uint8]
 
 
-def load_image(source: str | Path | Image.Image | Pixels) -> Pixels:
+def load_image(source: str | Path | bytes | Image.Image | Pixels) -> Pixels:
     """Read a picture as people see it.
 
     EXIF orientation is applied; 16-bit greys are scaled, not clipped; transparency is laid on white; of an animation or
     a document with pages the first is taken.
 
     Args:
-        source: A path, a PIL image, or an array ``(H, W, 3)`` of RGB uint8, which is returned as it is.
+        source: A path, a file's content, a PIL image, or an array ``(H, W, 3)`` of RGB uint8, which is returned as
+            it is.
 
     Returns:
         ``(H, W, 3)`` RGB uint8.
@@ -34,15 +36,16 @@ def load_image(source: str | Path | Image.Image | Pixels) -> Pixels:
     """
     if isinstance(source, np.ndarray):
         return _checked(source)
-    name = "the PIL image" if isinstance(source, Image.Image) else str(source)
+    name = f"the {type(source).__name__}" if isinstance(source, (bytes, Image.Image)) else str(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on metadata, and on sizes that are checked here
             if isinstance(source, Image.Image):
                 return _to_rgb(source, name)  # it may not have been decoded yet
-            if Path(source).stat().st_size == 0:
+            file = source if isinstance(source, (str, Path)) else io.BytesIO(source)
+            if (Path(file).stat().st_size if isinstance(file, (str, Path)) else len(file.getbuffer())) == 0:
                 raise DataError(f"{name}: empty file; expected a picture")
-            with Image.open(source) as image:
+            with Image.open(file) as image:
                 return _to_rgb(image, name)
     except Image.DecompressionBombError:
         raise DataError(f"{name}: claims more pixels than {MAX_PIXELS:,}; refused unread") from None
@@ -51,6 +54,25 @@ def load_image(source: str | Path | Image.Image | Pixels) -> Pixels:
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{name}: cannot be read: {reason}; expected a whole picture") from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture file as people see it, from its header alone.
+
+    Raises:
+        DataError: The file cannot be read or is no picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientation: a quarter turn
+                return (image.width, image.height) if turned else (image.height, image.width)
+    except Image.DecompressionBombError:
+        raise DataError(f"{path}: claims more pixels than {MAX_PIXELS:,}; refused unread") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "not a picture that Pillow can read"
+        raise DataError(f"{path}: cannot be read: {reason}") from None
 
 
 def _checked(array: NDArray) -> Pixels:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-Resize = Literal["stretch", "letterbox"]
+Resize = Literal["stretch", "letterbox", "crop"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Preprocessing:
     Attributes:
         size: Height and width of the input in pixels.
         resize: ``"stretch"`` scales both sides independently (Darknet's default); ``"letterbox"`` keeps the aspect
-            ratio and fills the rest with grey 0.5 (Darknet's ``letter_box=1``).
+            ratio and fills the rest with grey 0.5 (Darknet's ``letter_box=1``); ``"crop"`` keeps it, too, and cuts off
+            what reaches over the middle, as is usual for classifiers.
         mean: Of each colour over the training data, subtracted; 0 in Darknet's networks.
         std: Standard deviation that is divided by; 1 in Darknet's networks.
     """

@@ -51,10 +51,12 @@ class Placement:
 def prepare(image: Pixels, size: tuple[int, int], resize: Resize) -> tuple[Tensor, Placement]:
     """Resize a picture as Darknet does: bilinear between corner-aligned pixels, without smoothing.
 
+    A crop is resized as torchvision and timm do it instead, smoothed where it shrinks.
+
     Args:
         image: ``(H, W, 3)`` RGB uint8.
         size: Height and width of the input.
-        resize: ``"stretch"``, or ``"letterbox"`` to keep the aspect ratio, centred on grey.
+        resize: ``"stretch"``, ``"letterbox"`` to keep the aspect ratio, centred on grey, or ``"crop"`` for the middle.
 
     Returns:
         ``(3, *size)`` float32 in [0, 1], and where the picture lies in it.
@@ -62,6 +64,8 @@ def prepare(image: Pixels, size: tuple[int, int], resize: Resize) -> tuple[Tenso
     height, width = image.shape[:2]
     if resize == "stretch":
         return _resized(image, size), Placement((height, width), (size[0] / height, size[1] / width), (0, 0))
+    if resize == "crop":
+        return _cropped(image, size)
     if size[0] * width < size[1] * height:  # whole numbers, as in Darknet: a float ratio can lose the last row
         inner = size[0], max(1, width * size[0] // height)
     else:
@@ -70,6 +74,18 @@ def prepare(image: Pixels, size: tuple[int, int], resize: Resize) -> tuple[Tenso
     canvas = torch.full((3, *size), GREY)
     canvas[:, top : top + inner[0], left : left + inner[1]] = _resized(image, inner)
     return canvas, Placement((height, width), (inner[0] / height, inner[1] / width), (top, left))
+
+
+def _cropped(image: Pixels, size: tuple[int, int]) -> tuple[Tensor, Placement]:
+    height, width = image.shape[:2]
+    ratio = max(size[0] / height, size[1] / width)
+    whole = max(size[0], round(height * ratio)), max(size[1], round(width * ratio))
+    top, left = (whole[0] - size[0]) // 2, (whole[1] - size[1]) // 2
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1).unsqueeze(0).float()
+    if whole != (height, width):
+        pixels = F.interpolate(pixels, size=whole, mode="bilinear", align_corners=False, antialias=True)
+    cut = pixels[0, :, top : top + size[0], left : left + size[1]]
+    return (cut / 255).clamp_(0, 1), Placement((height, width), (whole[0] / height, whole[1] / width), (-top, -left))
 
 
 def _resized(image: Pixels, size: tuple[int, int]) -> Tensor:

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Targets(NamedTuple):
+    """The objects of a batch of images, one after the other.
+
+    Attributes:
+        image_index: ``(M,)`` int64, position of each object's image in the batch.
+        class_ids: ``(M,)`` int64.
+        boxes_xyxy: ``(M, 4)`` corners in pixels of the input tensor.
+    """
+
+    image_index: Tensor
+    class_ids: Tensor
+    boxes_xyxy: Tensor
 
 
 def cell_grid(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:

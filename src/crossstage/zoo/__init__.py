@@ -2,11 +2,13 @@
 
 from crossstage.zoo.darknet_detector import DarknetDetector, load_darknet_detector
 from crossstage.zoo.from_darknet import convert_darknet, load_darknet
-from crossstage.zoo.loading import create_model, load, load_detector
+from crossstage.zoo.loading import create_model, load, load_detector, load_on
 from crossstage.zoo.peers import from_detectron2, from_peer, peers
 from crossstage.zoo.pretrained import PRETRAINED
 from crossstage.zoo.registry import ModelCard, backbone_config, list_models, model_info
 from crossstage.zoo.spec import ModelSpec, Provenance
+from crossstage.zoo.starting import Started, start_model
+from crossstage.zoo.transfer import Transfer
 
 __all__ = [
     "PRETRAINED",
@@ -14,6 +16,8 @@ __all__ = [
     "ModelCard",
     "ModelSpec",
     "Provenance",
+    "Started",
+    "Transfer",
     "backbone_config",
     "convert_darknet",
     "create_model",
@@ -24,6 +28,8 @@ __all__ = [
     "load_darknet",
     "load_darknet_detector",
     "load_detector",
+    "load_on",
     "model_info",
     "peers",
+    "start_model",
 ]

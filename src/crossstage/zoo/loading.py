@@ -21,6 +21,8 @@ from crossstage.zoo.files import read_model
 from crossstage.zoo.peers import load_peer
 from crossstage.zoo.pretrained import PRETRAINED
 from crossstage.zoo.registry import REGISTRY, Model, backbone_config, default_spec, find, list_models
+from crossstage.zoo.starting import weights_file
+from crossstage.zoo.transfer import transfer
 
 
 def create_model(
@@ -95,22 +97,10 @@ def create_model(
         class_names = stored.class_names
     spec = default_spec(stored.name, classes, class_names, {**stored.overrides, **settings})
     model = entry.build(replace(spec, preprocessing=stored.preprocessing))
-    _start_from(model, state, name, expected=not settings)
+    carried = transfer(model, state, name, old_names=stored.class_names, new_names=spec.class_names)
+    if settings and (carried.fresh or carried.partly):
+        warnings.warn(str(carried), stacklevel=2)
     return model
-
-
-def _start_from(model: torch.nn.Module, state: Mapping[str, Tensor], name: str, *, expected: bool) -> None:
-    """Take all tensors that fit; warn about the others unless their number alone is expected to differ."""
-    own = model.state_dict()
-    fitting = {key: tensor for key, tensor in state.items() if key in own and own[key].shape == tensor.shape}
-    if not expected and len(fitting) < len(own):
-        left = [key for key in own if key not in fitting]
-        warnings.warn(
-            f"{len(left)} of {len(own)} tensors are not in {name} or do not fit and stay as initialised: "
-            f"{', '.join(left[:3])}, ...",
-            stacklevel=3,
-        )
-    model.load_state_dict({**own, **fitting})
 
 
 def load(name_or_path: str | Path) -> Model:
@@ -118,9 +108,10 @@ def load(name_or_path: str | Path) -> Model:
 
     Args:
         name_or_path: A name of ``list_models(pretrained=True)``, a model's name if it has weights, the path of a model
-            file written by crossstage, that of a Darknet ``.cfg`` with its ``.weights`` beside it, see
-            :func:`~crossstage.zoo.load_darknet_detector`, or a network of another library, whose weights are fetched:
-            ``"timm:<name>[.<tag>]"`` or ``"torchvision:<name>[.<tag>]"``, see :func:`~crossstage.zoo.peers`.
+            file written by crossstage, the folder of a training, whose best weights are taken, the path of a Darknet
+            ``.cfg`` with its ``.weights`` beside it, see :func:`~crossstage.zoo.load_darknet_detector`, or a network of
+            another library, whose weights are fetched: ``"timm:<name>[.<tag>]"`` or ``"torchvision:<name>[.<tag>]"``,
+            see :func:`~crossstage.zoo.peers`.
 
     Returns:
         The model in evaluation mode; a detector's :meth:`~crossstage.detectors.Detector.predict` reads pictures.
@@ -153,25 +144,36 @@ def load(name_or_path: str | Path) -> Model:
     return model.requires_grad_().eval()
 
 
-def load_detector(name_or_path: str | Path, device: str | None = None) -> Detector:
-    """:func:`load` for a detector, moved to a device.
+def load_on(name_or_path: str | Path, device: str | None = None) -> Model:
+    """:func:`load`, moved to a device.
 
     Args:
         name_or_path: See :func:`load`.
         device: Such as ``"cpu"`` or ``"cuda:1"``; None takes a GPU if there is one.
 
     Raises:
-        ConfigError: The name is unknown, has no weights, or is a classifier's; or the device is not there.
+        ConfigError: The name is unknown or has no weights, or the device is not there.
         WeightsError: The file is damaged or not a crossstage model.
     """
     model = load(name_or_path)
-    if not isinstance(model, Detector):
-        raise ConfigError(f"{name_or_path} is a classifier; expected a detector")
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return model.to(chosen)
     except (RuntimeError, AssertionError) as error:  # torch raises either, depending on its build
         raise ConfigError(f"device {chosen!r} cannot be used: {error}") from None
+
+
+def load_detector(name_or_path: str | Path, device: str | None = None) -> Detector:
+    """:func:`load_on` for a detector.
+
+    Raises:
+        ConfigError: See there, or the model is a classifier.
+        WeightsError: The file is damaged or not a crossstage model.
+    """
+    model = load_on(name_or_path, device)
+    if not isinstance(model, Detector):
+        raise ConfigError(f"{name_or_path} is a classifier; expected a detector")
+    return model
 
 
 def _tagged(name: str) -> str:
@@ -190,16 +192,7 @@ def _tagged(name: str) -> str:
 
 
 def _weights_path(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path)
-    name = str(name_or_path)
-    if name in PRETRAINED:
-        return PRETRAINED[name].verified_path()
-    if name in REGISTRY:
-        return PRETRAINED[_tagged(name)].verified_path()
-    if path.suffix == ".safetensors" or path.exists():
-        return path
-    find(name)
-    raise AssertionError(f"{name} is known and yet has no path")
+    return weights_file(name_or_path) or PRETRAINED[_tagged(str(name_or_path))].verified_path()
 
 
 def _check_tensors(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:

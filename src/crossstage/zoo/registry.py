@@ -113,7 +113,11 @@ def backbone_config(name: str, overrides: Mapping[str, Any]) -> BackboneConfig:
 def _build_classifier(spec: ModelSpec) -> Classifier:
     config = backbone_config(spec.name, spec.overrides)
     return Classifier(
-        build_backbone(config), spec.num_classes, dropout=config.dropout, preprocessing=spec.preprocessing
+        build_backbone(config),
+        spec.num_classes,
+        dropout=config.dropout,
+        preprocessing=spec.preprocessing,
+        class_names=spec.class_names,
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.heads import AnchorLevel
-from crossstage.inference.model import Preprocessing
+from crossstage.inference.model import Preprocessing, Resize
 from crossstage.nn import Partial
 
 FORMAT = 1
@@ -102,7 +102,7 @@ def _preprocessing(content: Any) -> Preprocessing | None:
     if content is None:
         return None
     height, width = content["size"]
-    if content["resize"] not in ("stretch", "letterbox"):
+    if content["resize"] not in get_args(Resize):
         raise ValueError(f"resize is {content['resize']!r}")
     mean, std = (_colours(content.get(key, _IDLE[key])) for key in ("mean", "std"))
     return Preprocessing((int(height), int(width)), content["resize"], mean, std)

@@ -1,0 +1,111 @@
+"""The command line: one function for each verb, over the functions that the Python API offers.
+
+Nothing heavy is imported before a verb runs, so that ``crossstage --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
+from crossstage.cli.train import run_train, train
+from crossstage.cli.verbs import INTERRUPTED, darknet_convert, darknet_info, info, models, predict, val
+from crossstage.errors import CrossStageError
+from crossstage.version import __version__
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+FAILED = 2
+
+Verb = Callable[..., int]
+
+VERBS: dict[str, Verb | dict[str, Verb]] = {
+    "predict": predict,
+    "train": train,
+    "val": val,
+    "data": {"check": data_check, "stats": data_stats, "anchors": data_anchors, "show": data_show},
+    "models": models,
+    "info": info,
+    "darknet": {"info": darknet_info, "convert": darknet_convert},
+}
+GROUPS = {
+    "darknet": "Networks and weights in Darknet's formats.",
+    "data": "Datasets: check, describe, fit anchors, look at.",
+}
+LISTS = {
+    "classes": "Names or ids of the classes to look for, apart or with commas; by default all."
+}  # options that take several values
+OPTIONAL = {"pattern": "Shell-style wildcards, such as 'csp*'; by default all."}  # positional, and may be left out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Command and options; by default those of the process.
+
+    Returns:
+        0 on success, 1 if something was skipped or faulty, 2 if the command could not be carried out, 130 after
+        Ctrl-C, 143 after being told to terminate.
+    """
+    words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    try:
+        if words[:1] == ["train"]:
+            return run_train(words[1:])
+        chosen = _parser().parse_args(words)
+        verb = VERBS[chosen.subcommand]
+        chosen = chosen[chosen.subcommand]
+        if isinstance(verb, dict):
+            verb, chosen = verb[chosen.subcommand], chosen[chosen.subcommand]
+        return verb(**vars(chosen))
+    except CrossStageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _underscored(word: str) -> str:
+    """An option that is written with hyphens, such as ``--on-bad-label=skip``, in the way it is defined."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _parser() -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="crossstage", description="Cross Stage Partial networks: find objects, train, measure, convert."
+    )
+    parser.add_argument("--version", action="version", version=f"crossstage {__version__}")
+    _add_verbs(parser, VERBS)
+    return parser
+
+
+def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb | dict[str, Verb]]) -> None:
+    """Required parameters become positional arguments, unless they are keyword-only."""
+    from jsonargparse import ArgumentParser
+
+    commands = parser.add_subcommands()
+    for name, verb in verbs.items():
+        summary = GROUPS[name] if isinstance(verb, dict) else (verb.__doc__ or "").splitlines()[0]
+        below = ArgumentParser(description=summary)
+        commands.add_subcommand(name, below, help=summary.rstrip("."))
+        if isinstance(verb, dict):
+            _add_verbs(below, verb)
+            continue
+        if verb is train:  # it has a parser of its own, which needs torch
+            continue
+        parameters = inspect.signature(verb).parameters
+        first = next(iter(parameters.values()))
+        below.add_function_arguments(verb, as_positional=first.kind is not first.KEYWORD_ONLY, skip={*LISTS, *OPTIONAL})
+        for argument in OPTIONAL.keys() & parameters.keys():
+            below.add_argument(argument, nargs="?", default=parameters[argument].default, help=OPTIONAL[argument])
+        for option in LISTS.keys() & parameters.keys():
+            below.add_argument(f"--{option}", nargs="+", help=LISTS[option])

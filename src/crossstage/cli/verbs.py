@@ -1,0 +1,218 @@
+"""The verbs that use models: predict, val, models, info, darknet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crossstage.cli.console import console, nearest
+from crossstage.cli.console import table as make_table
+from crossstage.errors import ConfigError
+
+DEFAULT_MODEL = "cspdarknet53_tiny_yolo.coco"
+FOUND_FAULTS = 1
+INTERRUPTED = 130
+
+
+def predict(
+    source: str,
+    model: str = DEFAULT_MODEL,
+    conf: float = 0.25,
+    iou: float = 0.45,
+    imgsz: int | None = None,
+    classes: list[str] | None = None,
+    device: str | None = None,
+    save: str | None = None,
+    json: str | None = None,
+) -> int:
+    """Find objects in pictures and videos, or tell what pictures show.
+
+    Args:
+        source: A picture, folder, glob, .txt list, video file or camera number.
+        model: A model with weights in "crossstage models", with or without their tag; a model file; a run's folder; or
+            a Darknet .cfg with its .weights, and .names if there are any, beside it.
+        conf: Keep detections that score more than this.
+        iou: Of two boxes of one class that overlap more than this, drop the weaker.
+        imgsz: Side of the network's input in pixels; by default the one it was trained at.
+        classes: Names or ids of the classes to look for; by default all.
+        device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
+        save: Folder for annotated copies.
+        json: File for the detections, one JSON object for each picture or frame.
+    """
+    from crossstage.heads import Classifier
+    from crossstage.inference import Predictor, predict_to_files, print_summary
+    from crossstage.inference.classify import ClassPredictor, classify_to_files
+    from crossstage.zoo import load_on
+
+    loaded = load_on(model, device)
+    if isinstance(loaded, Classifier):
+        if classes or save:
+            raise ConfigError(f"{model} is a classifier; classes and save are for detectors")
+        predictor = ClassPredictor(loaded, imgsz=imgsz)
+        unreadable = classify_to_files(predictor, source, console(), json=Path(json) if json else None)
+        return FOUND_FAULTS if unreadable else 0
+    wanted = [name for entry in classes for name in entry.split(",")] if classes else None
+    predictor = Predictor(loaded, conf=conf, iou=iou, imgsz=imgsz, classes=wanted)
+    summary = predict_to_files(predictor, source, save=Path(save) if save else None, json=Path(json) if json else None)
+    print_summary(summary, console())
+    if summary.interrupted:
+        return INTERRUPTED
+    return FOUND_FAULTS if summary.unreadable else 0
+
+
+def val(
+    *,
+    data: str,
+    model: str = DEFAULT_MODEL,
+    split: str | None = None,
+    imgsz: int | None = None,
+    conf: float = 0.001,
+    iou: float = 0.45,
+    device: str | None = None,
+    json: str | None = None,
+) -> int:
+    """Measure a detector's average precision or a classifier's accuracy.
+
+    Args:
+        data: The dataset, see "crossstage data check --help".
+        model: A model with weights in "crossstage models", with or without their tag; a model file; a run's folder; or
+            a Darknet .cfg with its .weights, and .names if there are any, beside it.
+        split: The part to measure on: train, val or test; by default val, else test. Of a folder with several
+            annotation files also a part of one's name.
+        imgsz: Side of the network's input in pixels; by default the one it was trained at.
+        conf: Score that detections need to be counted; average precision wants it near 0.
+        iou: Of two boxes of one class that overlap more than this, drop the weaker.
+        device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
+        json: File for the report.
+    """
+    from crossstage.data import CocoDataset
+    from crossstage.data.source import part_to_measure
+    from crossstage.evaluation import evaluate, evaluate_classifier, print_classification, print_report
+    from crossstage.heads import Classifier
+    from crossstage.zoo import load_on
+
+    loaded = load_on(model, device)
+    dataset = part_to_measure(data, split)
+    if isinstance(loaded, Classifier) == isinstance(dataset, CocoDataset):
+        held = "boxes" if isinstance(dataset, CocoDataset) else "labels without boxes"
+        raise ConfigError(f"{data} holds {held}, which {model} does not find; expected data of the model's task")
+    if isinstance(loaded, Classifier):
+        assert not isinstance(dataset, CocoDataset)
+        report = evaluate_classifier(loaded, dataset, imgsz=imgsz, progress=True, model_name=model)
+        print_classification(report, console())
+    else:
+        assert isinstance(dataset, CocoDataset)
+        options = {"imgsz": imgsz, "conf": conf, "iou": iou}
+        report = evaluate(loaded, dataset, progress=True, model_name=model, **options)
+        print_report(report, console())
+    if json:
+        report.save(Path(json))
+    return 0
+
+
+def models(pattern: str = "*") -> int:
+    """List the models.
+
+    Args:
+        pattern: Shell-style wildcards, such as "csp*".
+    """
+    from rich.progress import track
+
+    from crossstage.zoo import list_models, model_info
+
+    table = make_table("model", "weights", "what", "M parameters", "GFLOPs", "at", numbers=3)
+    names = list_models(pattern)
+    if not names:
+        raise ConfigError(f"no model is called {pattern!r}{nearest(pattern, list_models())}")
+    for name in track(names, "counting", console=console(stderr=True), transient=True):
+        card = model_info(name)
+        tags = " ".join(weights.removeprefix(name) for weights in card.weights)
+        parameters, bflops = f"{card.parameters / 1e6:.3f}", f"{card.bflops:.3f}"
+        table.add_row(name, tags, card.summary, parameters, bflops, f"{card.input_size[0]} x {card.input_size[1]}")
+    console().print(table)
+    return 0
+
+
+def info(name: str) -> int:
+    """Show a model's card: what it is, what it costs, where its weights come from.
+
+    Args:
+        name: A model's name, with or without the tag of its weights.
+    """
+    from crossstage.zoo import model_info
+
+    card = model_info(name)
+    rows = {
+        "task": card.task + (", a reconstruction from published sizes" if card.reconstruction else ""),
+        "what": card.summary,
+        "source": card.source,
+        "input": f"{card.input_size[0]} x {card.input_size[1]}",
+        "classes": str(card.num_classes),
+        "parameters": f"{card.parameters:,}, of which {card.weights_only:,} weights",
+        "GFLOPs": f"{card.bflops:.3f} (two for each multiply-add; the papers' BFLOPs)",
+        "weights": ", ".join(card.weights) or "none yet",
+    }
+    if card.provenance:
+        rows |= {f"weights' {key}".replace("_", " "): value for key, value in vars(card.provenance).items() if value}
+    if card.class_names:
+        rows["class names"] = ", ".join(card.class_names)
+    table = make_table("", name)
+    for key, value in rows.items():
+        table.add_row(key, value)
+    console().print(table)
+    return 0
+
+
+def darknet_info(cfg: str, weights: str | None = None) -> int:
+    """Show a Darknet network layer by layer, and whether a weights file fits it.
+
+    Args:
+        cfg: The .cfg file.
+        weights: The .weights file.
+    """
+    from crossstage.darknet import check_weights, describe
+
+    rows = describe(cfg)
+    table = make_table("", "layer", "output", "parameters", "BFLOPs", numbers=3)
+    for row in rows:
+        table.add_row(str(row.index), row.kind, str(row.output_shape), f"{row.parameters:,}", f"{row.bflops:.3f}")
+    table.add_section()
+    table.add_row("", "total", "", f"{sum(row.parameters for row in rows):,}", f"{sum(row.bflops for row in rows):.3f}")
+    out = console()
+    out.print(table)
+    if weights:
+        out.print(str(check_weights(cfg, weights)), style="bold", highlight=False, soft_wrap=True)
+    return 0
+
+
+def darknet_convert(
+    *,
+    weights: str,
+    model: str,
+    names: str,
+    out: str,
+    source: str,
+    licence: str,
+    trained_on: str,
+    half: bool = True,
+) -> int:
+    """Turn Darknet weights into a model file for the native network; equal input gives equal bytes.
+
+    Args:
+        weights: The .weights file.
+        model: Name of the native model.
+        names: Text file with a class name in each line.
+        out: The .safetensors file to write.
+        source: What was trained and by whom, for the file's header.
+        licence: Licence of the weights, for the file's header.
+        trained_on: The training data, for the file's header.
+        half: Store float16, which halves the file.
+    """
+    import hashlib
+
+    from crossstage.zoo import convert_darknet
+
+    convert_darknet(
+        weights, out, model=model, names=names, source=source, licence=licence, trained_on=trained_on, half=half
+    )
+    console().print(f"{out}: sha256 {hashlib.sha256(Path(out).read_bytes()).hexdigest()}", soft_wrap=True)
+    return 0

@@ -1,0 +1,106 @@
+"""Anchors fitted to boxes: k-means with IoU for a distance (YOLOv2, arXiv 1612.08242, section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossstage.data.coco import CocoDataset
+from crossstage.data.records import objects_of
+from crossstage.errors import DataError
+from crossstage.inference.model import Preprocessing
+
+ROUNDS = 300
+RESTARTS = 5
+RECALLED = 0.5  # IoU of shapes from which an anchor is said to fit a box
+
+Sizes = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AnchorFit:
+    """How well anchors fit boxes.
+
+    Attributes:
+        mean_iou: Mean over the boxes of the IoU with the anchor that fits best, shapes laid on one corner.
+        recall: Share of boxes whose best IoU is above 0.5.
+        used: Share of boxes that each anchor fits best.
+    """
+
+    mean_iou: float
+    recall: float
+    used: tuple[float, ...]
+
+
+def scaled_sizes(dataset: CocoDataset, preprocessing: Preprocessing) -> Sizes:
+    """Widths and heights ``(n, 2)`` of all boxes, in pixels of the network's input.
+
+    Raises:
+        DataError: There is no box.
+    """
+    height, width = preprocessing.size
+    sizes = []
+    for image, objects in zip(dataset.images, objects_of(dataset), strict=True):
+        factors = np.array([width / image.width, height / image.height])
+        if preprocessing.resize == "letterbox":
+            factors[:] = factors.min()
+        boxes = objects.boxes_xyxy.astype(np.float64)
+        sizes.append((boxes[:, 2:] - boxes[:, :2]) * factors)
+    found = np.concatenate(sizes) if sizes else np.zeros((0, 2))
+    if not len(found):
+        raise DataError(f"{dataset.path}: no boxes to fit anchors to")
+    return found
+
+
+def shape_ious(sizes: Sizes, anchors: Sizes) -> NDArray[np.float64]:
+    """IoU of ``(n, 2)`` boxes with ``(k, 2)`` anchors, laid on one corner: ``(n, k)``."""
+    inter = np.minimum(sizes[:, None], anchors[None]).prod(-1)
+    return inter / (sizes.prod(-1)[:, None] + anchors.prod(-1)[None] - inter)
+
+
+def judge(sizes: Sizes, anchors: Sizes) -> AnchorFit:
+    """How well anchors fit boxes."""
+    ious = shape_ious(sizes, anchors)
+    best = ious.max(1)
+    used = np.bincount(ious.argmax(1), minlength=len(anchors)) / len(sizes)
+    return AnchorFit(float(best.mean()), float((best > RECALLED).mean()), tuple(used.tolist()))
+
+
+def fit_anchors(sizes: Sizes, count: int, *, seed: int = 0) -> Sizes:
+    """The best of a few runs of k-means.
+
+    Args:
+        sizes: ``(n, 2)`` widths and heights.
+        count: Anchors to find.
+        seed: Chooses where the runs begin.
+
+    Returns:
+        ``(count, 2)`` widths and heights, by area.
+
+    Raises:
+        DataError: There are fewer different boxes than anchors.
+    """
+    distinct = np.unique(sizes, axis=0)
+    if len(distinct) < count:
+        raise DataError(f"{len(distinct)} different sizes of boxes; expected at least {count} for {count} anchors")
+    random = np.random.default_rng(seed)
+    runs = [_k_means(sizes, distinct[random.choice(len(distinct), count, replace=False)]) for _ in range(RESTARTS)]
+    best = max(runs, key=lambda anchors: judge(sizes, anchors).mean_iou)
+    return best[best.prod(1).argsort()]
+
+
+def _k_means(sizes: Sizes, anchors: Sizes) -> Sizes:
+    """Medians of the boxes nearest to each anchor, again and again; an anchor that is nearest to none stays."""
+    anchors = anchors.copy()
+    nearest = np.full(len(sizes), -1)
+    for _ in range(ROUNDS):
+        now = shape_ious(sizes, anchors).argmax(1)
+        if (now == nearest).all():
+            break
+        nearest = now
+        for index in range(len(anchors)):
+            if (mine := nearest == index).any():
+                anchors[index] = np.median(sizes[mine], axis=0)
+    return anchors

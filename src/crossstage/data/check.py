@@ -1,0 +1,260 @@
+"""Everything that is wrong or odd about a dataset, in one report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crossstage.data.coco import CocoDataset
+from crossstage.data.faults import Fault
+from crossstage.data.records import class_names_of, objects_of
+from crossstage.data.source import Dataset, DataSource
+from crossstage.errors import DataError
+from crossstage.files import write_text
+from crossstage.inference.images import load_image
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+UNBALANCED = 20  # times as many labels of the most frequent class as of the rarest
+SMALL_SIDE = 4.0  # pixels at an input of REFERENCE_SIDE, where a detector sees next to nothing
+REFERENCE_SIDE = 416
+SAME_BOX = 0.5  # pixels
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """One part of a dataset.
+
+    Attributes:
+        name: Such as "train".
+        pictures: How many there are.
+        readable: How many of them can be read.
+        labels: Boxes, or labelled pictures, that are sound.
+        unlabelled: Pictures without a box.
+        per_class: Labels by class name.
+    """
+
+    name: str
+    pictures: int
+    readable: int
+    labels: int
+    unlabelled: int
+    per_class: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What :func:`check_data` found.
+
+    Attributes:
+        path: The dataset.
+        format: Its format.
+        parts: What there is.
+        faults: What is wrong, or odd.
+    """
+
+    path: str
+    format: str
+    parts: tuple[PartSummary, ...]
+    faults: tuple[Fault, ...]
+
+    @property
+    def broken(self) -> int:
+        """How many faults make something unusable."""
+        return sum(fault.broken for fault in self.faults)
+
+    def save(self, path: Path) -> None:
+        """Write the report as JSON.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        write_text(path, json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture that was looked at: its hash, and height and width, or why it cannot be read."""
+
+    part: str
+    place: Path
+    label: str
+    digest: str
+    size: tuple[int, int] | None
+    reason: str
+
+
+def check_data(source: DataSource, *, progress: bool = False) -> CheckReport:
+    """Read every label and every picture.
+
+    Args:
+        source: A dataset.
+        progress: Show a progress bar on stderr.
+    """
+    parts, faults, seen = [], [], []
+    for name, read in source.parts.items():
+        reading = read()
+        faults += reading.faults
+        if reading.data is None:
+            parts.append(PartSummary(name, 0, 0, 0, 0, {}))
+            continue
+        pictures = list(_looked_at(name, reading.data, progress))
+        seen += pictures
+        faults += _picture_faults(reading.data, pictures)
+        parts.append(_summary(name, reading.data, pictures))
+        if isinstance(reading.data, CocoDataset):
+            faults += _box_faults(reading.data)
+    faults += _duplicates(seen)
+    faults += _balance(source.path, parts)
+    return CheckReport(str(source.path), source.format, tuple(parts), tuple(faults))
+
+
+def _looked_at(part: str, dataset: Dataset, progress: bool) -> Iterator[_Picture]:
+    from rich.console import Console
+    from rich.progress import track
+
+    if isinstance(dataset, CocoDataset):
+        pictures: Sequence[Path | bytes] = [image.path for image in dataset.images]
+        names: Sequence[str] = [str(path) for path in pictures]
+        labels = [""] * len(names)
+    else:
+        pictures, names = dataset.pictures, dataset.names
+        labels = [dataset.class_names[label] for label in dataset.labels]
+
+    def look(index: int) -> _Picture:
+        picture, name = pictures[index], Path(names[index])
+        try:
+            content = picture.read_bytes() if isinstance(picture, Path) else picture
+            digest = hashlib.sha256(content).hexdigest()
+            size = load_image(picture).shape[:2]
+        except (DataError, OSError) as error:
+            return _Picture(part, name, labels[index], "", None, str(error).removeprefix(f"{name}: "))
+        return _Picture(part, name, labels[index], digest, (size[0], size[1]), "")
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        done = threads.map(look, range(len(names)))
+        console = Console(stderr=True)
+        yield from track(
+            done,
+            part,
+            total=len(names),
+            console=console,
+            transient=True,
+            disable=not (progress and console.is_terminal),
+        )
+
+
+def _picture_faults(dataset: Dataset, pictures: Sequence[_Picture]) -> list[Fault]:
+    faults = [Fault(picture.place, None, picture.reason) for picture in pictures if picture.size is None]
+    if isinstance(dataset, CocoDataset):
+        for image, picture in zip(dataset.images, pictures, strict=True):
+            if picture.size and picture.size != (image.height, image.width):
+                told = (
+                    f"{picture.size[1]} x {picture.size[0]} pixels; its labels are for {image.width} x {image.height}"
+                )
+                faults.append(Fault(picture.place, None, told))
+    return faults
+
+
+def _summary(name: str, dataset: Dataset, pictures: Sequence[_Picture]) -> PartSummary:
+    names = class_names_of(dataset)
+    if isinstance(dataset, CocoDataset):
+        objects = objects_of(dataset)
+        counts = Counter(names[class_id] for entry in objects for class_id in entry.class_ids)
+        unlabelled = sum(not len(entry.class_ids) for entry in objects)
+    else:
+        counts, unlabelled = Counter(names[label] for label in dataset.labels), 0
+    readable = sum(picture.size is not None for picture in pictures)
+    per_class = {name: counts[name] for name in names}
+    return PartSummary(name, len(pictures), readable, sum(counts.values()), unlabelled, per_class)
+
+
+def _box_faults(dataset: CocoDataset) -> list[Fault]:
+    """Boxes that are valid and yet no help: the same twice, or too small to be seen."""
+    faults, small = [], []
+    for image, objects in zip(dataset.images, objects_of(dataset), strict=True):
+        boxes = objects.boxes_xyxy
+        sides = (boxes[:, 2:] - boxes[:, :2]) * (REFERENCE_SIDE / max(image.width, image.height))
+        small += [image.path.name] * int((sides < SMALL_SIDE).any(1).sum())
+        close = np.abs(boxes[:, None] - boxes[None]).max(-1, initial=0) < SAME_BOX
+        same = np.triu(close & (objects.class_ids[:, None] == objects.class_ids), 1).sum()
+        if same:
+            told = f"{same} box{'es' * bool(same > 1)} stand{'s' * (same == 1)} twice, with one class"
+            faults.append(Fault(image.path, None, told, broken=False))
+    if small:
+        where = f"at an input of {REFERENCE_SIDE}, the first in {small[0]}"
+        told = f"{len(small)} boxes are below {SMALL_SIDE:g} pixels {where}"
+        faults.append(Fault(dataset.path, None, told, broken=False))
+    return faults
+
+
+def _duplicates(pictures: Sequence[_Picture]) -> list[Fault]:
+    """Files with equal content: between parts they make a measure too good; with two labels, one is wrong."""
+    groups: dict[str, list[_Picture]] = defaultdict(list)
+    for picture in pictures:
+        if picture.digest:
+            groups[picture.digest].append(picture)
+    faults = []
+    for group in groups.values():
+        first = group[0]
+        for other in group[1:]:
+            if other.place == first.place and other.part == first.part:
+                continue
+            where = (
+                "in this part, too" if other.part == first.part else f"in {first.part!r}, and this is {other.part!r}"
+            )
+            told = f"the same picture as {first.place} ({where})"
+            if other.label != first.label:
+                told += f", labelled {first.label!r} there and {other.label!r} here"
+            faults.append(Fault(other.place, None, told, broken=False))
+    return faults
+
+
+def _balance(path: Path, parts: Sequence[PartSummary]) -> list[Fault]:
+    faults = []
+    for part in parts:
+        missing = [name for name, count in part.per_class.items() if not count]
+        if missing and part.labels:
+            told = f"{part.name}: no label of {', '.join(missing[:8])}" + (" ..." if len(missing) > 8 else "")
+            faults.append(Fault(path, None, told, broken=False))
+        present = {name: count for name, count in part.per_class.items() if count}
+        if part.name == "train" and present:
+            most, least = max(present, key=lambda n: present[n]), min(present, key=lambda n: present[n])
+            if present[most] > UNBALANCED * present[least]:
+                found = f"train: {present[most]} labels of {most}, {present[least]} of {least}"
+                told = f"{found}; class_weights=balanced may help"
+                faults.append(Fault(path, None, told, broken=False))
+    return faults
+
+
+def print_check(report: CheckReport, console: Console) -> None:
+    """Print what there is, what is odd and what is broken."""
+    from rich.table import Table
+
+    console.print(f"{report.path}: {report.format}", highlight=False, markup=False, soft_wrap=True)
+    table = Table("part", box=None, pad_edge=False)
+    for column in ("pictures", "readable", "labels", "without labels"):
+        table.add_column(column, justify="right")
+    for part in report.parts:
+        table.add_row(part.name, *map(str, (part.pictures, part.readable, part.labels, part.unlabelled)))
+    console.print(table)
+    for what, chosen in (
+        ("odd", [fault for fault in report.faults if not fault.broken]),
+        ("broken", [fault for fault in report.faults if fault.broken]),
+    ):
+        if chosen:
+            console.print(f"\n{len(chosen)} {what}", style="bold", highlight=False)
+            for fault in chosen:
+                console.print(f"  {fault}", highlight=False, markup=False, soft_wrap=True)
+    if not report.faults:
+        console.print("nothing wrong was found", highlight=False)

@@ -1,0 +1,306 @@
+"""Batches: datasets, the order of their pictures, and how they are put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from crossstage.data.augment import (
+    Augmentation,
+    DetectionTransform,
+    Labelled,
+    classification_transform,
+    labelled,
+    seeded,
+)
+from crossstage.data.coco import CocoDataset
+from crossstage.data.records import ClassificationData, objects_of
+from crossstage.errors import DataError
+from crossstage.inference.images import load_image
+from crossstage.inference.model import Preprocessing
+from crossstage.inference.preprocess import Placement, prepare
+from crossstage.nn.boxes import Targets
+
+Key = tuple[int, int]  # epoch and position in the dataset
+
+
+class Batch(NamedTuple):
+    """What a training step sees.
+
+    Attributes:
+        images: ``(N, 3, H, W)`` RGB uint8.
+        targets: The objects, or the labels ``(N,)`` int64.
+        names: What to call the pictures in messages.
+    """
+
+    images: Tensor
+    targets: Targets | Tensor
+    names: list[str]
+
+
+class ScoredBatch(NamedTuple):
+    """What a validation step sees.
+
+    Attributes:
+        images: ``(N, 3, H, W)`` RGB float in [0, 1], prepared as inference does.
+        indices: Positions of the pictures in the dataset.
+        placements: Where each picture lies in its input.
+    """
+
+    images: Tensor
+    indices: list[int]
+    placements: list[Placement]
+
+
+class DetectionPictures(TorchDataset):
+    """Training pictures with their objects, composed and distorted.
+
+    Args:
+        dataset: Its pictures and boxes.
+        preprocessing: Size and manner of resizing.
+        augmentation: What to change.
+        seed: With epoch and position it decides everything that is random.
+        epochs: Length of the training, for what is left out at its end.
+    """
+
+    def __init__(
+        self, dataset: CocoDataset, preprocessing: Preprocessing, augmentation: Augmentation, *, seed: int, epochs: int
+    ) -> None:
+        self.images = dataset.images
+        self.objects = objects_of(dataset)
+        self.transform = DetectionTransform(preprocessing.size, preprocessing.resize, augmentation)
+        self.seed = seed
+        self.plain_from = epochs - augmentation.last_epochs_plain
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Key) -> tuple[Labelled, str]:
+        epoch, index = key
+
+        def read() -> Labelled:
+            nonlocal following
+            position = following if following is not None else int(torch.randint(len(self.images), ()))
+            following = None
+            return self.read(position)
+
+        following: int | None = index
+        with seeded(self.seed, epoch, index):
+            sample = self.transform(read, plain=epoch >= self.plain_from)
+        return sample, str(self.images[index].path)
+
+    def read(self, index: int) -> Labelled:
+        """A picture as it is.
+
+        Raises:
+            DataError: It cannot be read, or has another size than its labels say.
+        """
+        image = self.images[index]
+        pixels = load_image(image.path)
+        if pixels.shape[:2] != (image.height, image.width):
+            raise DataError(
+                f"{image.path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; "
+                f"its labels are for {image.width} x {image.height}"
+            )
+        return labelled(pixels, self.objects[index])
+
+
+class ClassifiedPictures(TorchDataset):
+    """Training pictures with their labels, cropped and distorted; arguments as for :class:`DetectionPictures`."""
+
+    def __init__(
+        self, dataset: ClassificationData, preprocessing: Preprocessing, augmentation: Augmentation, *, seed: int
+    ) -> None:
+        self.dataset = dataset
+        self.transform = classification_transform(preprocessing.size, augmentation)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset.labels)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, str]:
+        epoch, index = key
+        name = self.dataset.names[index]
+        pixels = torch.from_numpy(_read(self.dataset, index)).permute(2, 0, 1)
+        with seeded(self.seed, epoch, index):
+            image = self.transform(pixels)
+        return image, int(self.dataset.labels[index]), name
+
+
+class ScoredPictures(TorchDataset):
+    """Pictures to be measured on, prepared as inference does."""
+
+    def __init__(self, dataset: CocoDataset | ClassificationData, preprocessing: Preprocessing) -> None:
+        self.dataset, self.preprocessing = dataset, preprocessing
+
+    def __len__(self) -> int:
+        return len(self.dataset.images if isinstance(self.dataset, CocoDataset) else self.dataset.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, Placement]:
+        if isinstance(self.dataset, CocoDataset):
+            image = self.dataset.images[index]
+            pixels = load_image(image.path)
+            if pixels.shape[:2] != (image.height, image.width):
+                raise DataError(
+                    f"{self.dataset.path}: image {image.id} is {image.width} x {image.height}; "
+                    f"{image.path.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels"
+                )
+        else:
+            pixels = _read(self.dataset, index)
+        tensor, placement = prepare(pixels, self.preprocessing.size, self.preprocessing.resize)
+        return tensor, index, placement
+
+
+def _read(dataset: ClassificationData, index: int):  # noqa: ANN202 (pixels)
+    try:
+        return load_image(dataset.pictures[index])
+    except DataError as error:
+        name = dataset.names[index]
+        raise DataError(str(error) if name in str(error) else f"{name}: {error}") from None
+
+
+class EpochOrder(Sampler[Key]):
+    """Pictures in an order that depends on seed and epoch alone, shared out among processes.
+
+    Each of ``world`` processes gets every ``world``-th picture of a common shuffle; of the last pictures, those that
+    would not fill a batch of every process are left for another epoch.
+
+    Args:
+        length: Pictures in the dataset.
+        batch: Pictures in a step of one process.
+        seed: See above.
+        rank: This process.
+        world: How many there are.
+
+    Raises:
+        DataError: There are fewer pictures than a step needs.
+    """
+
+    def __init__(self, length: int, batch: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.steps = length // (batch * world)
+        if self.steps == 0:
+            raise DataError(f"{length} pictures to train on; a step needs {batch * world}: lower the batch size")
+        self.length, self.batch, self.seed, self.rank, self.world = length, batch, seed, rank, world
+        self.epoch = 0
+        self.first_step = 0  # to go on in the middle of an epoch
+
+    def __len__(self) -> int:
+        return (self.steps - self.first_step) * self.batch
+
+    def __iter__(self) -> Iterator[Key]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.length, generator=generator)[self.rank :: self.world]
+        for index in order[self.first_step * self.batch : self.steps * self.batch].tolist():
+            yield self.epoch, index
+
+
+class ShareOrder(Sampler[int]):
+    """Every ``world``-th picture in order, as many for each process: the last of some are repeated."""
+
+    def __init__(self, length: int, rank: int = 0, world: int = 1) -> None:
+        self.length, self.rank, self.world = length, rank, world
+
+    def __len__(self) -> int:
+        return math.ceil(self.length / self.world)
+
+    def __iter__(self) -> Iterator[int]:
+        return (min(self.rank + step * self.world, self.length - 1) for step in range(len(self)))
+
+
+def collate_detection(samples: Sequence[tuple[Labelled, str]]) -> Batch:
+    """Samples of one size to a batch."""
+    images = torch.stack([sample.image.as_subclass(Tensor) for sample, _ in samples])
+    counts = torch.tensor([len(sample.class_ids) for sample, _ in samples])
+    targets = Targets(
+        torch.arange(len(samples)).repeat_interleave(counts),
+        torch.cat([sample.class_ids for sample, _ in samples]),
+        torch.cat([sample.boxes.as_subclass(Tensor) for sample, _ in samples]),
+    )
+    return Batch(images, targets, [name for _, name in samples])
+
+
+def collate_classification(samples: Sequence[tuple[Tensor, int, str]]) -> Batch:
+    """Samples of one size to a batch."""
+    images, labels, names = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), list(names))
+
+
+def collate_scored(samples: Sequence[tuple[Tensor, int, Placement]]) -> ScoredBatch:
+    """Prepared pictures to a batch."""
+    images, indices, placements = zip(*samples, strict=True)
+    return ScoredBatch(torch.stack(images), list(indices), list(placements))
+
+
+def training_loader(
+    dataset: CocoDataset | ClassificationData,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    *,
+    batch: int,
+    seed: int,
+    epochs: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[DataLoader, EpochOrder]:
+    """Batches to train on, and the order they come in, whose ``epoch`` is to be set before each pass.
+
+    Args:
+        dataset: What to learn.
+        preprocessing: Size and manner of resizing.
+        augmentation: What to change.
+        batch: Pictures in a step of one process.
+        seed: Decides everything that is random.
+        epochs: Length of the training.
+        workers: Processes that prepare pictures; 0 prepares them in between.
+        rank: This process, where several train together.
+        world: How many there are.
+
+    Raises:
+        DataError: There are fewer pictures than a step needs.
+    """
+    if isinstance(dataset, CocoDataset):
+        pictures = DetectionPictures(dataset, preprocessing, augmentation, seed=seed, epochs=epochs)
+        collate = collate_detection
+    else:
+        pictures = ClassifiedPictures(dataset, preprocessing, augmentation, seed=seed)
+        collate = collate_classification
+    order = EpochOrder(len(pictures), batch, seed=seed, rank=rank, world=world)
+    return _loader(pictures, order, batch, collate, workers), order
+
+
+def scoring_loader(
+    dataset: CocoDataset | ClassificationData,
+    preprocessing: Preprocessing,
+    *,
+    batch: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader:
+    """Batches to be measured on, in order; arguments as for :func:`training_loader`."""
+    pictures = ScoredPictures(dataset, preprocessing)
+    return _loader(pictures, ShareOrder(len(pictures), rank, world), batch, collate_scored, workers)
+
+
+def _loader(pictures: TorchDataset, order: Sampler, batch: int, collate: object, workers: int) -> DataLoader:
+    return DataLoader(
+        pictures,
+        batch_size=batch,
+        sampler=order,
+        collate_fn=collate,  # pyright: ignore[reportArgumentType]
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_one_thread if workers else None,
+    )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)  # the processes are the parallelism

@@ -1,0 +1,115 @@
+"""Pictures of a dataset: how often classes occur, how large boxes are, what the network will see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossstage.data.anchors import Sizes
+from crossstage.data.augment import NO_AUGMENTATION, Augmentation, Labelled
+from crossstage.data.coco import CocoDataset
+from crossstage.data.loading import ClassifiedPictures, DetectionPictures
+from crossstage.data.records import ClassificationData, class_names_of, objects_of
+from crossstage.data.source import Dataset
+from crossstage.inference.images import Pixels
+from crossstage.inference.model import Preprocessing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_POINTS = 20_000
+
+
+def class_counts(dataset: Dataset) -> dict[str, int]:
+    """Boxes, or pictures, of each class."""
+    names = class_names_of(dataset)
+    if isinstance(dataset, ClassificationData):
+        return dict(zip(names, dataset.counts.tolist(), strict=True))
+    ids = np.concatenate([entry.class_ids for entry in objects_of(dataset)])
+    return dict(zip(names, np.bincount(ids, minlength=len(names)).tolist(), strict=True))
+
+
+def plot_classes(counts: Mapping[str, Mapping[str, int]]) -> Figure:
+    """Labels of each class, a bar for each part; classes by frequency in the first part."""
+    from matplotlib.figure import Figure
+
+    first = next(iter(counts.values()))
+    names = sorted(first, key=lambda name: -first[name])
+    figure = Figure(figsize=(8, max(2.5, 0.28 * len(names) + 1.2)), layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / len(counts)
+    for number, (part, of_class) in enumerate(counts.items()):
+        places = np.arange(len(names)) + number * height
+        axes.barh(places, [of_class.get(name, 0) for name in names], height, label=part)
+    axes.set_yticks(np.arange(len(names)) + 0.4 - height / 2, names)
+    axes.invert_yaxis()
+    axes.set(xlabel="labels", title="labels of each class")
+    axes.legend()
+    return figure
+
+
+def plot_boxes(sizes: Sizes, anchors: Sizes, title: str) -> Figure:
+    """Widths and heights of boxes in the network's input, and the anchors among them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    shown = sizes[np.linspace(0, len(sizes) - 1, min(len(sizes), MOST_POINTS)).astype(int)]
+    axes.scatter(shown[:, 0], shown[:, 1], s=4, alpha=0.25, linewidths=0, label=f"{len(sizes)} boxes")
+    axes.scatter(anchors[:, 0], anchors[:, 1], marker="x", s=80, color="red", label=f"{len(anchors)} anchors")
+    axes.set(xlabel="width in pixels of the input", ylabel="height", title=title, xscale="log", yscale="log")
+    axes.legend()
+    return figure
+
+
+def seen_by_the_network(
+    dataset: Dataset, preprocessing: Preprocessing, augmentation: Augmentation | None, count: int, *, seed: int = 0
+) -> list[Pixels]:
+    """Training pictures as a network gets them, with their boxes drawn.
+
+    Args:
+        dataset: Its first pictures of a random order are taken.
+        preprocessing: Size and manner of resizing.
+        augmentation: What to change; None changes nothing.
+        count: How many.
+        seed: Of the order and the changes.
+    """
+    chosen = augmentation or NO_AUGMENTATION
+    names = class_names_of(dataset)
+    if isinstance(dataset, CocoDataset):
+        pictures = DetectionPictures(dataset, preprocessing, chosen, seed=seed, epochs=1_000_000)
+    else:
+        pictures = ClassifiedPictures(dataset, preprocessing, chosen, seed=seed)
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[:count]
+    tiles = []
+    for index in order.tolist():
+        sample = pictures[(0, index)]
+        if isinstance(sample[0], Labelled):
+            tiles.append(_drawn(sample[0], names))
+        else:
+            tiles.append(_pixels(sample[0]))
+    return tiles
+
+
+def _drawn(sample: Labelled, names: Sequence[str]) -> Pixels:
+    import supervision as sv
+
+    from crossstage.inference.drawing import draw
+
+    classes = sample.class_ids.numpy()
+    boxes = sample.boxes.as_subclass(Tensor).numpy().reshape(-1, 4)
+    detections = sv.Detections(
+        boxes,
+        confidence=np.ones(len(boxes), np.float32),
+        class_id=classes,
+        data={"class_name": np.array(names)[classes]},
+    )
+    return draw(_pixels(sample.image), detections)
+
+
+def _pixels(image: Tensor) -> Pixels:
+    return np.ascontiguousarray(image.as_subclass(Tensor).permute(1, 2, 0).numpy())

@@ -1,0 +1,318 @@
+"""A dataset on disk: which format it is in, which parts it has, and how each is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from crossstage.data.coco import CocoDataset, coco_files, find_coco, read_coco, scan_coco
+from crossstage.data.faults import OnBadLabel, Reading
+from crossstage.data.labelled import check_same_classes, class_folders, read_folder, read_parquet, split_of
+from crossstage.data.records import ClassificationData, split_off
+from crossstage.data.voc import VocFolder
+from crossstage.data.yolo import read_yolo
+from crossstage.errors import DataError
+from crossstage.inference.sources import IMAGE_SUFFIXES
+
+Format = Literal["coco", "voc", "yolo", "folder", "parquet"]
+Dataset = CocoDataset | ClassificationData
+HELD_OUT = 0.1  # of the training pictures, where a dataset has no validation part
+MAX_YAML_BYTES = 1 << 20
+
+Reader = Callable[[], Reading[Any]]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A dataset whose format is known.
+
+    Attributes:
+        path: What was given.
+        format: How it is stored.
+        parts: A reader for each of "train", "val" and "test" that there are.
+    """
+
+    path: Path
+    format: Format
+    parts: Mapping[str, Reader]
+
+    @property
+    def task(self) -> Literal["detect", "classify"]:
+        """What its labels are for."""
+        return "classify" if self.format in ("folder", "parquet") else "detect"
+
+    def read(self, split: str, on_bad_label: OnBadLabel = "refuse") -> Dataset:
+        """Read a part.
+
+        Raises:
+            DataError: There is no such part, it has broken labels that are not to be skipped, or nothing is sound.
+        """
+        if split not in self.parts:
+            raise DataError(f"{self.path}: no part {split!r}; it has {', '.join(self.parts)}")
+        return self.parts[split]().usable(on_bad_label)
+
+    def scored_split(self) -> str | None:
+        """The part that a model is measured on: "val", else "test", else none."""
+        return next((split for split in ("val", "test") if split in self.parts), None)
+
+
+def training_parts(
+    source: DataSource, *, on_bad_label: OnBadLabel = "refuse", seed: int = 0
+) -> tuple[Reading[Dataset], Reading[Dataset], str]:
+    """What to train on and what to measure on.
+
+    Args:
+        source: A dataset with a part "train".
+        on_bad_label: Whether broken labels are skipped or refused.
+        seed: Chooses the pictures that are held out if there is no other part.
+
+    Returns:
+        Both parts with what was skipped of them, and a word on where the second comes from.
+
+    Raises:
+        DataError: There is no part "train", or a part has broken labels that are not to be skipped.
+    """
+    if "train" not in source.parts:
+        raise DataError(f"{source.path}: no part 'train'; it has {', '.join(source.parts)}")
+    train = source.parts["train"]()
+    learned = train.usable(on_bad_label)
+    if split := source.scored_split():
+        scored = source.parts[split]()
+        scored.usable(on_bad_label)
+        return train, scored, f"the part {split!r}"
+    rest, held = split_off(learned, HELD_OUT, seed)
+    return replace(train, data=rest), Reading(held), f"{HELD_OUT:.0%} of the training pictures, held out"
+
+
+def part_to_measure(path: str | Path, split: str | None = None) -> Dataset:
+    """The part of a dataset that a model is measured on.
+
+    Args:
+        path: See :func:`find_data`; a single COCO file is taken as it is.
+        split: "train", "val" or "test", or part of the name of one of several COCO files; by default "val", else
+            "test", else what there is.
+
+    Raises:
+        DataError: There is no such part, or it has broken labels.
+    """
+    if Path(path).suffix == ".json":
+        return read_coco(Path(path))
+    source = find_data(path)
+    if source.format == "coco" and Path(path).is_dir() and split not in source.parts:
+        return find_coco(Path(path), split=split)
+    return source.read(split or source.scored_split() or next(iter(source.parts)))
+
+
+def find_data(path: str | Path, format: Format | None = None) -> DataSource:
+    """Recognise a dataset.
+
+    Args:
+        path: A COCO ``.json``, two of them with a comma between (training, validation), or a folder with
+            ``annotations/*.json``; a folder in PASCAL VOC's layout; a YOLO ``data.yaml``, or a folder with one; a tree
+            with a folder for each class, ``[train|val|test]/<class>/*.jpg``; a parquet file or a folder of them; or a
+            YAML file with ``train``, ``val`` and ``test``, each one of these, and perhaps ``format`` and ``names``.
+        format: The format, where it is not recognised or recognised wrongly.
+
+    Raises:
+        DataError: Nothing is there, it is in no format that is known, or a YAML file makes no sense.
+    """
+    if "," in str(path) and not Path(path).exists():
+        train, _, val = str(path).partition(",")
+        return DataSource(
+            Path(train), "coco", {"train": partial(scan_coco, Path(train)), "val": partial(scan_coco, Path(val))}
+        )
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    chosen = format or _recognised(path)
+    if chosen == "yaml":
+        return _from_yaml(path if path.is_file() else _yaml_in(path))
+    if chosen not in _FINDERS:
+        raise DataError(f"format {format!r}; expected one of {', '.join(get_args(Format))}")
+    if chosen == "yolo":
+        return _from_yaml(path if path.is_file() else _yaml_in(path))
+    parts = _FINDERS[chosen](path, None)
+    if not parts:
+        raise DataError(f"{path}: nothing in format {chosen!r} was found there")
+    return DataSource(path, chosen, parts)
+
+
+def _recognised(path: Path) -> Literal["coco", "voc", "yolo", "folder", "parquet", "yaml"]:
+    if path.is_file():
+        by_suffix: dict[str, Any] = {".json": "coco", ".yaml": "yaml", ".yml": "yaml", ".parquet": "parquet"}
+        if path.suffix.lower() in by_suffix:
+            return by_suffix[path.suffix.lower()]
+        raise DataError(f"{path}: a file in no format that is known; expected .json, .yaml or .parquet")
+    if coco_files(path):
+        return "coco"
+    if (path / "Annotations").is_dir() or any(path.glob("*.xml")):
+        return "voc"
+    if any(path.glob("*.yaml")) or any(path.glob("*.yml")):
+        return "yaml"
+    if any(path.rglob("*.parquet")):
+        return "parquet"
+    if class_folders(path):
+        return "folder"
+    raise DataError(
+        f"{path}: no dataset was recognised; looked for annotations/*.json (COCO), Annotations/*.xml (VOC), data.yaml "
+        "(YOLO), *.parquet, and a folder for each class"
+    )
+
+
+def _yaml_in(folder: Path) -> Path:
+    found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise DataError(f"{folder}: YAML files: {names}; expected a single one")
+    return found[0]
+
+
+def _coco(path: Path, _: Sequence[str] | None) -> dict[str, Reader]:
+    if path.is_file():
+        beside = {split_of(file.name): file for file in coco_files(path.parent) if split_of(file.name)}
+        own = split_of(path.name)
+        files = {**beside, own: path} if own == "train" else {own or "train": path}
+    else:
+        files = {split_of(file.name) or "train": file for file in coco_files(path)}
+    return {str(split): partial(scan_coco, files[split]) for split in ("train", "val", "test") if split in files}
+
+
+def _voc(path: Path, names: Sequence[str] | None) -> dict[str, Reader]:
+    folder = VocFolder(path, names)
+    return {split: partial(folder.read, files) for split, files in folder.splits().items() if files}
+
+
+def _folder(path: Path, names: Sequence[str] | Mapping[str, str] | None) -> dict[str, Reader]:
+    splits = {split: folder for folder in class_folders(path) if (split := split_of(folder.name))}
+    if "train" not in splits:
+        splits = {"train": path}
+    folders = [folder.name for folder in class_folders(splits["train"])]
+    check_same_classes(splits["train"], folders)
+    if isinstance(names, Mapping):
+        called = [str(names.get(folder, folder)) for folder in folders]
+    else:
+        called = list(names or folders)
+    if len(called) != len(folders):
+        raise DataError(f"{path}: {len(called)} names for {len(folders)} class folders; expected as many")
+    return {split: partial(read_folder, root, folders, called) for split, root in splits.items()}
+
+
+def _parquet(path: Path, names: Sequence[str] | None) -> dict[str, Reader]:
+    files: dict[str, list[Path]] = {}
+    for file in [path] if path.is_file() else sorted(path.rglob("*.parquet")):
+        files.setdefault(split_of(file.name) or "train", []).append(file)
+    if path.is_file() and path.parent != path:
+        for file in sorted(path.parent.glob("*.parquet")):
+            if (split := split_of(file.name)) and split not in files:
+                files[split] = [file]
+    return {split: partial(read_parquet, found, names) for split, found in files.items()}
+
+
+_FINDERS: dict[str, Callable[[Path, Any], dict[str, Reader]]] = {
+    "coco": _coco,
+    "voc": _voc,
+    "folder": _folder,
+    "parquet": _parquet,
+}
+
+
+def _from_yaml(path: Path) -> DataSource:
+    """A YOLO ``data.yaml`` or a dataset YAML of ours; the latter's parts are in any format."""
+    content = _load_yaml(path)
+    root = path.parent
+    if isinstance(content.get("path"), str):
+        root = next((base for base in (root / content["path"], Path(content["path"])) if base.is_dir()), root)
+    names, parts = (
+        _names(path, content),
+        {split: content[split] for split in ("train", "val", "test") if content.get(split)},
+    )
+    if not parts:
+        raise DataError(f"{path}: no train, val or test; expected at least one of them")
+    chosen: Any = content.get("format")
+    if chosen not in (None, *get_args(Format)):
+        raise DataError(f"{path}: format {chosen!r}; expected one of {', '.join(get_args(Format))}")
+    readers: dict[str, Reader] = {}
+    for split, told in parts.items():
+        entries = told if isinstance(told, list) else [told]
+        if not all(isinstance(entry, str) for entry in entries) or len(entries) != 1:
+            raise DataError(f"{path}: {split}: {told!r}; expected one path")
+        part = _resolved(root, entries[0])
+        kind = chosen or ("yolo" if _looks_like_yolo(part) else _recognised(part))
+        chosen = chosen or kind
+        if kind == "yolo":
+            if not isinstance(names, list):
+                raise DataError(f"{path}: no names; expected the classes' names, as a list or by id")
+            readers[split] = partial(read_yolo, part, names)
+        elif kind == "folder":
+            readers[split] = _folder_part(path, part, parts, root, names)
+        else:
+            found = _FINDERS[kind](part, names)
+            reader = found.get(split) or next(iter(found.values()), None)
+            if reader is None:
+                raise DataError(f"{part}: nothing in format {kind!r} was found there")
+            readers[split] = reader
+    assert chosen
+    return DataSource(path, chosen, readers)
+
+
+def _folder_part(
+    path: Path, part: Path, parts: Mapping[str, str], root: Path, names: list[str] | dict[str, str] | None
+) -> Reader:
+    train = _resolved(root, parts["train"]) if "train" in parts else part
+    folders = [folder.name for folder in class_folders(train)]
+    check_same_classes(train, folders)
+    called = [names.get(f, f) for f in folders] if isinstance(names, dict) else list(names or folders)
+    if len(called) != len(folders):
+        raise DataError(f"{path}: {len(called)} names for {len(folders)} class folders; expected as many")
+    return partial(read_folder, part, folders, called)
+
+
+def _looks_like_yolo(part: Path) -> bool:
+    if part.is_file():
+        return part.suffix == ".txt"
+    return "images" in part.parts or any(file.suffix.lower() in IMAGE_SUFFIXES for file in part.iterdir())
+
+
+def _resolved(root: Path, told: str) -> Path:
+    """A path as YOLO files tell it: from the file's folder, from the dataset's root, or absolute."""
+    candidates = [root / told, root / told.removeprefix("../"), Path(told)]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise DataError(f"{root / told}: no such file or folder")
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise DataError(f"{path}: larger than {MAX_YAML_BYTES:,} bytes")
+        content = yaml.safe_load(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds a {type(content).__name__}; expected train, val, names")
+    return content
+
+
+def _names(path: Path, content: Mapping[str, Any]) -> list[str] | dict[str, str] | None:
+    """Class names by id, as a list; or by folder name, as a dictionary."""
+    names = content.get("names")
+    if isinstance(names, dict) and names and all(isinstance(key, int) for key in names):
+        if sorted(names) != list(range(len(names))):
+            raise DataError(f"{path}: names of classes {sorted(names)[:8]}; expected 0 to {len(names) - 1}")
+        names = [names[key] for key in range(len(names))]
+    if isinstance(names, dict):
+        return {str(key): str(value) for key, value in names.items()}
+    if names is not None and (not isinstance(names, list) or not names):
+        raise DataError(f"{path}: names: {names!r}; expected a list, or names by id")
+    counted = content.get("nc")
+    if names is not None and counted is not None and counted != len(names):
+        raise DataError(f"{path}: nc is {counted}, and there are {len(names)} names; expected as many")
+    return None if names is None else [str(name) for name in names]

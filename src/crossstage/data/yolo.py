@@ -1,0 +1,123 @@
+"""YOLO labels in Ultralytics' layout: a text file beside each picture, one line for each box."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from crossstage.data.coco import BORDER, CocoDataset
+from crossstage.data.faults import Fault, Reading
+from crossstage.data.records import Box, assemble
+from crossstage.errors import DataError
+from crossstage.inference.images import image_size
+from crossstage.inference.sources import IMAGE_SUFFIXES
+
+MAX_BYTES = 16 << 20  # of one label file
+
+
+def read_yolo(listed: Path, class_names: Sequence[str]) -> Reading[CocoDataset]:
+    """Read a split.
+
+    Args:
+        listed: A folder of pictures, or a text file that lists them. The labels of ``.../images/x.jpg`` are in
+            ``.../labels/x.txt`` or beside the picture; a picture without a file has no objects.
+        class_names: Names by class id.
+
+    Returns:
+        What is sound, and each faulty line. A line is a class id, then the box's centre, width and height as shares of
+        the picture's, or the corners of a polygon, whose hull is taken.
+
+    Raises:
+        DataError: There is no such folder or list.
+    """
+    faults: list[Fault] = []
+    found: list[tuple[Path, tuple[int, int], list[Box]]] = []
+    skipped = 0
+    for picture in _pictures(listed):
+        try:
+            size = image_size(picture)
+        except DataError as error:
+            faults.append(Fault(picture, None, str(error).removeprefix(f"{picture}: ")))
+            continue
+        boxes, wrong = _labels(_label_file(picture), size, len(class_names))
+        faults += wrong
+        skipped += sum(fault.broken for fault in wrong)
+        found.append((picture, size, boxes))
+    return Reading(assemble(listed, class_names, found) if found else None, tuple(faults), skipped)
+
+
+def _pictures(listed: Path) -> list[Path]:
+    if listed.is_dir():
+        found = sorted(path for path in listed.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    elif listed.is_file():
+        lines = listed.read_text("utf-8-sig", errors="replace").splitlines()
+        found = [listed.parent / line.strip() for line in lines if line.strip()]
+    else:
+        raise DataError(f"{listed}: no such folder or list of pictures")
+    if not found:
+        raise DataError(f"{listed}: no pictures")
+    return found
+
+
+def _label_file(picture: Path) -> Path:
+    parts = list(picture.parts)
+    if "images" in parts:
+        last = len(parts) - 1 - parts[::-1].index("images")
+        labels = Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt")
+        if labels.parent.is_dir():
+            return labels
+    return picture.with_suffix(".txt")
+
+
+def _labels(path: Path, size: tuple[int, int], classes: int) -> tuple[list[Box], list[Fault]]:
+    if not path.is_file():
+        return [], []
+    if path.stat().st_size > MAX_BYTES:
+        return [], [Fault(path, None, f"larger than {MAX_BYTES:,} bytes")]
+    boxes: list[Box] = []
+    faults: list[Fault] = []
+    seen: set[str] = set()
+    for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        box = _box(words, size, classes)
+        if isinstance(box, str):
+            faults.append(Fault(path, number, box))
+        elif " ".join(words) in seen:
+            faults.append(Fault(path, number, "the same box stands twice", broken=False))
+        else:
+            boxes.append(box)
+        seen.add(" ".join(words))
+    return boxes, faults
+
+
+def _box(words: Sequence[str], size: tuple[int, int], classes: int) -> Box | str:  # noqa: PLR0911 (a fault each)
+    """The box of a line, or what is wrong with it."""
+    shown = " ".join(words[:6])[:80] + (" ..." if len(words) > 6 else "")
+    if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
+        return f"{len(words)} columns: {shown!r}; expected 5: class, x, y, width, height; or a class and a polygon"
+    if not words[0].isdecimal() or int(words[0]) >= classes:
+        return f"class {words[0]!r}; expected a whole number from 0 to {classes - 1}"
+    try:
+        values = [float(word) for word in words[1:]]
+    except ValueError:
+        return f"{shown!r}; expected numbers, with points, after the class"
+    if not all(map(math.isfinite, values)):
+        return f"{shown!r}; expected finite numbers"
+    if len(values) == 4:
+        x, y, width, height = values
+    else:
+        left, right, top, bottom = min(values[::2]), max(values[::2]), min(values[1::2]), max(values[1::2])
+        x, y, width, height = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    if max(map(abs, values)) > 2:
+        return f"{shown!r}: looks like pixels; expected shares of the picture's width and height, from 0 to 1"
+    if width <= 0 or height <= 0:
+        return f"{shown!r}; expected a positive width and height"
+    rows, columns = size
+    left, top = (x - width / 2) * columns, (y - height / 2) * rows
+    right, bottom = left + width * columns, top + height * rows
+    if min(left, top) < -BORDER or right > columns + BORDER or bottom > rows + BORDER:
+        return f"{shown!r} reaches out of the picture; expected x ± width / 2 and y ± height / 2 from 0 to 1"
+    return Box(int(words[0]), (left, top, right, bottom))

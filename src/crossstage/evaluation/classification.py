@@ -1,0 +1,166 @@
+"""How good a classifier is: accuracy, and what it takes for what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crossstage.data import ClassificationData
+from crossstage.errors import DataError
+from crossstage.files import write_text
+from crossstage.inference.classify import ClassificationModel, ClassPredictor
+from crossstage.inference.images import load_image
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """One class.
+
+    Attributes:
+        name: Its name.
+        pictures: How many there are of it.
+        recall: Share of them that were recognised, from 0 to 1; None if there is none.
+        precision: Share of right ones among those taken for it; None if none was.
+    """
+
+    name: str
+    pictures: int
+    recall: float | None
+    precision: float | None
+
+
+@dataclass(frozen=True)
+class ClassificationReport:
+    """A classifier's results.
+
+    Attributes:
+        model: Name of the model.
+        data: What it was scored on.
+        pictures: How many.
+        top1: Share whose likeliest class is right, from 0 to 1.
+        top5: Share whose five likeliest classes have the right one among them.
+        classes: By class.
+        confusion: Pictures by true class (rows) and likeliest class (columns).
+    """
+
+    model: str
+    data: str
+    pictures: int
+    top1: float
+    top5: float
+    classes: tuple[ClassAccuracy, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    def to_json(self) -> str:
+        """The report as indented JSON."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+
+    def save(self, path: Path) -> None:
+        """Write :meth:`to_json` beside ``path``, then move it there.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        write_text(path, self.to_json() + "\n")
+
+
+def evaluate_classifier(
+    model: ClassificationModel,
+    dataset: ClassificationData,
+    *,
+    imgsz: int | None = None,
+    progress: bool = False,
+    model_name: str = "",
+) -> ClassificationReport:
+    """Run a classifier over a dataset and score it.
+
+    Args:
+        model: Any classifier; its classes are matched to the dataset's by name, or by id if it has no names.
+        dataset: What to score on.
+        imgsz: Side of the input in pixels; None takes the size the model was trained at.
+        progress: Show a progress bar on stderr.
+        model_name: Name for the report.
+
+    Raises:
+        DataError: A class of the dataset is unknown to the model, or a picture cannot be read.
+        ConfigError: The model has no preprocessing, as before training.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    names = model.class_names or dataset.class_names
+    if unknown := [name for name in dataset.class_names if name not in names]:
+        raise DataError(f"{dataset.path}: the model does not know {', '.join(unknown[:8])}; expected classes it has")
+    predictor = ClassPredictor(model, imgsz=imgsz)
+    own = {index: dataset.class_names.index(name) for index, name in enumerate(names) if name in dataset.class_names}
+    found = []
+    console = Console(stderr=True)
+    for picture in track(dataset.pictures, "val", console=console, transient=True, disable=not progress):
+        told = predictor.classify(load_image(picture))
+        known = [(own.get(i, -1), p) for i, p in zip(told.class_ids, told.probabilities, strict=True)]
+        found.append(([i for i, _ in known], [p for _, p in known]))
+    return classification_report(found, dataset, model_name=model_name)
+
+
+def print_classification(report: ClassificationReport, console: Console) -> None:
+    """Print a report as tables, in percent."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("class", box=None, pad_edge=False)
+    for column in ("pictures", "recall", "precision"):
+        table.add_column(column, justify="right")
+    for row in report.classes:
+        shares = ("–" if share is None else f"{100 * share:.1f}" for share in (row.recall, row.precision))
+        table.add_row(Text(row.name), str(row.pictures), *shares)
+    console.print(table)
+    console.print(
+        f"\ntop-1 {100 * report.top1:.2f}  top-5 {100 * report.top5:.2f}  of {report.pictures} pictures",
+        highlight=False,
+    )
+
+
+def classification_report(
+    found: Sequence[tuple[Sequence[int], Sequence[float]]], dataset: ClassificationData, *, model_name: str = ""
+) -> ClassificationReport:
+    """Score a classifier.
+
+    Args:
+        found: For each picture, in order, the likeliest class ids, best first, and their probabilities.
+        dataset: The pictures and their labels.
+        model_name: Name for the report.
+    """
+    count = len(dataset.class_names)
+    labels = np.asarray(dataset.labels)
+    best = np.array([ids[0] for ids, _ in found])
+    confusion = np.zeros((count, count), np.int64)
+    known = best >= 0  # a class that the dataset lacks has no column
+    np.add.at(confusion, (labels[known], best[known]), 1)
+    right, true, taken = confusion.diagonal(), np.bincount(labels, minlength=count), confusion.sum(0)
+    classes = tuple(
+        ClassAccuracy(
+            name,
+            int(true[index]),
+            float(right[index] / true[index]) if true[index] else None,
+            float(right[index] / taken[index]) if taken[index] else None,
+        )
+        for index, name in enumerate(dataset.class_names)
+    )
+    top5 = np.mean([label in ids[:5] for label, (ids, _) in zip(labels.tolist(), found, strict=True)])
+    return ClassificationReport(
+        model=model_name,
+        data=str(dataset.path),
+        pictures=len(labels),
+        top1=float(right.sum() / len(labels)),
+        top5=float(top5),
+        classes=classes,
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+    )

@@ -1,0 +1,132 @@
+"""Plots that tell how good a model is. Each function returns a figure, which :func:`save` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossstage.data import CocoDataset
+from crossstage.evaluation.coco import run_coco
+from crossstage.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CONFIDENCE = 0.25  # of the detections in a confusion matrix
+OVERLAP = 0.5
+LISTED_CLASSES = 12  # a longer legend hides the curves
+NUMBERED_CLASSES = 30  # a larger matrix has no room for numbers
+
+
+def precision_recall(results: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> dict[str, NDArray[np.float64]]:
+    """Precision at the 101 recalls from 0 to 1, at IoU 0.5, by class; classes without a box are left out."""
+    precision = np.asarray(run_coco(results, dataset).eval["precision"])[0, :, :, 0, -1]
+    return {
+        name: precision[:, index]
+        for index, name in enumerate(dataset.categories.values())
+        if precision[:, index].max() > -1
+    }
+
+
+def detection_confusion(results: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> NDArray[np.int64]:
+    """True classes (rows) and found ones (columns), the last of each for nothing: missed, and found where nothing is.
+
+    Detections score at least 0.25 and belong to the object that they overlap most, by at least half.
+    """
+    import supervision as sv
+
+    index = {id_: number for number, id_ in enumerate(dataset.categories)}
+    found: dict[int, list[Mapping[str, Any]]] = {image.id: [] for image in dataset.images}
+    true: dict[int, list[Mapping[str, Any]]] = {image.id: [] for image in dataset.images}
+    for entry in results:
+        if entry["score"] >= CONFIDENCE:
+            found[entry["image_id"]].append(entry)
+    for entry in dataset.content["annotations"]:
+        if not entry.get("iscrowd"):
+            true[entry["image_id"]].append(entry)
+
+    def detections(entries: list[Mapping[str, Any]]) -> Any:
+        boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        classes = np.array([index[entry["category_id"]] for entry in entries], int)
+        return sv.Detections(boxes, class_id=classes, confidence=np.array([e.get("score", 1.0) for e in entries]))
+
+    matrix = sv.ConfusionMatrix.from_detections(
+        predictions=[detections(found[image.id]) for image in dataset.images],
+        targets=[detections(true[image.id]) for image in dataset.images],
+        classes=list(dataset.categories.values()),
+        conf_threshold=0.0,
+        iou_threshold=OVERLAP,
+    )
+    return np.asarray(matrix.matrix, np.int64)
+
+
+def plot_precision_recall(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
+    """One line for each class, and a thick one for their mean."""
+    figure, axes = _figure(6.4, 4.8)
+    recalls = np.linspace(0, 1, 101)
+    for name, precision in list(curves.items())[:LISTED_CLASSES]:
+        axes.plot(recalls, precision, linewidth=1, label=f"{name} {precision.mean():.3f}")
+    if curves:
+        mean = np.mean(list(curves.values()), axis=0)
+        axes.plot(recalls, mean, color="black", linewidth=2.5, label=f"mean {mean.mean():.3f}")
+        axes.legend(fontsize="small", loc="lower left")
+    axes.set(xlabel="recall", ylabel="precision", title="precision and recall at IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))
+    return figure
+
+
+def plot_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
+    """Shares of each row as colours, counts as numbers."""
+    count = len(names)
+    side = min(16.0, max(4.8, 0.45 * count + 2))
+    figure, axes = _figure(side + 1, side)
+    shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    axes.set_xticks(range(count), names, rotation=90)
+    axes.set_yticks(range(count), names)
+    axes.set(xlabel="taken for", ylabel="is")
+    if count <= NUMBERED_CLASSES:
+        for row, column in np.argwhere(matrix > 0):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize="small")
+    return figure
+
+
+def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Losses, scores and learning rate by epoch."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    rate = [name for name in names if name == "lr"]
+    scores = [name for name in names if name.startswith(("AP", "top"))]
+    losses = [name for name in names if name not in (*rate, *scores, "epoch", "images_per_second", "seconds")]
+    figure, axes = _figure(12, 3.6, columns=3)
+    for place, title, chosen in zip(axes, ("loss", "score", "learning rate"), (losses, scores, rate), strict=True):
+        for name in chosen:
+            points = [(row["epoch"], row[name]) for row in history if name in row]
+            place.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
+        place.set(title=title, xlabel="epoch")
+        if len(chosen) > 1:
+            place.legend(fontsize="small")
+        place.grid(alpha=0.3)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns)

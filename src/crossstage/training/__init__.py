@@ -1,0 +1,8 @@
+"""Training: options, recipes, the loop, and what a run leaves behind."""
+
+from crossstage.training.options import TrainOptions, load_recipe, recipe_names
+from crossstage.training.run import TrainResult
+from crossstage.training.signals import Interrupted
+from crossstage.training.start import resume, train
+
+__all__ = ["Interrupted", "TrainOptions", "TrainResult", "load_recipe", "recipe_names", "resume", "train"]

@@ -1,0 +1,178 @@
+"""What a run leaves behind besides its weights: figures, plots, sample pictures, a model card."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from crossstage.data import CocoDataset, Dataset, class_names_of
+from crossstage.data.records import ClassificationData
+from crossstage.evaluation import ClassificationReport, CocoReport
+from crossstage.evaluation.plots import (
+    detection_confusion,
+    plot_confusion,
+    plot_history,
+    plot_precision_recall,
+    precision_recall,
+    save,
+)
+from crossstage.files import whole_file, write_text
+from crossstage.inference.drawing import draw, sheet
+from crossstage.inference.images import Pixels, load_image
+from crossstage.training.checkpoint import Progress
+from crossstage.training.options import TrainOptions
+from crossstage.training.tasks import Scores
+from crossstage.version import __version__
+from crossstage.zoo import ModelSpec
+
+SAMPLES = 12
+TILE = 320  # pixels
+CONFIDENCE = 0.25
+
+
+def write_metrics(path: Path, history: Sequence[dict[str, float]]) -> None:
+    """One line for each epoch, written whole each time, so that a run that was interrupted has none twice."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in history)
+    write_text(path, text.getvalue())
+
+
+def write_artefacts(
+    folder: Path, spec: ModelSpec, options: TrainOptions, progress: Progress, scored: Dataset, scores: Scores
+) -> None:
+    """Everything that tells how good the best weights are."""
+    names = class_names_of(scored)
+    report = scores.report
+    report.save(folder / "report.json")
+    save(plot_history(progress.history), folder / "curves.png")
+    if isinstance(report, CocoReport):
+        assert isinstance(scored, CocoDataset)
+        save(plot_precision_recall(precision_recall(scores.found, scored)), folder / "pr_curve.png")
+        matrix = detection_confusion(scores.found, scored)
+        save(plot_confusion(matrix, [*names, "nothing"]), folder / "confusion.png")
+    else:
+        save(plot_confusion(np.array(report.confusion), names), folder / "confusion.png")
+    rows = _class_rows(report)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(folder / "per_class.csv", text.getvalue())
+    sample_pictures(folder / "samples" / "best.jpg", scored, scores)
+    write_text(folder / "README.md", _card(spec, options, progress, scores, rows))
+
+
+def sample_pictures(path: Path, dataset: Dataset, scores: Scores) -> None:
+    """What the model makes of some of the pictures it is measured on, in one sheet."""
+    tiles = (
+        _detection_tiles(dataset, scores)
+        if isinstance(dataset, CocoDataset)
+        else _classification_tiles(dataset, scores)
+    )
+    with whole_file(path) as temporary:
+        sheet(tiles, side=TILE).save(temporary, "JPEG", quality=88)
+
+
+def _spread(count: int) -> list[int]:
+    """Positions of some pictures, evenly over all."""
+    return sorted({round(index) for index in np.linspace(0, count - 1, min(count, SAMPLES))})
+
+
+def _detection_tiles(dataset: CocoDataset, scores: Scores) -> list[Pixels]:
+    import supervision as sv
+
+    index = {id_: number for number, id_ in enumerate(dataset.categories)}
+    names = np.array(list(dataset.categories.values()))
+    tiles = []
+    for position in _spread(len(dataset.images)):
+        image = dataset.images[position]
+        mine = [e for e in scores.found if e["image_id"] == image.id and e["score"] >= CONFIDENCE]
+        boxes = np.array([entry["bbox"] for entry in mine], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        classes = np.array([index[entry["category_id"]] for entry in mine], int)
+        detections = sv.Detections(
+            boxes,
+            confidence=np.array([entry["score"] for entry in mine], np.float32),
+            class_id=classes,
+            data={"class_name": names[classes]},
+        )
+        tiles.append(draw(load_image(image.path), detections))
+    return tiles
+
+
+def _classification_tiles(dataset: ClassificationData, scores: Scores) -> list[Pixels]:
+    from PIL import ImageDraw
+
+    tiles = []
+    for position in _spread(len(dataset.labels)):
+        _, (ids, probabilities) = scores.found[position]
+        tile = Image.fromarray(load_image(dataset.pictures[position]))
+        ratio = (TILE - 24) / max(tile.size)
+        tile = tile.resize((max(1, round(tile.width * ratio)), max(1, round(tile.height * ratio))))
+        framed = Image.new("RGB", (TILE, TILE), "white")
+        framed.paste(tile, (0, 24))
+        true, taken = dataset.class_names[dataset.labels[position]], dataset.class_names[ids[0]]
+        told = f"{taken} {probabilities[0]:.2f}" + ("" if true == taken else f", is {true}")
+        ImageDraw.Draw(framed).text((4, 6), told, fill="green" if true == taken else "red")
+        tiles.append(np.asarray(framed))
+    return tiles
+
+
+def _class_rows(report: CocoReport | ClassificationReport) -> list[list[str]]:
+    if isinstance(report, CocoReport):
+        rows = [["class", "images", "boxes", "AP", "AP50"]]
+        return rows + [[c.name, str(c.images), str(c.boxes), _percent(c.ap), _percent(c.ap50)] for c in report.classes]
+    rows = [["class", "pictures", "recall", "precision"]]
+    return rows + [[c.name, str(c.pictures), _percent(c.recall), _percent(c.precision)] for c in report.classes]
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _card(
+    spec: ModelSpec, options: TrainOptions, progress: Progress, scores: Scores, rows: Sequence[Sequence[str]]
+) -> str:
+    """A model card: what it is, how good, how it was made, how to use it."""
+    assert spec.preprocessing
+    figures = ", ".join(f"{name} {100 * value:.1f}" for name, value in scores.metrics.items())
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+    size = spec.preprocessing.size
+    plots = ["curves.png", "confusion.png"] + (["pr_curve.png"] if isinstance(scores.report, CocoReport) else [])
+    pictures = "\n".join(f"![{plot.removesuffix('.png')}]({plot})" for plot in plots)
+    return f"""# {options.name or spec.name}
+
+{spec.name}, trained from {options.model} on {options.data} for {len(progress.history)} of {options.epochs} epochs.
+The best weights are those of epoch {progress.best_epoch + 1}: **{figures}** (percent).
+
+Input {size[0]} x {size[1]}, {spec.preprocessing.resize}; {spec.num_classes} classes: {", ".join(spec.class_names)}.
+
+    crossstage predict photo.jpg --model path/to/this/folder
+
+{table}
+
+{pictures}
+
+Sample predictions: [samples/best.jpg](samples/best.jpg). All figures: metrics.csv, report.json. To run it again:
+`crossstage train --config config.yaml`.
+
+Trained in {progress.seconds / 60:.1f} minutes on {_machine(options)}, finished {datetime.now(UTC):%Y-%m-%d}; crossstage
+{__version__}, torch {torch.__version__}, Python {platform.python_version()}. {progress.skipped} steps skipped.
+
+The licence of these weights is yours to state; mind that of the training data and of the weights it started from.
+"""
+
+
+def _machine(options: TrainOptions) -> str:
+    if torch.cuda.is_available() and options.accelerator != "cpu":
+        return f"{options.world} x {torch.cuda.get_device_name()}"
+    return f"a CPU with {torch.get_num_threads()} threads ({platform.machine()})"

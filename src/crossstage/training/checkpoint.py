@@ -1,0 +1,90 @@
+"""A run's state on disk: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import CheckpointIO
+
+from crossstage.errors import TrainingError
+
+
+@dataclass
+class Progress:
+    """Where a training is, and how it got there.
+
+    Attributes:
+        epoch: The one that is under way, counted from 0.
+        batches: Batches done in it.
+        step: Optimisation steps done in all.
+        best: Best score so far, and
+        best_epoch: the epoch that reached it.
+        skipped: Steps that were skipped because their loss was not finite.
+        seconds: Spent training, interruptions left out.
+        history: One row of figures for each epoch that was finished.
+        parts: Sums of the running epoch's losses.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    step: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+    skipped: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class WholeFiles(CheckpointIO):
+    """Checkpoints that appear under their name when they are complete, and are read without executing anything."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write beside the file, then rename.
+
+        Raises:
+            TrainingError: The file cannot be written; an earlier one of that name is kept.
+        """
+        del storage_options
+        target = Path(path)
+        part = target.with_name(f".{target.name}.part")
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+            part.unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or "the disk is full or gone"
+            kept = "the last good one is kept" if target.is_file() else "there is no earlier one"
+            raise TrainingError(f"{target}: the checkpoint cannot be written: {reason}; {kept}") from None
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Raises:
+            TrainingError: The file cannot be read, or holds more than tensors and plain values.
+        """
+        del weights_only
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except Exception as error:
+            raise TrainingError(f"{path}: not a checkpoint that can be read: {error}") from None
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint."""
+        Path(path).unlink(missing_ok=True)

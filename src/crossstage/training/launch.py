@@ -1,0 +1,84 @@
+"""Several processes on one machine: one for each device, watched by torch's elastic agent.
+
+The agent ends all processes when one dies. Several machines are started from outside, by torchrun or SLURM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crossstage.errors import TrainingError
+from crossstage.training.options import TrainOptions
+from crossstage.training.signals import Interrupted
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+USER_ERROR = 2
+LOST_PEER = 3  # exit code of a process whose partner went away
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several that torchrun or SLURM started."""
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+    slurm = "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    return torchrun or slurm
+
+
+def launch(options: TrainOptions, folder: Path, *, going_on: bool) -> None:
+    """Train in ``options.devices`` processes and wait for them.
+
+    Raises:
+        TrainingError: One of them died or failed; the others were ended.
+        Interrupted: SIGINT or SIGTERM, which all of them were told of.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its tracebacks tell less than we do
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=options.devices,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=folder.name,
+        max_restarts=0,
+        monitor_interval=0.5,
+    )
+    try:
+        module = "crossstage.training.worker"
+        elastic_launch(config, sys.executable)("-u", "-m", module, options.to_yaml(), str(folder), str(int(going_on)))
+    except SignalException as error:
+        raise _interrupted(int(error.sigval)) from None
+    except ChildFailedError as error:
+        raise _failure(error.failures, folder) from None
+
+
+def _failure(failures: Mapping[int, ProcessFailure], folder: Path) -> TrainingError | Interrupted:
+    """What to tell of processes that did not end well: of the first that failed, not of those it took along."""
+    rank = min(failures, key=lambda rank: (_consequence(failures[rank].exitcode), failures[rank].timestamp))
+    code, message = failures[rank].exitcode, failures[rank].message
+    if code > 128 and code - 128 in (signal.SIGINT, signal.SIGTERM):
+        return _interrupted(code - 128)
+    if code == USER_ERROR:
+        return TrainingError(message)
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+    then = f"the others were ended. Go on with: crossstage train --resume {folder}"
+    return TrainingError(f"process {rank} {how}; {then}")
+
+
+def _consequence(code: int) -> int:
+    """Order in which exit codes explain a failure."""
+    return 0 if code == -signal.SIGKILL else 1 if code == USER_ERROR else 2 if code != LOST_PEER else 3
+
+
+def _interrupted(number: int) -> Interrupted:
+    return Interrupted(f"stopped by {signal.Signals(number).name}; the state is saved", number)

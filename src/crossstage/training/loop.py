@@ -1,0 +1,276 @@
+"""The training loop: epochs of steps, each a function of the state before it.
+
+What a step does depends on the seed, the step's number and the tensors of the state alone: the order of the pictures,
+their augmentation, dropout, the input's size and the learning rate are computed from the numbers, never carried along.
+So a training that was killed and goes on from a checkpoint ends bit for bit as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from crossstage.data.loading import Batch, EpochOrder
+from crossstage.errors import TrainingError
+from crossstage.training.checkpoint import Progress
+from crossstage.training.options import TrainOptions
+from crossstage.training.reporting import Reporter, loss_note
+from crossstage.training.schedule import MovingAverage, rate_factor, still
+from crossstage.training.signals import Interrupted, StopRequests
+from crossstage.training.tasks import Scores, Task
+
+SHOWN_FILES = 8
+SAVE_BEFORE_SCORING = 1.0  # minutes of work that a kill during the measurement would cost
+
+
+class Loop:
+    """One training.
+
+    Args:
+        fabric: Devices and processes.
+        model: As Fabric set it up.
+        optimizer: Likewise.
+        average: Of the model's weights, if one is kept.
+        task: Losses and scores.
+        batches: Training pictures, moved to the device by Fabric.
+        order: Their order.
+        scored: Pictures to be measured on.
+        options: Of the training.
+        progress: Where it begins.
+        reporter: What people see.
+        save: Writes a checkpoint.
+        finished: Called after each epoch with its scores, if it was measured, and whether they are the best so far.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        *,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        average: MovingAverage | None,
+        task: Task,
+        batches: Any,
+        order: EpochOrder,
+        scored: DataLoader,
+        options: TrainOptions,
+        progress: Progress,
+        reporter: Reporter,
+        save: Callable[[], None],
+        finished: Callable[[Scores | None, bool], None],
+    ) -> None:
+        self.fabric, self.model, self.optimizer, self.average = fabric, model, optimizer, average
+        self.task, self.batches, self.order, self.scored = task, batches, order, scored
+        self.options, self.progress, self.reporter = options, progress, reporter
+        self.save, self.finished = save, finished
+        self.total_steps = options.epochs * math.ceil(order.steps / options.accumulate)
+        self.saved_at = time.monotonic()
+
+    def run(self) -> None:
+        """Train to the end, or until no better result came for ``patience`` epochs.
+
+        Raises:
+            Interrupted: A signal asked for it; the state was saved.
+            TrainingError: A loss was not finite, or a checkpoint could not be written.
+        """
+        with StopRequests() as stop:
+            while self.progress.epoch < self.options.epochs and not self._out_of_patience():
+                images, seconds = self._train(stop)
+                self._finish(self.score(stop) if self._is_scored() else None, images, seconds)
+                self._heed(stop)
+        self.reporter.close()
+
+    def _train(self, stop: StopRequests) -> tuple[int, float]:
+        """The rest of the epoch; returns how many images it had and how long it took."""
+        options, progress = self.options, self.progress
+        self.order.epoch, self.order.first_step = progress.epoch, progress.batches
+        self.model.train()
+        still(self.model)
+        self.reporter.begin(f"epoch {progress.epoch + 1}/{options.epochs}", self.order.steps, progress.batches)
+        images, began = 0, time.monotonic()
+        for group in _groups(self.batches, options.accumulate):
+            parts = self._step(group)
+            images += sum(len(batch.names) for batch in group) * self.fabric.world_size
+            progress.batches += len(group)
+            note = loss_note(parts, self._rate(), images / (time.monotonic() - began))
+            for _ in group:
+                self.reporter.advance(note)
+            self._heed(stop)
+            if self._is_due():
+                self._save()
+        return images, time.monotonic() - began
+
+    def _step(self, group: list[Batch]) -> dict[str, float]:
+        """One optimisation step over one or more batches; returns the parts of their mean loss."""
+        options, progress = self.options, self.progress
+        torch.manual_seed((options.seed * 1_000_003 + progress.step) * 1009 + self.fabric.global_rank)
+        for entry in self.optimizer.param_groups:
+            entry["lr"] = self._rate()
+        kept = [buffer.clone() for buffer in self.model.buffers()] if options.on_nan == "skip" else []
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(group):
+            with self.fabric.no_backward_sync(self.model, enabled=number < len(group) - 1):
+                losses = self.task.losses(self.model, batch, progress.step)
+                loss = torch.stack(list(losses.values())).sum() / len(group)
+                if not self._all_finite(loss):
+                    return self._not_finite(group, kept)
+                self.fabric.backward(loss)
+            for name, part in losses.items():
+                sums[name] = sums.get(name, torch.zeros_like(part)) + part.detach() / len(group)
+        if options.clip and not self._clip():
+            return self._not_finite(group, kept)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.inner)
+        progress.step += 1
+        parts = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        for name, part in parts.items():
+            progress.parts[name] = progress.parts.get(name, 0.0) + part
+        return parts
+
+    @property
+    def inner(self) -> nn.Module:
+        """The model itself, without what Fabric wrapped round it."""
+        inner = self.model.module
+        assert isinstance(inner, nn.Module)
+        return inner
+
+    def _rate(self) -> float:
+        assert self.options.lr is not None
+        return self.options.lr * rate_factor(self.progress.step, self.total_steps, self.options)
+
+    def _clip(self) -> bool:
+        """Scale the gradients down; tells whether they are finite, as far as mixed precision wants them to be."""
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=self.options.clip, error_if_nonfinite=False
+        )
+        return norm is None or self.options.precision == "16" or bool(torch.isfinite(norm))
+
+    def _all_finite(self, loss: Tensor) -> bool:
+        return not self._over_all(float(not torch.isfinite(loss.detach())), "max")
+
+    def _not_finite(self, group: list[Batch], kept: list[Tensor]) -> dict[str, float]:
+        """Undo the step and go on, or stop and say where."""
+        names = [name for batch in group for name in batch.names]
+        more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+        what = (
+            f"the loss of step {self.progress.step + 1} (epoch {self.progress.epoch + 1}) is not finite; "
+            f"its pictures: {', '.join(names[:SHOWN_FILES])}{more}"
+        )
+        self.reporter.end()
+        if self.options.on_nan == "stop":
+            raise TrainingError(f"{what}. Try a lower lr, a longer burn_in, or on_nan=skip")
+        self.optimizer.zero_grad()
+        for buffer, value in zip(self.model.buffers(), kept, strict=True):
+            buffer.copy_(value)
+        self.progress.skipped += 1
+        self.progress.step += 1
+        self.reporter.say(f"skipped: {what}")
+        return {}
+
+    def _heed(self, stop: StopRequests) -> None:
+        """Save and stop if a signal asks for it."""
+        if number := self._stop_requested(stop):
+            self._save()
+            self.reporter.close()
+            epoch = min(self.progress.epoch + 1, self.options.epochs)
+            raise Interrupted(f"stopped in epoch {epoch}, after step {self.progress.step}; the state is saved", number)
+
+    def _is_due(self) -> bool:
+        """Whether so much work is unsaved that a kill would hurt; the first process's clock counts."""
+        minutes = (time.monotonic() - self.saved_at) / 60
+        most = SAVE_BEFORE_SCORING if self.progress.batches == self.order.steps else self.options.checkpoint_minutes
+        due = bool(self.options.checkpoint_minutes) and minutes > most
+        return bool(self.fabric.broadcast(due)) if self.fabric.world_size > 1 else due
+
+    def _stop_requested(self, stop: StopRequests) -> int:
+        """The signal that any of the processes got."""
+        return int(self._over_all(float(stop.received), "max"))
+
+    def _over_all(self, value: float, how: Literal["mean", "max"]) -> float:
+        """A figure over the processes."""
+        if self.fabric.world_size == 1:
+            return value
+        combined = self.fabric.all_reduce(torch.tensor(value, device=self.fabric.device), reduce_op=how)
+        assert isinstance(combined, Tensor)
+        return float(combined)
+
+    def _save(self) -> None:
+        self.save()
+        self.saved_at = time.monotonic()
+
+    def _is_scored(self) -> bool:
+        done = self.progress.epoch + 1
+        return done % self.options.val_every == 0 or done == self.options.epochs
+
+    @torch.no_grad()
+    def score(self, stop: StopRequests | None = None) -> Scores | None:
+        """Measure the averaged model, or the model itself; the first process gets the scores."""
+        model = self.average.module if self.average is not None else self.model
+        model.eval()
+        self.reporter.begin("measuring", len(self.scored))
+        found = []
+        for batch in self.scored:
+            images = batch.images.to(self.fabric.device, memory_format=torch.channels_last)
+            with self.fabric.autocast():
+                found += self.task.find(model, batch._replace(images=images))
+            self.reporter.advance()
+            if stop is not None:
+                self._heed(stop)
+        self.reporter.end()
+        if self.fabric.world_size > 1:
+            everyone: list[Any] = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(everyone, found)
+            found = list(chain.from_iterable(everyone))
+        return self.task.score(found) if self.fabric.is_global_zero else None
+
+    def _finish(self, scores: Scores | None, images: int, seconds: float) -> None:
+        """Note the epoch's figures, keep the best, save."""
+        progress = self.progress
+        steps = max(1, math.ceil(self.order.steps / self.options.accumulate))
+        figures: dict[str, float] = {"epoch": progress.epoch + 1}
+        figures |= {name: self._over_all(value / steps, "mean") for name, value in progress.parts.items()}
+        figures |= scores.metrics if scores else {}
+        figures |= {"lr": self._rate(), "images_per_second": images / max(seconds, 1e-9), "seconds": seconds}
+        figures, fitness = self.fabric.broadcast((figures, scores.fitness if scores else None))
+        best = fitness is not None and fitness > progress.best
+        if fitness is not None and best:
+            progress.best, progress.best_epoch = fitness, progress.epoch
+        progress.history.append(figures)
+        progress.seconds += seconds
+        self.reporter.row(progress.epoch, figures, best=best)
+        progress.epoch, progress.batches, progress.parts = progress.epoch + 1, 0, {}
+        self.finished(scores, best)
+        self._save()
+
+    def _out_of_patience(self) -> bool:
+        options, progress = self.options, self.progress
+        if (
+            options.patience
+            and progress.best_epoch >= 0
+            and progress.epoch - 1 - progress.best_epoch >= options.patience
+        ):
+            self.reporter.say(f"no better result since epoch {progress.best_epoch + 1}: stopped early")
+            return True
+        return False
+
+
+def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Batches, ``size`` together, the last ones perhaps fewer."""
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

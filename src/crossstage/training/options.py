@@ -1,0 +1,232 @@
+"""What a training can be told: one set of typed options for Python, the command line and recipe files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from crossstage.data import Format, OnBadLabel
+from crossstage.data.augment import Augmentation
+from crossstage.detectors import YoloLossConfig
+from crossstage.errors import ConfigError
+from crossstage.inference.model import Resize
+
+RECIPES = Path(__file__).parent / "recipes"
+MAX_YAML_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Everything a training can be told.
+
+    Attributes:
+        model: Where to start: a model's name (random weights), a name with a tag (its weights), a model file, or the
+            folder of a run.
+        data: The dataset, see :func:`crossstage.data.find_data`.
+        format: Its format, where it is not recognised.
+        epochs: Passes over the training pictures.
+        imgsz: Side of the input in pixels; None takes the model's.
+        resize: How pictures fit it; None takes the model's, or for a new classifier "crop".
+        batch: Pictures in an optimisation step, over all devices and accumulated passes.
+        accumulate: Passes whose gradients are added up for a step.
+        name: Folder of the run, in ``out``; None makes one up from model and data.
+        out: Where runs lie.
+        seed: Decides everything that is random.
+        act: Another activation for the whole network, such as "mish" (the "omega" recipes).
+        optimizer: "sgd" (with Nesterov's momentum off, as in Darknet) or "adamw".
+        lr: Learning rate; None takes 0.002 for detectors, 0.1 for classifiers with sgd, and 0.001 with adamw.
+        momentum: Of sgd.
+        weight_decay: Of weights; norms and biases have none.
+        schedule: Of the learning rate: "cosine", "poly" (the remaining share of the training to the fourth power),
+            "step" (times 0.1 at each of ``steps``) or "constant".
+        steps: Shares of the training after which "step" lowers the rate.
+        final_lr: Share of the rate that "cosine" ends at.
+        burn_in: Steps in which the rate rises from 0, to the power of ``burn_in_power``.
+        burn_in_power: Darknet's is 4.
+        ema: Decay of the moving average of the weights that is measured and kept; 0 keeps the weights themselves.
+        clip: Gradients are scaled down to this norm; 0 leaves them.
+        precision: "32", "bf16" or "16" (mixed).
+        multi_scale: Input sizes vary by up to this share, every ten steps.
+        freeze_backbone: Train neck and head alone.
+        class_weights: "balanced" weighs classes by the inverse of their frequency.
+        label_smoothing: Share of a classifier's targets that is spread over all classes; ``loss.label_smoothing`` is
+            for detectors.
+        fit_anchors: Replace a detector's anchors by ones fitted to the training boxes.
+        patience: Stop after that many epochs without a better result; 0 goes on.
+        on_nan: "stop" or "skip" a step whose loss is not finite.
+        on_bad_label: "refuse" broken labels or "skip" them.
+        val_every: Epochs between measurements.
+        sample_every: Epochs between pictures of what the model predicts; 0 draws none.
+        checkpoint_minutes: Most minutes between two checkpoints, which are written at the end of each epoch, too.
+        workers: Processes that prepare pictures, on each device; None takes what the processor offers, up to 8.
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        devices: Devices of this machine.
+        nodes: Machines; they are started by torchrun or SLURM.
+        strategy: "auto", "ddp" or "fsdp".
+        augment: What happens to training pictures.
+        loss: How a detector's head is trained.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    model: str
+    data: str
+    format: Format | None = None
+    epochs: int = 100
+    imgsz: int | None = None
+    resize: Resize | None = None
+    batch: int = 16
+    accumulate: int = 1
+    name: str | None = None
+    out: str = "runs"
+    seed: int = 0
+    act: str | None = None
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 0.0005
+    schedule: Literal["cosine", "poly", "step", "constant"] = "cosine"
+    steps: tuple[float, ...] = (0.8, 0.9)
+    final_lr: float = 0.01
+    burn_in: int = 100
+    burn_in_power: float = 1.0
+    ema: float = 0.999
+    clip: float = 10.0
+    precision: Literal["32", "bf16", "16"] = "32"
+    multi_scale: float = 0.0
+    freeze_backbone: bool = False
+    class_weights: Literal["none", "balanced"] = "none"
+    label_smoothing: float = 0.0
+    fit_anchors: bool = False
+    patience: int = 0
+    on_nan: Literal["stop", "skip"] = "stop"
+    on_bad_label: OnBadLabel = "refuse"
+    val_every: int = 1
+    sample_every: int = 10
+    checkpoint_minutes: float = 10.0
+    workers: int | None = None
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    augment: Augmentation = field(default_factory=Augmentation)
+    loss: YoloLossConfig = field(default_factory=YoloLossConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "accumulate", "devices", "nodes", "val_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        positive = ("burn_in", "clip", "weight_decay", "patience", "sample_every", "checkpoint_minutes", "seed")
+        for name in positive:
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        for name in ("momentum", "ema", "final_lr", "label_smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+        if not 0 <= self.multi_scale < 1:
+            raise ConfigError(f"multi_scale is {self.multi_scale}; expected 0 to below 1")
+        if self.lr is not None and not 0 < self.lr <= 100:
+            raise ConfigError(f"lr is {self.lr}; expected more than 0")
+        if not all(0 < step < 1 for step in self.steps):
+            raise ConfigError(f"steps are {self.steps}; expected shares of the training, between 0 and 1")
+        shared = self.devices * self.nodes * self.accumulate
+        if self.batch % shared:
+            raise ConfigError(f"batch is {self.batch}; expected a multiple of {shared} (devices x nodes x accumulate)")
+        if self.strategy == "fsdp" and self.ema:
+            raise ConfigError("fsdp keeps no moving average of the weights; expected ema=0")
+
+    @property
+    def world(self) -> int:
+        """Processes that train together."""
+        return self.devices * self.nodes
+
+    def to_yaml(self) -> str:
+        """The options as YAML, in their order."""
+        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_mapping(cls, content: dict[str, Any], where: str) -> TrainOptions:
+        """Options from a parsed YAML file; ``where`` is for messages.
+
+        Raises:
+            ConfigError: A key is unknown or missing, or a value does not fit.
+        """
+        known = {entry.name for entry in fields(cls)}
+        unknown = set(content) - known
+        if unknown:
+            raise ConfigError(f"{where}: unknown option {sorted(unknown)[0]!r}")
+        try:
+            nested = {
+                "augment": Augmentation(**content.get("augment") or {}),
+                "loss": YoloLossConfig(**content.get("loss") or {}),
+            }
+            steps = tuple(content.get("steps", cls.steps))
+            return cls(**{**content, **nested, "steps": steps})
+        except TypeError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> TrainOptions:
+        """Options that :meth:`to_yaml` wrote.
+
+        Raises:
+            ConfigError: The file cannot be read or is no such thing.
+        """
+        return cls.from_mapping(load_recipe(path), str(path))
+
+
+def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
+    """A recipe's options, some of them, as they stand in the file.
+
+    Args:
+        name_or_path: A file, or the name of one in the package, see :func:`recipe_names`.
+
+    Raises:
+        ConfigError: There is none, or it is no mapping.
+    """
+    path = recipe_path(name_or_path)
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_YAML_BYTES:,} bytes")
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not YAML that can be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds a {type(content).__name__}; expected options")
+    return content
+
+
+def recipe_path(name_or_path: str | Path) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    for path in (Path(name_or_path), RECIPES / f"{name_or_path}.yaml"):
+        if path.is_file():
+            return path
+    raise ConfigError(f"recipe {str(name_or_path)!r}: no such file; the package has {', '.join(recipe_names())}")
+
+
+def recipe_names() -> list[str]:
+    """Recipes in the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def with_lr(options: TrainOptions, task: str) -> TrainOptions:
+    """The options with the task's learning rate where none is given."""
+    if options.lr is not None:
+        return options
+    if options.optimizer == "adamw":
+        return replace(options, lr=0.001)
+    return replace(options, lr=0.002 if task == "detect" else 0.1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

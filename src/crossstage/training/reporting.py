@@ -1,0 +1,101 @@
+"""What a person sees while a training runs: a bar with the losses, and a line for each epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+REFRESH_SECONDS = 0.25
+
+
+class Reporter:
+    """Console and TensorBoard of the first process; one that says nothing for the others.
+
+    Args:
+        folder: Of the run; None says nothing.
+        epochs: Length of the training.
+    """
+
+    def __init__(self, folder: Path | None, epochs: int) -> None:
+        self.console = Console(stderr=True, quiet=folder is None, highlight=False)
+        self.epochs = epochs
+        self.writer = _writer(folder / "tensorboard") if folder else None
+        self.bar: Progress | None = None
+        self.last = 0.0
+
+    def say(self, text: str) -> None:
+        """A line of text."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Start a bar."""
+        self.end()
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        ]
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+        self.bar.add_task(what, total=total, completed=done, note="")
+        if self.console.is_terminal:
+            self.bar.start()
+
+    def advance(self, note: str = "") -> None:
+        """One step further, with a note beside the bar."""
+        if self.bar is None or not self.console.is_terminal:
+            return
+        task = self.bar.tasks[0].id
+        if time.monotonic() - self.last > REFRESH_SECONDS:
+            self.last = time.monotonic()
+            self.bar.update(task, note=note)
+        self.bar.advance(task)
+
+    def end(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None and self.console.is_terminal:
+            self.bar.stop()
+        self.bar = None
+
+    def row(self, epoch: int, figures: Mapping[str, float], *, best: bool) -> None:
+        """The line of a finished epoch, and its figures for TensorBoard."""
+        self.end()
+        told = "  ".join(f"{name} {_short(name, value)}" for name, value in figures.items() if name != "epoch")
+        self.say(f"epoch {epoch + 1:>3}/{self.epochs}  {told}{'  best' if best else ''}")
+        if self.writer:
+            for name, value in figures.items():
+                if name != "epoch":
+                    self.writer.add_scalar(name, value, epoch + 1)
+            self.writer.flush()
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self.end()
+        if self.writer:
+            self.writer.close()
+
+
+def loss_note(parts: Mapping[str, float], rate: float, images_per_second: float) -> str:
+    """What a bar says beside itself."""
+    losses = "  ".join(f"{name} {value:.3f}" for name, value in parts.items())
+    return f"{losses}  lr {rate:.2g}  {images_per_second:.1f} images/s"
+
+
+def _writer(folder: Path) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def _short(name: str, value: float) -> str:
+    if name in ("lr",):
+        return f"{value:.2g}"
+    return f"{value:.1f}" if name in ("images_per_second", "seconds") else f"{value:.4f}"

@@ -1,0 +1,326 @@
+"""A training from options to a folder: everything wired together."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.strategies.fsdp import FSDPStrategy
+from lightning.fabric.strategies.strategy import Strategy
+from torch import nn
+
+from crossstage.data import ClassificationData, CocoDataset, Dataset, class_names_of, find_data, training_parts
+from crossstage.data.anchors import fit_anchors, scaled_sizes
+from crossstage.data.loading import scoring_loader, training_loader
+from crossstage.detectors import OneStageDetector
+from crossstage.errors import ConfigError, TrainingError
+from crossstage.heads import AnchorLevel, Classifier
+from crossstage.training.artefacts import sample_pictures, write_artefacts, write_metrics
+from crossstage.training.checkpoint import Progress, WholeFiles
+from crossstage.training.loop import Loop
+from crossstage.training.memory import keep_freed_memory
+from crossstage.training.options import TrainOptions, with_lr
+from crossstage.training.reporting import Reporter
+from crossstage.training.schedule import MovingAverage, build_optimizer, freeze
+from crossstage.training.tasks import ClassificationTask, DetectionTask, Scores, Task
+from crossstage.zoo import Provenance, Started, start_model
+from crossstage.zoo.files import read_model, write_model
+
+CONFIG, STATE, BEST, LAST = "config.yaml", "state.ckpt", "best.safetensors", "last.safetensors"
+MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended.
+
+    Attributes:
+        folder: Of the run.
+        best: Best score: average precision of a detector, accuracy of a classifier.
+        best_epoch: The epoch that reached it, counted from 1.
+        history: One row of figures for each epoch.
+    """
+
+    folder: Path
+    best: float
+    best_epoch: int
+    history: list[dict[str, float]]
+
+
+def run_training(options: TrainOptions, folder: Path, *, going_on: bool = False) -> TrainResult:
+    """Train in this process, as one of however many there are.
+
+    Args:
+        options: What to do.
+        folder: Of the run; the first process alone writes there.
+        going_on: Continue from the folder's checkpoint.
+
+    Raises:
+        CrossStageError: See :func:`crossstage.training.train`.
+    """
+    fabric = _fabric(options)
+    fabric.launch()
+    return _Run(fabric, options, folder).train(going_on=going_on)
+
+
+class _Run:
+    """Model, data, loop and files of one training."""
+
+    def __init__(self, fabric: Fabric, options: TrainOptions, folder: Path) -> None:
+        self.fabric, self.folder = fabric, folder
+        source = find_data(options.data, options.format)
+        options = with_lr(options, source.task)
+        self.reporter = Reporter(folder if fabric.is_global_zero else None, options.epochs)
+        learned, scored, told = training_parts(source, on_bad_label=options.on_bad_label, seed=options.seed)
+        assert learned.data is not None
+        assert scored.data is not None
+        self.learned, self.scored_data = learned.data, scored.data
+        self.options = options
+        torch.manual_seed(options.seed)
+        self.started = self._start(learned.data)
+        self.spec = self.started.spec
+        self.task = self._task()
+        self._say(source.format, told, learned.skipped + scored.skipped)
+
+    def _start(self, learned: Dataset) -> Started:
+        options = self.options
+        overrides: dict[str, Any] = {"act": options.act} if options.act else {}
+        names = class_names_of(learned)
+        settings = {"imgsz": options.imgsz, "resize": options.resize}
+        started = start_model(options.model, names, overrides=overrides, **settings)
+        if isinstance(started.model, Classifier) != isinstance(learned, ClassificationData):
+            kinds = ("boxes", "a classifier") if isinstance(started.model, Classifier) else ("labels", "a detector")
+            raise ConfigError(f"{options.data} holds {kinds[0]}, and {options.model} is {kinds[1]}; expected one task")
+        if options.fit_anchors:
+            if not isinstance(started.model, OneStageDetector) or not isinstance(learned, CocoDataset):
+                raise ConfigError(f"fit_anchors: {options.model} has no anchors")
+            levels = _fitted_levels(started, learned, options.seed)
+            started = start_model(options.model, names, overrides={**overrides, "levels": levels}, **settings)
+        _check_size(started)
+        return started
+
+    def _task(self) -> Task:
+        model, learned, scored = self.started.model, self.learned, self.scored_data
+        if isinstance(model, Classifier):
+            assert isinstance(learned, ClassificationData)
+            assert isinstance(scored, ClassificationData)
+            return ClassificationTask(model, learned, scored, self.options)
+        if not isinstance(model, OneStageDetector):
+            raise ConfigError(f"{self.options.model} cannot be trained yet")
+        assert isinstance(learned, CocoDataset)
+        assert isinstance(scored, CocoDataset)
+        return DetectionTask(model, learned, scored, self.options)
+
+    def _say(self, format: str, told: str, skipped: int) -> None:
+        preprocessing = self.task.preprocessing
+        sizes = [
+            len(d.images) if isinstance(d, CocoDataset) else len(d.labels) for d in (self.learned, self.scored_data)
+        ]
+        say = self.reporter.say
+        say(f"{self.folder}: {self.options.model} on {self.options.data} ({format})")
+        say(f"{sizes[0]} pictures to learn, {sizes[1]} to be measured on: {told}; {self.spec.num_classes} classes")
+        if skipped:
+            say(f"{skipped} broken labels are skipped")
+        say(
+            f"input {preprocessing.size[0]} x {preprocessing.size[1]}, {preprocessing.resize}; seed {self.options.seed}"
+        )
+        say(f"weights: {self.started.transfer or 'initialised at random'}")
+
+    def train(self, *, going_on: bool) -> TrainResult:
+        """Set up, go on if asked to, train, and write what a run leaves behind."""
+        fabric, options = self.fabric, self.options
+        model = self.started.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if fabric.device.type == "cpu":
+            keep_freed_memory()
+        if options.freeze_backbone:
+            freeze(model.backbone)  # pyright: ignore[reportArgumentType]
+        average = None
+        if options.ema:
+            average = MovingAverage(model, options.ema)
+            average.average.to(fabric.device)
+        wrapped, optimizer = _set_up(fabric, model, options)
+        share = options.batch // options.accumulate // fabric.world_size
+        rank, world = fabric.global_rank, fabric.world_size
+        workers = _workers(options)
+        batches, order = training_loader(
+            self.learned,
+            self.task.preprocessing,
+            options.augment,
+            batch=share,
+            seed=options.seed,
+            epochs=options.epochs,
+            workers=workers,
+            rank=rank,
+            world=world,
+        )
+        scored = scoring_loader(
+            self.scored_data, self.task.preprocessing, batch=share, workers=workers, rank=rank, world=world
+        )
+        progress = Progress()
+        state: dict[str, Any] = {"model": wrapped, "optimizer": optimizer}
+        state |= {"average": average} if average else {}
+        state |= {"precision": fabric.strategy.precision} if options.precision == "16" else {}
+        if going_on:
+            progress.load_state_dict(fabric.load(self.folder / STATE, state)["progress"])
+            self.reporter.say(f"going on in epoch {progress.epoch + 1}, after step {progress.step}")
+
+        def finished(scores: Scores | None, best: bool) -> None:
+            self._epoch_files(average.module if average else wrapped, progress, scores, best)
+
+        loop = Loop(
+            fabric,
+            model=wrapped,
+            optimizer=optimizer,
+            average=average,
+            task=self.task,
+            batches=fabric.setup_dataloaders(batches, use_distributed_sampler=False),
+            order=order,
+            scored=scored,
+            options=options,
+            progress=progress,
+            reporter=self.reporter,
+            save=lambda: fabric.save(self.folder / STATE, {**state, "progress": progress.state_dict()}),
+            finished=finished,
+        )
+        loop.run()
+        _load_whole_state(fabric, average.module if average else wrapped, read_model(self.folder / BEST)[1])
+        scores = loop.score()
+        if scores is not None:
+            write_artefacts(self.folder, self.spec, options, progress, self.scored_data, scores)
+            self.reporter.say(f"best {self.task.fitness_name} {progress.best:.4f} in epoch {progress.best_epoch + 1}")
+            self.reporter.say(f"everything is in {self.folder}")
+        fabric.barrier()
+        return TrainResult(self.folder, progress.best, progress.best_epoch + 1, progress.history)
+
+    def _epoch_files(self, model: nn.Module, progress: Progress, scores: Scores | None, best: bool) -> None:
+        """Weights and figures of a finished epoch; written before the checkpoint that counts it."""
+        tensors = _whole_state(self.fabric, model)
+        if not self.fabric.is_global_zero:
+            return
+        told = f"crossstage train, {self.options.model} on {Path(self.options.data).name}, epoch {progress.epoch}"
+        spec = replace(
+            self.spec, provenance=Provenance(told, "that of the training data", trained_on=self.options.data)
+        )
+        write_model(self.folder / LAST, tensors, spec)
+        if best:
+            write_model(self.folder / BEST, tensors, spec)
+        write_metrics(self.folder / "metrics.csv", progress.history)
+        every = self.options.sample_every
+        if scores and every and (progress.epoch % every == 0 or progress.epoch in (1, self.options.epochs)):
+            sample_pictures(self.folder / "samples" / f"epoch{progress.epoch:03d}.jpg", self.scored_data, scores)
+
+
+def _fitted_levels(started: Started, learned: CocoDataset, seed: int) -> tuple[AnchorLevel, ...]:
+    """The head's levels with as many anchors as they have, fitted to the training boxes."""
+    assert isinstance(started.model, OneStageDetector)
+    assert started.spec.preprocessing
+    levels = started.model.head.levels
+    count = sum(len(level.anchors) for level in levels)
+    anchors = iter(fit_anchors(scaled_sizes(learned, started.spec.preprocessing), count, seed=seed).tolist())
+    return tuple(
+        replace(level, anchors=tuple((round(w, 1), round(h, 1)) for w, h in islice(anchors, len(level.anchors))))
+        for level in levels
+    )
+
+
+def _fabric(options: TrainOptions) -> Fabric:
+    strategy: str | Strategy = "auto"
+    if options.strategy == "fsdp":
+        strategy = FSDPStrategy(state_dict_type="full")
+    elif options.strategy == "ddp" or options.world > 1:
+        strategy = DDPStrategy()
+    precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[options.precision]
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    try:
+        return Fabric(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.nodes,
+            strategy=strategy,
+            precision=precision,
+            plugins=[WholeFiles()],
+        )
+    except Exception as error:  # Lightning has a dozen kinds of error for a device that is not there
+        raise ConfigError(f"{options.devices} x {options.accelerator}, {options.strategy}: {error}") from None
+
+
+def _set_up(fabric: Fabric, model: nn.Module, options: TrainOptions) -> tuple[Any, torch.optim.Optimizer]:
+    """Model and optimiser on their device; sharded models are wrapped before the optimiser is made."""
+    if options.strategy == "fsdp":
+        wrapped = fabric.setup_module(model)
+        return wrapped, fabric.setup_optimizers(build_optimizer(wrapped, options))  # pyright: ignore
+    return fabric.setup(model, build_optimizer(model, options))
+
+
+def _whole_state(fabric: Fabric, model: nn.Module) -> dict[str, Any]:
+    """All tensors of a model, gathered where they are sharded, under the names they have in the model itself."""
+    if isinstance(fabric.strategy, FSDPStrategy):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    inner = model.module if hasattr(model, "module") else model
+    assert isinstance(inner, nn.Module)
+    return inner.state_dict()
+
+
+def _load_whole_state(fabric: Fabric, model: nn.Module, state: dict[str, Any]) -> None:
+    if isinstance(fabric.strategy, FSDPStrategy):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+        set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
+        return
+    inner = model.module if hasattr(model, "module") else model
+    assert isinstance(inner, nn.Module)
+    inner.load_state_dict(state)
+
+
+def _workers(options: TrainOptions) -> int:
+    if options.workers is not None:
+        return options.workers
+    return min(MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // options.devices))
+
+
+def _check_size(started: Started) -> None:
+    preprocessing = started.spec.preprocessing
+    stride = getattr(started.model, "max_stride", 1)
+    if preprocessing and any(side % stride for side in preprocessing.size):
+        raise ConfigError(f"imgsz is {preprocessing.size[0]}; expected a multiple of {stride}")
+
+
+def new_folder(options: TrainOptions) -> Path:
+    """A folder for a run, not there before.
+
+    Raises:
+        TrainingError: The one that was named is there already.
+    """
+    out = Path(options.out)
+    if options.name:
+        folder = out / options.name
+        if folder.exists() and any(folder.iterdir()):
+            raise TrainingError(
+                f"{folder} exists; choose another name, or go on with it: crossstage train --resume {folder}"
+            )
+    else:
+        stem = f"{_short_name(options.model)}-{_short_name(options.data)}"
+        numbers = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
+        folder = next(out / name for name in numbers if not (out / name).exists())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _short_name(text: str) -> str:
+    name = (
+        Path(text.split(",", maxsplit=1)[0])
+        .name.removesuffix(".safetensors")
+        .removesuffix(".json")
+        .removesuffix(".yaml")
+    )
+    return re.sub(r"[^\w.]+", "_", name) or "run"

@@ -1,0 +1,88 @@
+"""The two ways into a training: a new run, and one that goes on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from crossstage.errors import TrainingError
+from crossstage.files import write_text
+from crossstage.training.checkpoint import Progress, WholeFiles
+from crossstage.training.launch import is_launched, launch
+from crossstage.training.options import TrainOptions
+from crossstage.training.run import CONFIG, STATE, TrainResult, new_folder, run_training
+
+
+def train(options: TrainOptions) -> TrainResult:
+    """Train a detector or a classifier on pictures.
+
+    The run's folder gets ``config.yaml``, ``best.safetensors`` and ``last.safetensors``, ``metrics.csv``, plots, sample
+    predictions, TensorBoard's files and a model card; :func:`crossstage.load` takes the folder.
+
+    Args:
+        options: What to do.
+
+    Raises:
+        ConfigError: An option, or a model's setting, does not fit.
+        DataError: The data cannot be read, or has broken labels that are not to be skipped.
+        TrainingError: The run's folder is there already, a loss is not finite, a checkpoint cannot be written, or a
+            process died.
+        Interrupted: SIGINT or SIGTERM stopped it; the state is saved and :func:`resume` goes on.
+
+    Example:
+        >>> result = train(TrainOptions(model="cspdarknet53_tiny_yolo.coco", data="my_pictures", epochs=50))
+        >>> result.best
+        0.61
+    """
+    first = not is_launched() or int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    folder = new_folder(options) if first else Path(options.out) / (options.name or "")
+    if first:
+        write_text(folder / CONFIG, options.to_yaml())
+    try:
+        return _run(options, folder, going_on=False)
+    except BaseException:
+        if first and not (folder / STATE).exists():
+            _forget(folder)
+        raise
+
+
+def resume(run: str | Path, **changes: Any) -> TrainResult:
+    """Go on with a run from its last complete state.
+
+    Args:
+        run: The run's folder.
+        **changes: Options that may differ from the run's: where it computes (``devices``, ``nodes``, ``strategy``,
+            ``accelerator``, ``workers``), and where the data lies now (``data``).
+
+    Raises:
+        TrainingError: There is no state to go on from; and see :func:`train`.
+    """
+    folder = Path(run)
+    if not (folder / CONFIG).is_file():
+        raise TrainingError(f"{folder}: no {CONFIG}; expected the folder of a training")
+    if not (folder / STATE).is_file():
+        raise TrainingError(f"{folder}: no {STATE}; it was stopped before its first checkpoint")
+    options = replace(TrainOptions.from_yaml(folder / CONFIG), **changes)
+    return _run(options, folder, going_on=True)
+
+
+def _run(options: TrainOptions, folder: Path, *, going_on: bool) -> TrainResult:
+    if options.devices > 1 and not is_launched():
+        launch(options, folder, going_on=going_on)
+        progress = Progress()
+        progress.load_state_dict(WholeFiles().load_checkpoint(folder / STATE)["progress"])
+        return TrainResult(folder, progress.best, progress.best_epoch + 1, progress.history)
+    return run_training(options, folder, going_on=going_on)
+
+
+def _forget(folder: Path) -> None:
+    """Remove the folder of a run that never got to a checkpoint, if nothing but its beginnings is in it."""
+    for name in (CONFIG,):
+        (folder / name).unlink(missing_ok=True)
+    for path in sorted((folder / "tensorboard").glob("*")):
+        path.unlink()
+    for path in (folder / "tensorboard", folder):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()

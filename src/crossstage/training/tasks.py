@@ -1,0 +1,201 @@
+"""What is learnt: the loss of a batch, and how a model is scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from crossstage.data import ClassificationData, CocoDataset, Dataset, objects_of
+from crossstage.data.loading import Batch, ScoredBatch, seeded
+from crossstage.detectors import OneStageDetector, YoloLoss
+from crossstage.evaluation import (
+    ClassificationReport,
+    CocoReport,
+    classification_report,
+    coco_metrics,
+    coco_result,
+    match_classes,
+)
+from crossstage.heads import Classifier
+from crossstage.inference.model import Preprocessing
+from crossstage.nn.boxes import Targets
+from crossstage.training.options import TrainOptions
+
+SCORE_THRESHOLD = 0.001  # average precision integrates over all scores
+NMS_IOU = 0.45
+MAX_DETECTIONS = 100
+SIZE_STEPS = 10  # steps between two sizes of a multi-scale training, as in Darknet
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good a model is.
+
+    Attributes:
+        metrics: Figures by name, each from 0 to 1.
+        fitness: The one that is to grow.
+        report: All there is to tell.
+        found: What was found, for the plots.
+    """
+
+    metrics: dict[str, float]
+    fitness: float
+    report: CocoReport | ClassificationReport
+    found: Any
+
+
+class Task(ABC):
+    """A model with its loss and its measure.
+
+    Args:
+        preprocessing: How pictures become input.
+        scored: What the model is measured on.
+        options: Of the training.
+    """
+
+    fitness_name: str
+
+    def __init__(self, preprocessing: Preprocessing, scored: Dataset, options: TrainOptions) -> None:
+        self.preprocessing, self.scored, self.options = preprocessing, scored, options
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The parts of a batch's loss, whose sum is minimised."""
+
+    @abstractmethod
+    def find(self, model: nn.Module, batch: ScoredBatch) -> list[tuple[int, Any]]:
+        """What a model makes of pictures: position in the dataset and plain values."""
+
+    @abstractmethod
+    def score(self, found: Sequence[tuple[int, Any]]) -> Scores:
+        """Measure what was found in all pictures; each counts once, however often it was looked at."""
+
+    def images(self, batch: Batch, step: int) -> Tensor:
+        """A batch's images as float in [0, 1], in a size that varies if the training is multi-scale."""
+        images = batch.images.to(torch.float32, memory_format=torch.channels_last) / 255
+        if self.options.multi_scale:
+            images = F.interpolate(images, size=self.size_at(step), mode="bilinear", align_corners=False)
+        return images
+
+    def size_at(self, step: int) -> tuple[int, int]:
+        """Height and width of the input at a step: multiples of 32 around the model's size."""
+        height, width = self.preprocessing.size
+        with seeded(self.options.seed, step // SIZE_STEPS):
+            ratio = float(torch.empty(()).uniform_(1 - self.options.multi_scale, 1 + self.options.multi_scale))
+        return max(32, round(height * ratio / 32) * 32), max(32, round(width * ratio / 32) * 32)
+
+
+class DetectionTask(Task):
+    """A detector with a YOLO head, scored by COCO's average precision."""
+
+    fitness_name = "AP"
+
+    def __init__(
+        self, detector: OneStageDetector, learned: CocoDataset, scored: CocoDataset, options: TrainOptions
+    ) -> None:
+        super().__init__(detector.preprocessing, scored, options)
+        self.detector = detector
+        self.dataset = scored
+        self.category_of = match_classes(detector.class_names, scored.categories)
+        weights = None
+        if options.class_weights == "balanced":
+            ids = [torch.from_numpy(objects.class_ids) for objects in objects_of(learned)]
+            weights = balanced(torch.bincount(torch.cat(ids), minlength=len(learned.categories)))
+        self.loss = YoloLoss(detector.head.levels, detector.head.num_classes, options.loss, weights)
+
+    def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Loss of boxes, objectness and classes."""
+        images = self.images(batch, step)
+        assert isinstance(batch.targets, Targets)
+        boxes = batch.targets.boxes_xyxy
+        if images.shape[-2:] != batch.images.shape[-2:]:
+            vertical, horizontal = (images.shape[side] / batch.images.shape[side] for side in (2, 3))
+            boxes = boxes * boxes.new_tensor([horizontal, vertical, horizontal, vertical])
+        return self.loss(model(images), batch.targets._replace(boxes_xyxy=boxes))._asdict()
+
+    def find(self, model: nn.Module, batch: ScoredBatch) -> list[tuple[int, Any]]:
+        """Detections in COCO's result format."""
+        found = self.detector.detect(
+            [tensor.float() for tensor in model(batch.images)],
+            score_threshold=SCORE_THRESHOLD,
+            iou_threshold=NMS_IOU,
+            max_detections=MAX_DETECTIONS,
+        )
+        results = []
+        for index, placement, detected in zip(batch.indices, batch.placements, found, strict=True):
+            boxes = placement.to_picture(detected.boxes_xyxy.cpu()).tolist()
+            values = zip(boxes, detected.scores.tolist(), detected.class_ids.tolist(), strict=True)
+            image_id = self.dataset.images[index].id
+            known = [(box, s, self.category_of[c]) for box, s, c in values if c in self.category_of]
+            results.append((index, [coco_result(image_id, category, box, s) for box, s, category in known]))
+        return results
+
+    def score(self, found: Sequence[tuple[int, Any]]) -> Scores:
+        """COCO's metrics."""
+        results = [entry for _, entries in sorted(dict(found).items()) for entry in entries]
+        report = coco_metrics(results, self.dataset)
+        metrics = {"AP": report.ap or 0.0, "AP50": report.ap50 or 0.0, "AP75": report.ap75 or 0.0}
+        return Scores(metrics, metrics["AP"], report, results)
+
+
+class ClassificationTask(Task):
+    """A classifier, scored by its accuracy."""
+
+    fitness_name = "top1"
+
+    def __init__(
+        self, classifier: Classifier, learned: ClassificationData, scored: ClassificationData, options: TrainOptions
+    ) -> None:
+        assert classifier.preprocessing is not None
+        super().__init__(classifier.preprocessing, scored, options)
+        self.dataset = scored
+        self.classes = len(learned.class_names)
+        counts = torch.from_numpy(learned.counts)
+        self.weights = balanced(counts) if options.class_weights == "balanced" else None
+        self.plain_from = options.epochs - options.augment.last_epochs_plain
+        self.mixes = [
+            (probability, mix(alpha=alpha, num_classes=self.classes))
+            for probability, mix, alpha in (
+                (options.augment.mixup, v2.MixUp, 0.2),
+                (options.augment.cutmix, v2.CutMix, 1.0),
+            )
+            if probability
+        ]
+
+    def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Cross-entropy."""
+        images, labels = self.images(batch, step), batch.targets
+        assert isinstance(labels, Tensor)
+        for probability, mix in self.mixes:
+            if float(torch.rand(())) < probability:
+                images, labels = mix(images, labels)
+                break
+        logits = model(self.preprocessing.normalise(images)).float()
+        weight = None if self.weights is None else self.weights.to(logits)
+        return {"loss": F.cross_entropy(logits, labels, weight, label_smoothing=self.options.label_smoothing)}
+
+    def find(self, model: nn.Module, batch: ScoredBatch) -> list[tuple[int, Any]]:
+        """The five likeliest classes and their probabilities."""
+        logits = model(self.preprocessing.normalise(batch.images)).float()
+        best = logits.softmax(1).topk(min(5, logits.shape[1]), dim=1)
+        return list(zip(batch.indices, zip(best.indices.tolist(), best.values.tolist(), strict=True), strict=True))
+
+    def score(self, found: Sequence[tuple[int, Any]]) -> Scores:
+        """Accuracy, and what is taken for what."""
+        by_index = sorted(dict(found).items())
+        report = classification_report([entry for _, entry in by_index], self.dataset)
+        metrics = {"top1": report.top1, "top5": report.top5}
+        return Scores(metrics, report.top1, report, by_index)
+
+
+def balanced(counts: Tensor) -> Tensor:
+    """Factors in inverse proportion to how often classes occur, 1 on the average of all objects."""
+    present = counts.clamp(min=1).float()
+    return counts.sum() / (len(counts) * present)

@@ -1,0 +1,117 @@
+"""Where a training starts: a model for given classes, with the weights that fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crossstage.errors import ConfigError
+from crossstage.inference.model import Preprocessing, Resize
+from crossstage.zoo.files import read_model, read_spec
+from crossstage.zoo.pretrained import PRETRAINED
+from crossstage.zoo.registry import REGISTRY, Model, default_spec, find
+from crossstage.zoo.spec import ModelSpec
+from crossstage.zoo.transfer import Transfer, transfer
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RUN_FILES = ("best.safetensors", "last.safetensors")
+
+
+@dataclass(frozen=True)
+class Started:
+    """A model that is ready to be trained.
+
+    Attributes:
+        model: In training mode.
+        spec: What rebuilds it.
+        transfer: What became of the weights it started from; None if it started from none.
+    """
+
+    model: Model
+    spec: ModelSpec
+    transfer: Transfer | None
+
+
+def weights_file(name_or_path: str | Path) -> Path | None:
+    """The file of a tagged name, of a model file's path, or of a run's folder; None for the name of a model.
+
+    Raises:
+        ConfigError: It is none of these, or a run without weights.
+    """
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in PRETRAINED:
+        return PRETRAINED[name].verified_path()
+    if name in REGISTRY:
+        return None
+    if path.is_dir():
+        for file in RUN_FILES:
+            if (path / file).is_file():
+                return path / file
+        raise ConfigError(f"{path}: no weights; expected a training's folder with {' or '.join(RUN_FILES)}")
+    if path.suffix == ".safetensors" or path.exists():
+        return path
+    find(name)
+    raise AssertionError(f"{name} is known and yet has no path")
+
+
+def classes_of(name_or_path: str | Path) -> tuple[str, ...]:
+    """Names of the classes that a model has, or numbers if it has no weights yet.
+
+    Raises:
+        ConfigError: The name is unknown.
+        WeightsError: A file cannot be read.
+    """
+    path = weights_file(name_or_path)
+    if path is None:
+        return tuple(map(str, range(find(str(name_or_path)).num_classes)))
+    spec = read_spec(path)
+    return spec.class_names or tuple(map(str, range(spec.num_classes)))
+
+
+def start_model(
+    name_or_path: str | Path,
+    class_names: Sequence[str],
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    imgsz: int | None = None,
+    resize: Resize | None = None,
+) -> Started:
+    """Build a model for these classes.
+
+    Args:
+        name_or_path: A model's name, which starts at random; or a tagged name, a model file or a run's folder, whose
+            weights are taken as far as they fit, see :func:`~crossstage.zoo.transfer.transfer`.
+        class_names: Names by class id.
+        overrides: Other values for fields of the model's row.
+        imgsz: Side of the input; None takes that of the weights, or the published one.
+        resize: How pictures fit it; None takes that of the weights, else "stretch" for detectors and "crop" for
+            classifiers.
+
+    Raises:
+        ConfigError: The name is unknown or a value does not fit.
+        WeightsError: A file cannot be read.
+    """
+    path = weights_file(name_or_path)
+    stored, state = read_model(path) if path else (None, {})
+    name = stored.name if stored else str(name_or_path)
+    entry = find(name)
+    merged = {**(stored.overrides if stored else {}), **(overrides or {})}
+    spec = default_spec(name, len(class_names), class_names, merged)
+    if stored and stored.preprocessing:
+        preprocessing = stored.preprocessing
+    elif entry.task == "detect":
+        preprocessing = Preprocessing(entry.input_size)
+    else:
+        preprocessing = Preprocessing(entry.input_size, "crop", IMAGENET_MEAN, IMAGENET_STD)
+    if imgsz:
+        preprocessing = replace(preprocessing, size=(imgsz, imgsz))
+    spec = replace(spec, preprocessing=replace(preprocessing, resize=resize or preprocessing.resize))
+    model = entry.build(spec)
+    if stored is None:
+        return Started(model, spec, None)
+    source = str(name_or_path)
+    carried = transfer(model, state, source, old_names=stored.class_names, new_names=tuple(class_names))
+    return Started(model, spec, carried)

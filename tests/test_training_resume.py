@@ -1,0 +1,153 @@
+"""Interrupted trainings: nothing is lost, and what goes on ends as what was never interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from crossstage.cli import main
+from crossstage.errors import TrainingError
+from crossstage.training import TrainOptions, resume, train
+from crossstage.training.checkpoint import WholeFiles
+
+OPTIONS = ["--model", "cspdarknet53_tiny_yolo", "--imgsz", "64", "--batch", "8", "--workers", "0"]
+OPTIONS += ["--burn-in", "2", "--sample-every", "0", "--accelerator", "cpu", "--multi_scale", "0.5"]
+EPOCHS = 4
+
+
+def start(data: Path, out: Path, name: str, *more: str, epochs: int = EPOCHS) -> subprocess.Popen:
+    words = ["train", *OPTIONS, "--data", str(data), "--out", str(out), "--name", name, "--epochs", str(epochs), *more]
+    command = [sys.executable, "-m", "crossstage", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def go_on(run: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "crossstage", "train", "--resume", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shapes, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    process = start(shapes, out, "run")
+    told, _ = process.communicate()
+    assert process.returncode == 0, told
+    return out / "run"
+
+
+def assert_same_end(run: Path, whole: Path) -> None:
+    for name in ("best.safetensors", "last.safetensors"):
+        mine, theirs = load_file(run / name), load_file(whole / name)
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine), name
+    rows, expected = ((path / "metrics.csv").read_text().splitlines() for path in (run, whole))
+    assert len(rows) == len(expected) == EPOCHS + 1
+    timed = {"images_per_second", "seconds"}
+    names = expected[0].split(",")
+    for row, other in zip(rows, expected, strict=True):
+        pairs = zip(names, row.split(","), other.split(","), strict=True)
+        assert all(a == b for name, a, b in pairs if name not in timed)
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("moment", ["first checkpoint", "writing a checkpoint"])
+def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(shapes, uninterrupted, tmp_path, moment):
+    run = tmp_path / "run"
+    process = start(shapes, tmp_path, "run")
+    part = run / ".state.ckpt.part"
+    wait_for((run / "state.ckpt").exists, process)
+    if moment == "writing a checkpoint":
+        wait_for(part.exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert WholeFiles().load_checkpoint(run / "state.ckpt")["progress"]["epoch"] >= 1
+    done = go_on(run)
+    assert done.returncode == 0, done.stderr
+    assert "going on in epoch" in done.stderr
+    assert_same_end(run, uninterrupted)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_step_saves_and_exits_with_its_code(shapes, uninterrupted, tmp_path, number, code):
+    process = start(shapes, tmp_path, "run")
+    wait_for((tmp_path / "run" / "state.ckpt").exists, process)
+    process.send_signal(number)
+    told, _ = process.communicate()
+    assert process.returncode == code, told
+    assert "the state is saved" in told
+    assert "Traceback" not in told
+    assert go_on(tmp_path / "run").returncode == 0
+    assert_same_end(tmp_path / "run", uninterrupted)
+
+
+def test_a_training_goes_on_in_the_middle_of_an_epoch(shapes, uninterrupted, tmp_path, monkeypatch):
+    """Saved after every step, killed after the first checkpoint."""
+    process = start(shapes, tmp_path, "run", "--checkpoint_minutes", "1e-9")
+    wait_for((tmp_path / "run" / "state.ckpt").exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    state = WholeFiles().load_checkpoint(tmp_path / "run" / "state.ckpt")["progress"]
+    assert 0 < state["batches"] <= 4
+    assert go_on(tmp_path / "run").returncode == 0
+    assert_same_end(tmp_path / "run", uninterrupted)
+
+
+def test_no_run_is_overwritten(shapes, uninterrupted, capsys):
+    words = [*OPTIONS, "--data", str(shapes), "--out", str(uninterrupted.parent), "--name", "run"]
+    before = (uninterrupted / "state.ckpt").read_bytes()
+    assert main(["train", *words]) == 2
+    assert "exists; choose another name" in capsys.readouterr().err
+    assert (uninterrupted / "state.ckpt").read_bytes() == before
+
+
+def test_a_run_that_is_over_goes_on_to_nothing(uninterrupted):
+    before = load_file(uninterrupted / "best.safetensors")
+    assert resume(uninterrupted, accelerator="cpu").history[-1]["epoch"] == EPOCHS
+    assert all(torch.equal(tensor, before[key]) for key, tensor in load_file(uninterrupted / "best.safetensors").items())
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"no config\.yaml"):
+        resume(tmp_path)
+    (tmp_path / "config.yaml").write_text("model: a\ndata: b\n")
+    with pytest.raises(TrainingError, match=r"no state\.ckpt"):
+        resume(tmp_path)
+
+
+def test_a_checkpoint_that_would_execute_something_is_refused(tmp_path, uninterrupted):
+    path = tmp_path / "state.ckpt"
+    torch.save({"model": os.system}, path)
+    with pytest.raises(TrainingError, match="not a checkpoint"):
+        WholeFiles().load_checkpoint(path)
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
+    """/dev/full takes no byte, as a full disk does."""
+    target = tmp_path / "state.ckpt"
+    WholeFiles().save_checkpoint({"epoch": 1}, target)
+    (tmp_path / ".state.ckpt.part").symlink_to("/dev/full")
+    with pytest.raises(TrainingError, match=r"cannot be written: No space left on device; the last good one is kept"):
+        WholeFiles().save_checkpoint({"tensor": torch.zeros(1_000_000)}, target)
+    assert WholeFiles().load_checkpoint(target) == {"epoch": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.ckpt"]
+
+
+def test_a_training_that_never_began_leaves_no_folder(shapes, tmp_path):
+    with pytest.raises(Exception, match="expected a multiple of 32"):
+        train(TrainOptions(model="cspdarknet53_tiny_yolo", data=str(shapes), imgsz=50, out=str(tmp_path), name="run"))
+    assert not (tmp_path / "run").exists()
