@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crossstage.cli.console import console
 from crossstage.cli.console import table as make_table
+from crossstage.cli.lookup import anchors_of, source_of
 from crossstage.cli.verbs import DEFAULT_MODEL, FOUND_FAULTS
 from crossstage.errors import ConfigError
-
-if TYPE_CHECKING:
-    from crossstage.data import DataSource
-    from crossstage.data.anchors import Sizes
-    from crossstage.inference import Preprocessing
 
 
 def data_check(data: str, format: str | None = None, json: str | None = None) -> int:
@@ -26,7 +21,7 @@ def data_check(data: str, format: str | None = None, json: str | None = None) ->
     """
     from crossstage.data.check import check_data, print_check
 
-    report = check_data(_source(data, format), progress=True)
+    report = check_data(source_of(data, format), progress=True)
     print_check(report, console())
     if json:
         report.save(Path(json))
@@ -52,11 +47,11 @@ def data_stats(
     from crossstage.files import whole_file
     from crossstage.inference.drawing import sheet
 
-    source, folder = _source(data, format), Path(out)
+    source, folder = source_of(data, format), Path(out)
     parts = {split: source.read(split, "skip") for split in source.parts}
     counts = {split: class_counts(part) for split, part in parts.items()}
     first = parts.get("train") or next(iter(parts.values()))
-    anchors, preprocessing = _anchors(model, imgsz)
+    anchors, preprocessing = anchors_of(model, imgsz)
     save(plot_classes(counts), folder / "classes.png")
     written = ["classes.png", "samples.png"]
     if isinstance(first, CocoDataset):
@@ -96,13 +91,13 @@ def data_anchors(
     from crossstage.data import CocoDataset
     from crossstage.data.anchors import fit_anchors, judge, scaled_sizes
 
-    source = _source(data, format)
+    source = source_of(data, format)
     dataset = source.read("train" if "train" in source.parts else next(iter(source.parts)), "skip")
     if not isinstance(dataset, CocoDataset):
         raise ConfigError(f"{data}: {source.format} has labels without boxes; expected boxes")
     if count is not None and count < 1:
         raise ConfigError(f"count is {count}; expected at least 1")
-    current, preprocessing = _anchors(model, imgsz)
+    current, preprocessing = anchors_of(model, imgsz)
     sizes = scaled_sizes(dataset, preprocessing)
     fitted = fit_anchors(sizes, count or len(current), seed=seed)
     table = make_table("anchors", "mean IoU", "recall at 0.5", "width x height in pixels of the input", numbers=0)
@@ -149,8 +144,8 @@ def data_show(
 
     if count < 1:
         raise ConfigError(f"count is {count}; expected at least 1")
-    source = _source(data, format)
-    _, preprocessing = _anchors(model, imgsz)
+    source = source_of(data, format)
+    _, preprocessing = anchors_of(model, imgsz)
     tiles = seen_by_the_network(
         source.read(split, "skip"), preprocessing, Augmentation() if augment else None, count, seed=seed
     )
@@ -158,24 +153,3 @@ def data_show(
         sheet(tiles).save(temporary)
     console().print(f"{out}: {len(tiles)} pictures", highlight=False, markup=False, soft_wrap=True)
     return 0
-
-
-def _source(data: str, format: str | None) -> DataSource:
-    from crossstage.data import find_data
-
-    return find_data(data, format)  # pyright: ignore[reportArgumentType] (checked there)
-
-
-def _anchors(model: str, imgsz: int | None) -> tuple[Sizes, Preprocessing]:
-    """A model's anchors, none for a classifier, and its preprocessing."""
-    import numpy as np
-
-    from crossstage.detectors import OneStageDetector
-    from crossstage.zoo import start_model
-    from crossstage.zoo.starting import classes_of
-
-    made = start_model(model, classes_of(model), imgsz=imgsz)
-    assert made.spec.preprocessing
-    levels = made.model.head.levels if isinstance(made.model, OneStageDetector) else ()
-    anchors = [anchor for level in levels for anchor in level.anchors]
-    return np.array(anchors, float).reshape(-1, 2), made.spec.preprocessing

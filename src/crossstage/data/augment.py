@@ -42,9 +42,10 @@ class Augmentation:
         mosaic: Detection: probability that a picture is composed of four (YOLOv4, section 3.3).
         mixup: Probability that two pictures are laid over each other; their boxes stay, their labels are mixed.
         cutmix: Classification: probability that a rectangle of another picture is pasted in, labels mixed by area.
+        mosaic_labels: Classification: probability that pictures are composed of four, labels mixed by area.
         scale: Detection: zoom by up to this share, in or out.
         translate: Detection: shift by up to this share of the side.
-        degrees: Detection: rotate by up to this angle.
+        degrees: Rotate by up to this angle.
         shear: Detection: shear by up to this angle in degrees.
         crop: Classification: smallest share of the picture's area that a random crop keeps.
         aspect: Classification: a crop's width over its height, at most; at least its inverse.
@@ -64,6 +65,7 @@ class Augmentation:
     mosaic: float = 0.5
     mixup: float = 0.0
     cutmix: float = 0.0
+    mosaic_labels: float = 0.0
     scale: float = 0.3
     translate: float = 0.1
     degrees: float = 0.0
@@ -80,7 +82,7 @@ class Augmentation:
     last_epochs_plain: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("mosaic", "mixup", "cutmix", "flip", "flip_vertical", "erase", "translate"):
+        for name in ("mosaic", "mosaic_labels", "mixup", "cutmix", "flip", "flip_vertical", "erase", "translate"):
             _within(name, getattr(self, name), 0, 1)
         for name, most in (("scale", 0.9), ("hue", 0.5), ("saturation", 1), ("brightness", 1), ("randaugment", 30)):
             _within(name, getattr(self, name), 0, most)
@@ -260,6 +262,8 @@ def classification_transform(size: tuple[int, int], augmentation: Augmentation) 
         v2.RandomHorizontalFlip(a.flip),
         v2.RandomVerticalFlip(a.flip_vertical),
     ]
+    if a.degrees:
+        steps.insert(0, v2.RandomRotation(a.degrees, v2.InterpolationMode.BILINEAR, fill=GREY))  # pyright: ignore
     if a.randaugment:
         steps.append(v2.RandAugment(num_ops=2, magnitude=a.randaugment))
     if a.brightness or a.saturation or a.hue:
@@ -267,6 +271,34 @@ def classification_transform(size: tuple[int, int], augmentation: Augmentation) 
     if a.erase:
         steps.append(v2.RandomErasing(a.erase, value=GREY))
     return v2.Compose(steps)
+
+
+def mosaic_labels(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Each picture of a batch composed of itself and its three neighbours around one random point.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        labels: ``(N,)`` class ids.
+        num_classes: How many there are.
+
+    Returns:
+        The images, and ``(N, num_classes)`` shares of the area.
+    """
+    height, width = images.shape[-2:]
+    row = int(height * float(torch.empty(()).uniform_(SMALLEST_CUT, 1 - SMALLEST_CUT)))
+    column = int(width * float(torch.empty(()).uniform_(SMALLEST_CUT, 1 - SMALLEST_CUT)))
+    hot = torch.nn.functional.one_hot(labels, num_classes).to(images.dtype)
+    composed, shares = images.clone(), torch.zeros_like(hot)
+    for number, rows, columns in (
+        (0, slice(0, row), slice(0, column)),
+        (1, slice(0, row), slice(column, width)),
+        (2, slice(row, height), slice(0, column)),
+        (3, slice(row, height), slice(column, width)),
+    ):
+        composed[..., rows, columns] = images.roll(number, 0)[..., rows, columns]
+        area = (rows.stop - rows.start) * (columns.stop - columns.start)
+        shares += hot.roll(number, 0) * (area / (height * width))
+    return composed, shares
 
 
 def _affine(degrees: float, shear: float, translate: float, scale: float) -> v2.RandomAffine | None:

@@ -187,9 +187,9 @@ def _box_faults(dataset: CocoDataset) -> list[Fault]:
         sides = (boxes[:, 2:] - boxes[:, :2]) * (REFERENCE_SIDE / max(image.width, image.height))
         small += [image.path.name] * int((sides < SMALL_SIDE).any(1).sum())
         close = np.abs(boxes[:, None] - boxes[None]).max(-1, initial=0) < SAME_BOX
-        same = np.triu(close & (objects.class_ids[:, None] == objects.class_ids), 1).sum()
+        same = int(np.triu(close & (objects.class_ids[:, None] == objects.class_ids), 1).sum())
         if same:
-            told = f"{same} box{'es' * bool(same > 1)} stand{'s' * (same == 1)} twice, with one class"
+            told = f"{same} box{'es' * (same > 1)} stand{'s' * (same == 1)} twice, with one class"
             faults.append(Fault(image.path, None, told, broken=False))
     if small:
         where = f"at an input of {REFERENCE_SIDE}, the first in {small[0]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -37,11 +38,13 @@ class Batch(NamedTuple):
         images: ``(N, 3, H, W)`` RGB uint8.
         targets: The objects, or the labels ``(N,)`` int64.
         names: What to call the pictures in messages.
+        epoch: The pass they belong to, counted from 0.
     """
 
     images: Tensor
     targets: Targets | Tensor
     names: list[str]
+    epoch: int
 
 
 class ScoredBatch(NamedTuple):
@@ -81,7 +84,7 @@ class DetectionPictures(TorchDataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> tuple[Labelled, str]:
+    def __getitem__(self, key: Key) -> tuple[Labelled, str, int]:
         epoch, index = key
 
         def read() -> Labelled:
@@ -93,7 +96,7 @@ class DetectionPictures(TorchDataset):
         following: int | None = index
         with seeded(self.seed, epoch, index):
             sample = self.transform(read, plain=epoch >= self.plain_from)
-        return sample, str(self.images[index].path)
+        return sample, str(self.images[index].path), epoch
 
     def read(self, index: int) -> Labelled:
         """A picture as it is.
@@ -124,13 +127,13 @@ class ClassifiedPictures(TorchDataset):
     def __len__(self) -> int:
         return len(self.dataset.labels)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, str]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, str, int]:
         epoch, index = key
         name = self.dataset.names[index]
         pixels = torch.from_numpy(_read(self.dataset, index)).permute(2, 0, 1)
         with seeded(self.seed, epoch, index):
             image = self.transform(pixels)
-        return image, int(self.dataset.labels[index]), name
+        return image, int(self.dataset.labels[index]), name, epoch
 
 
 class ScoredPictures(TorchDataset):
@@ -213,22 +216,23 @@ class ShareOrder(Sampler[int]):
         return (min(self.rank + step * self.world, self.length - 1) for step in range(len(self)))
 
 
-def collate_detection(samples: Sequence[tuple[Labelled, str]]) -> Batch:
+def collate_detection(samples: Sequence[tuple[Labelled, str, int]]) -> Batch:
     """Samples of one size to a batch."""
-    images = torch.stack([sample.image.as_subclass(Tensor) for sample, _ in samples])
-    counts = torch.tensor([len(sample.class_ids) for sample, _ in samples])
+    pictures, names, epochs = zip(*samples, strict=True)
+    counts = torch.tensor([len(sample.class_ids) for sample in pictures])
     targets = Targets(
         torch.arange(len(samples)).repeat_interleave(counts),
-        torch.cat([sample.class_ids for sample, _ in samples]),
-        torch.cat([sample.boxes.as_subclass(Tensor) for sample, _ in samples]),
+        torch.cat([sample.class_ids for sample in pictures]),
+        torch.cat([sample.boxes.as_subclass(Tensor) for sample in pictures]),
     )
-    return Batch(images, targets, [name for _, name in samples])
+    images = torch.stack([sample.image.as_subclass(Tensor) for sample in pictures])
+    return Batch(images, targets, list(names), epochs[0])
 
 
-def collate_classification(samples: Sequence[tuple[Tensor, int, str]]) -> Batch:
+def collate_classification(samples: Sequence[tuple[Tensor, int, str, int]]) -> Batch:
     """Samples of one size to a batch."""
-    images, labels, names = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), list(names))
+    images, labels, names, epochs = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), list(names), epochs[0])
 
 
 def collate_scored(samples: Sequence[tuple[Tensor, int, Placement]]) -> ScoredBatch:
@@ -298,9 +302,12 @@ def _loader(pictures: TorchDataset, order: Sampler, batch: int, collate: object,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_prepare_worker if workers else None,
     )
 
 
-def _one_thread(_: int) -> None:
+def _prepare_worker(_: int) -> None:
     torch.set_num_threads(1)  # the processes are the parallelism
+    # Ctrl-C and schedulers signal all processes of a job; the training decides when its helpers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

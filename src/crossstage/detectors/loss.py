@@ -130,7 +130,7 @@ class YoloLoss:
         """
         assigned = assign(self.levels, [tensor.shape[2:] for tensor in raw], targets, self.config)
         parts = [
-            self._level(tensor.float(), level, targets, positive)
+            self._level(tensor if tensor.dtype == torch.float64 else tensor.float(), level, targets, positive)
             for tensor, level, positive in zip(raw, self.levels, assigned, strict=True)
         ]
         box, objectness, classes = (torch.stack(part).sum() / raw[0].shape[0] for part in zip(*parts, strict=True))

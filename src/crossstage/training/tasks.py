@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from crossstage.data import ClassificationData, CocoDataset, Dataset, objects_of
-from crossstage.data.loading import Batch, ScoredBatch, seeded
+from crossstage.data.augment import mosaic_labels, seeded
+from crossstage.data.loading import Batch, ScoredBatch
 from crossstage.detectors import OneStageDetector, YoloLoss
 from crossstage.evaluation import (
     ClassificationReport,
@@ -160,13 +162,10 @@ class ClassificationTask(Task):
         counts = torch.from_numpy(learned.counts)
         self.weights = balanced(counts) if options.class_weights == "balanced" else None
         self.plain_from = options.epochs - options.augment.last_epochs_plain
-        self.mixes = [
-            (probability, mix(alpha=alpha, num_classes=self.classes))
-            for probability, mix, alpha in (
-                (options.augment.mixup, v2.MixUp, 0.2),
-                (options.augment.cutmix, v2.CutMix, 1.0),
-            )
-            if probability
+        self.mixes: list[tuple[float, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]] = [
+            (options.augment.mixup, v2.MixUp(alpha=0.2, num_classes=self.classes)),
+            (options.augment.cutmix, v2.CutMix(alpha=1.0, num_classes=self.classes)),
+            (options.augment.mosaic_labels, partial(mosaic_labels, num_classes=self.classes)),
         ]
 
     def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -174,7 +173,7 @@ class ClassificationTask(Task):
         images, labels = self.images(batch, step), batch.targets
         assert isinstance(labels, Tensor)
         for probability, mix in self.mixes:
-            if float(torch.rand(())) < probability:
+            if batch.epoch < self.plain_from and probability > float(torch.rand(())):
                 images, labels = mix(images, labels)
                 break
         logits = model(self.preprocessing.normalise(images)).float()
