@@ -33,6 +33,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/latency.py $(SHARED)/weights/yolov4-tiny.weights
 	$(BIN)/python benchmarks/backbones.py
 	$(BIN)/python benchmarks/backbones.py --memory
+	mkdir -p runs && tar xzf $(SHARED)/data/bccd/bccd.tar.gz -C runs
+	$(BIN)/python benchmarks/training.py runs/BCCD/coco
+	$(BIN)/python benchmarks/scaling.py
 
 # Documents that are computed.
 claims: $(READY)

@@ -46,7 +46,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small classification dataset, a folder for each class: red, green and blue noise."""
     root = tmp_path_factory.mktemp("colours")
     random = np.random.default_rng(1)
-    for split, count in (("train", 16), ("val", 6)):
+    for split, count in (("train", 16), ("val", 7)):
         for channel, name in enumerate(("red", "green", "blue")):
             folder = root / split / name
             folder.mkdir(parents=True)

@@ -100,7 +100,7 @@ def test_predict_and_val_take_the_folder_of_a_run(detector_run, classifier_run, 
     lines = tmp_path / "c.jsonl"
     red = colours / "val" / "red"
     assert main(["predict", str(red), "--model", str(classifier_run), "--json", str(lines)]) == 0
-    assert "6 pictures: 6 red" in capsys.readouterr().out
+    assert "7 pictures: 7 red" in capsys.readouterr().out
     assert json.loads(lines.read_text().splitlines()[0])["classes"][0]["class_name"] == "red"
     (first, *_) = crossstage.load(classifier_run).predict(red, top=2)
     assert first.class_names[0] == "red"

@@ -126,9 +126,16 @@ def test_a_run_that_is_over_goes_on_to_nothing(uninterrupted):
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(TrainingError, match=r"no config\.yaml"):
         resume(tmp_path)
-    (tmp_path / "config.yaml").write_text("model: a\ndata: b\n")
-    with pytest.raises(TrainingError, match=r"no state\.ckpt"):
-        resume(tmp_path)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(shapes, uninterrupted, tmp_path):
+    process = start(shapes, tmp_path, "run")
+    wait_for((tmp_path / "run" / "config.yaml").exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "run" / "state.ckpt").exists()
+    assert go_on(tmp_path / "run").returncode == 0
+    assert_same_end(tmp_path / "run", uninterrupted)
 
 
 def test_a_checkpoint_that_would_execute_something_is_refused(tmp_path, uninterrupted):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torchvision.ops import complete_box_iou_loss
 
 from crossstage.detectors import YoloLoss, YoloLossConfig
 from crossstage.detectors.loss import assign, shape_iou
@@ -128,9 +129,28 @@ def test_the_loss_is_what_loops_over_its_definition_give(box, assigned, extras):
 def test_gradients_agree_with_finite_differences(box, focal_gamma):
     loss = YoloLoss(LEVELS, CLASSES, YoloLossConfig(box=box, focal_gamma=focal_gamma, assign="iou"))
     raw = [tensor.requires_grad_() for tensor in random_raw()]
-    # CIoU's weight of the aspect term is a constant to the gradient (arXiv 1911.08287, section 4.2): left out
+    # CIoU's weight of the aspect term is a constant to the gradient: the next test has it
     parts = (lambda *raw: sum(loss(raw, TARGETS)[1:])) if box == "ciou" else (lambda *raw: sum(loss(raw, TARGETS)))
     assert torch.autograd.gradcheck(parts, raw, atol=1e-4, fast_mode=True)
+
+
+def test_ciou_has_the_gradient_of_its_formula_with_a_constant_weight():
+    """Finite differences of equation 9 of arXiv 1911.08287, alpha held as section 4.2 has it."""
+    true, box = (5.0, 8.0, 30.0, 40.0), [7.0, 6.0, 26.0, 45.0]
+    iou = iou_of(box, true)[0]
+
+    def aspect(b) -> float:
+        return 4 / math.pi**2 * (math.atan(25 / 32) - math.atan((b[2] - b[0]) / (b[3] - b[1]))) ** 2
+
+    alpha = aspect(box) / (1 - iou + aspect(box))
+    predicted = torch.tensor([box], dtype=torch.float64, requires_grad=True)
+    complete_box_iou_loss(predicted, torch.tensor([true], dtype=torch.float64)).sum().backward()
+    for side in range(4):
+        values = []
+        for step in (1e-6, -1e-6):
+            moved = [value + step * (index == side) for index, value in enumerate(box)]
+            values.append(box_loss("diou", moved, true) + alpha * aspect(moved))
+        assert float(predicted.grad[0, side]) == pytest.approx((values[0] - values[1]) / 2e-6, abs=1e-6)
 
 
 def test_squared_errors_have_darknets_gradient():

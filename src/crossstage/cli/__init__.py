@@ -8,11 +8,12 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.train import run_train, train
-from crossstage.cli.verbs import INTERRUPTED, darknet_convert, darknet_info, info, models, predict, val
+from crossstage.cli.verbs import INTERRUPTED, darknet_convert, darknet_info, info, models, pack, predict, val
 from crossstage.errors import CrossStageError
 from crossstage.version import __version__
 
@@ -28,6 +29,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "train": train,
     "val": val,
     "data": {"check": data_check, "stats": data_stats, "anchors": data_anchors, "show": data_show},
+    "pack": pack,
     "models": models,
     "info": info,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
@@ -39,6 +41,7 @@ GROUPS = {
 LISTS = {
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all."
 }  # options that take several values
+FLAGS = {"augment", "half", "fit_anchors", "freeze_backbone"}  # may stand without a value
 OPTIONAL = {"pattern": "Shell-style wildcards, such as 'csp*'; by default all."}  # positional, and may be left out
 
 
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 on success, 1 if something was skipped or faulty, 2 if the command could not be carried out, 130 after
         Ctrl-C, 143 after being told to terminate.
     """
-    words = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    words = _plain(list(sys.argv[1:] if arguments is None else arguments))
     try:
         if words[:1] == ["train"]:
             return run_train(words[1:])
@@ -69,12 +72,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _underscored(word: str) -> str:
-    """An option that is written with hyphens, such as ``--on-bad-label=skip``, in the way it is defined."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
+def _plain(words: Sequence[str]) -> list[str]:
+    """Options as they are defined: hyphens become underscores, and a flag without a value is true."""
+    result = []
+    for word, following in zip_longest(words, words[1:], fillvalue="--"):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            if name in FLAGS and not equals and following.startswith("--"):
+                equals, value = "=", "true"
+            result.append(f"--{name}{equals}{value}")
+        else:
+            result.append(word)
+    return result
 
 
 def _parser() -> ArgumentParser:

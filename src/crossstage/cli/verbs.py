@@ -162,6 +162,31 @@ def info(name: str) -> int:
     return 0
 
 
+def pack(*, model: str, out: str, source: str, licence: str, trained_on: str, half: bool = True) -> int:
+    """Write a trained model as one file to pass on, with its origin and licence.
+
+    Args:
+        model: A training's folder or a model file.
+        out: The .safetensors file to write.
+        source: What was trained and by whom, for the file's header.
+        licence: Licence of the weights, for the file's header.
+        trained_on: The training data, for the file's header.
+        half: Store float16, which halves the file.
+    """
+    import hashlib
+
+    from crossstage.zoo import pack as write
+    from crossstage.zoo.starting import weights_file
+
+    path = weights_file(model)
+    if path is None:
+        raise ConfigError(f"{model} has no weights; expected a training's folder or a model file")
+    write(path, out, told=source, licence=licence, trained_on=trained_on, half=half)
+    digest = hashlib.sha256(Path(out).read_bytes()).hexdigest()
+    console().print(f"{out}: sha256 {digest}", highlight=False, soft_wrap=True)
+    return 0
+
+
 def darknet_info(cfg: str, weights: str | None = None) -> int:
     """Show a Darknet network layer by layer, and whether a weights file fits it.
 

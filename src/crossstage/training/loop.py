@@ -217,6 +217,9 @@ class Loop:
         """Measure the averaged model, or the model itself; the first process gets the scores."""
         model = self.average.module if self.average is not None else self.model
         model.eval()
+        if self.fabric.world_size > 1:  # norms have seen other pictures in each process; those of the first count
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
         self.reporter.begin("measuring", len(self.scored))
         found = []
         for batch in self.scored:

@@ -49,7 +49,7 @@ def train(options: TrainOptions) -> TrainResult:
 
 
 def resume(run: str | Path, **changes: Any) -> TrainResult:
-    """Go on with a run from its last complete state.
+    """Go on with a run from its last complete state; from its start if it was stopped before its first checkpoint.
 
     Args:
         run: The run's folder.
@@ -57,15 +57,13 @@ def resume(run: str | Path, **changes: Any) -> TrainResult:
             ``accelerator``, ``workers``), and where the data lies now (``data``).
 
     Raises:
-        TrainingError: There is no state to go on from; and see :func:`train`.
+        TrainingError: The folder is no run's; and see :func:`train`.
     """
     folder = Path(run)
     if not (folder / CONFIG).is_file():
         raise TrainingError(f"{folder}: no {CONFIG}; expected the folder of a training")
-    if not (folder / STATE).is_file():
-        raise TrainingError(f"{folder}: no {STATE}; it was stopped before its first checkpoint")
     options = replace(TrainOptions.from_yaml(folder / CONFIG), **changes)
-    return _run(options, folder, going_on=True)
+    return _run(options, folder, going_on=(folder / STATE).is_file())
 
 
 def _run(options: TrainOptions, folder: Path, *, going_on: bool) -> TrainResult:

@@ -1,6 +1,7 @@
 """The zoo: every model by name, its card, and its weights."""
 
 from crossstage.zoo.darknet_detector import DarknetDetector, load_darknet_detector
+from crossstage.zoo.files import pack
 from crossstage.zoo.from_darknet import convert_darknet, load_darknet
 from crossstage.zoo.loading import create_model, load, load_detector, load_on
 from crossstage.zoo.peers import from_detectron2, from_peer, peers
@@ -30,6 +31,7 @@ __all__ = [
     "load_detector",
     "load_on",
     "model_info",
+    "pack",
     "peers",
     "start_model",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crossstage.errors import WeightsError
-from crossstage.zoo.spec import ModelSpec
+from crossstage.zoo.spec import ModelSpec, Provenance
 
 _KEY = "crossstage"  # the only key of the header: with more, their order in the file would be random
 
@@ -32,6 +33,44 @@ def write_model(path: str | Path, state: Mapping[str, Tensor], spec: ModelSpec) 
             temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from None
+
+
+def halved(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """Floats as float16; ``source`` is for the message.
+
+    Raises:
+        WeightsError: A value is beyond float16.
+    """
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    for name, tensor in halves.items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{source}: {name} has values beyond float16; write it without half")
+    return halves
+
+
+def pack(
+    source: str | Path, out: str | Path, *, told: str, licence: str, trained_on: str, half: bool = True
+) -> ModelSpec:
+    """Write a model file that can be passed on; equal input gives equal bytes.
+
+    Args:
+        source: A model file.
+        out: The ``.safetensors`` file to write.
+        told: What was trained and by whom, for the header.
+        licence: Licence of the weights, for the header.
+        trained_on: The training data, for the header.
+        half: Store float16, which halves the file.
+
+    Returns:
+        The header that was written.
+
+    Raises:
+        WeightsError: A file cannot be read or written, or a value is beyond float16.
+    """
+    spec, state = read_model(source)
+    spec = replace(spec, provenance=Provenance(told, licence, trained_on=trained_on))
+    write_model(out, halved(state, source) if half else state, spec)
+    return spec
 
 
 def read_spec(path: str | Path) -> ModelSpec:

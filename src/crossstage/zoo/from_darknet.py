@@ -10,7 +10,7 @@ import torch
 from crossstage.backbones import BACKBONES
 from crossstage.darknet.weights import Slot, WeightsReport, inspect, module_slots, read_into
 from crossstage.errors import ConfigError, WeightsError
-from crossstage.zoo.files import write_model
+from crossstage.zoo.files import halved, write_model
 from crossstage.zoo.loading import create_model
 from crossstage.zoo.names import read_names
 from crossstage.zoo.spec import ModelSpec, Provenance
@@ -104,10 +104,5 @@ def convert_darknet(
     )
     spec = ModelSpec(model, len(class_names), class_names, {}, preprocessing, provenance)
     state = network.state_dict()
-    if half:
-        state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-        for key, tensor in state.items():
-            if not tensor.isfinite().all():
-                raise WeightsError(f"{weights}: {key} has values beyond float16; convert it without half")
-    write_model(out, state, spec)
+    write_model(out, halved(state, weights) if half else state, spec)
     return spec

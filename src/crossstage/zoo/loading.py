@@ -183,8 +183,9 @@ def _tagged(name: str) -> str:
         ConfigError: The model is unknown or has no weights.
     """
     find(name)
-    if tagged := list_models(f"{name}.*", pretrained=True):
-        return tagged[0]
+    for tagged, weights in PRETRAINED.items():
+        if weights.model == name:
+            return tagged
     raise ConfigError(
         f"{name} has no weights yet; create_model({name!r}) builds it untrained, and there are weights of "
         f"{', '.join(list_models(pretrained=True))}"

@@ -1,4 +1,7 @@
-"""Weights that ship inside the package: which there are, where they come from, and their hashes."""
+"""Weights that ship inside the package: which there are, where they come from, and their hashes.
+
+The first entry of a model is what its name without a tag stands for.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,10 @@ PRETRAINED: dict[str, Pretrained] = {
         Pretrained(
             name="cspdarknet53_tiny_yolo.coco",
             sha256="f3eecf1c5445bd82ecef96170a04a750bf3f7217c029d649d5efa3fa097b589f",
+        ),
+        Pretrained(
+            name="cspdarknet53_tiny_yolo.bccd",
+            sha256="f5fe8e96834b7199c718a65d660bbd97e78578fd4424530cfbcc1061b06e7c41",
         ),
     )
 }
