@@ -2,7 +2,8 @@
 
     python benchmarks/results.py NAME "TITLE" LABEL=RUN [LABEL=RUN ...] > docs/results/NAME.md
 
-copies their curves, figures and sample predictions to docs/results/NAME/.
+copies their curves and figures to docs/results/NAME/, and with --samples their sample predictions, where the pictures'
+licence allows it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("title")
+    parser.add_argument("--samples", action="store_true")
     parser.add_argument("runs", nargs="+", metavar="LABEL=RUN")
     chosen = parser.parse_args()
     runs = {label: Path(run) for label, _, run in (entry.partition("=") for entry in chosen.runs)}
@@ -73,14 +75,17 @@ def main() -> None:
         for file in KEPT:
             if (run / file).is_file():
                 shutil.copy(run / file, target / file)
-        shutil.copy(run / "samples" / "best.jpg", target / "samples.jpg")
+        if chosen.samples:
+            shutil.copy(run / "samples" / "best.jpg", target / "samples.jpg")
         card = (run / "README.md").read_text()
         trained = card[card.index("Trained in ") :].split("\n\n")[0].replace("\n", " ")
         place = f"{chosen.name}/{run.name}"
         print(f"\n## {label}\n\n    {command(TrainOptions.from_yaml(run / 'config.yaml'))}\n\n{trained}\n")
         print(f"![Losses, scores and learning rate by epoch]({place}/curves.png)\n")
         print(f"![What is taken for what]({place}/confusion.png)\n")
-        print(f"[Sample predictions]({place}/samples.jpg), [figures by epoch]({place}/metrics.csv)")
+        print(
+            f"[Figures by epoch]({place}/metrics.csv)" + f", [sample predictions]({place}/samples.jpg)" * chosen.samples
+        )
 
 
 if __name__ == "__main__":

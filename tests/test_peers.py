@@ -12,7 +12,7 @@ import crossstage
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.inference.model import Preprocessing
 from crossstage.nn import SeparableConv
-from crossstage.zoo import create_model, from_detectron2, from_peer, peers
+from crossstage.zoo import create_model, from_detectron2, from_peer, peers, start_model
 
 timm = pytest.importorskip("timm", reason="needs the extra crossstage[timm]")
 
@@ -138,3 +138,14 @@ def test_unknown_tags_and_failed_downloads_are_told(monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(WeightsError, match=r"timm:cspresnet50\.ra_in1k: its weights cannot be fetched: no route"):
         crossstage.load("timm:cspresnet50.ra_in1k")
+
+
+def test_a_training_starts_from_timms_weights(monkeypatch):
+    torch.manual_seed(0)
+    made = timm.create_model("resnet18")
+    monkeypatch.setattr("crossstage.zoo.peers._fetch_timm", lambda *_: (made.state_dict(), Preprocessing((224, 224))))
+    started = start_model("timm:resnet18.a1_in1k", ("cat", "dog"), imgsz=64)
+    assert started.spec.name == "resnet18_torchvision"
+    assert started.spec.preprocessing == Preprocessing((64, 64))
+    assert started.transfer.fresh == ("fc.weight", "fc.bias")
+    assert torch.equal(started.model.backbone.state_dict()["stem.0.conv.weight"], made.state_dict()["conv1.weight"])

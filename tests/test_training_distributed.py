@@ -41,6 +41,40 @@ def test_two_processes_train_and_measure_as_one(colours, tmp_path, monkeypatch):
     assert (one / "per_class.csv").read_text() == (two / "per_class.csv").read_text()
 
 
+def figures(run: Path) -> list[list[str]]:
+    """Rows of metrics.csv without what depends on the clock."""
+    return [row.split(",")[:-2] for row in (run / "metrics.csv").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_torchrun_and_slurm_start_the_same_training(colours, tmp_path, monkeypatch):
+    """Two machines of one process each, and two tasks of a job, against two processes of our own."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    expected = figures(run(colours, tmp_path, 2, epochs=2, lr=0.01))
+    words = [f"--{name}={value}" for name, value in OPTIONS.items()]
+    words += [f"--data={colours}", f"--out={tmp_path}", "--accelerator=cpu", "--epochs=2", "--lr=0.01"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--rdzv-backend=c10d",
+    ]
+    torchrun += ["--rdzv-id=test", "--rdzv-endpoint=localhost:29777", "-m", "crossstage", "train"]
+    machines = [subprocess.Popen([*torchrun, *words, "--nodes=2", "--name=torchrun"]) for _ in range(2)]
+    assert [machine.wait() for machine in machines] == [0, 0]
+    job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "4711"}
+    job |= {"SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
+    tasks = []
+    for rank in ("0", "1"):
+        command = [sys.executable, "-m", "crossstage", "train", *words, "--devices=2", "--name=slurm"]
+        environment = {**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+        tasks.append(subprocess.Popen(command, env=environment))
+    assert [task.wait() for task in tasks] == [0, 0]
+    assert figures(tmp_path / "torchrun") == figures(tmp_path / "slurm") == expected
+
+
 def children(pid: int) -> list[int]:
     found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
     return [int(child) for child in found]

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 import crossstage
+from crossstage.cli import main
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.heads import AnchorLevel
 from crossstage.inference.model import Preprocessing
 from crossstage.nn import Partial
-from crossstage.zoo import PRETRAINED, ModelSpec, convert_darknet, create_model, load, load_darknet
+from crossstage.zoo import PRETRAINED, ModelSpec, Provenance, convert_darknet, create_model, load, load_darknet
 from crossstage.zoo.files import read_model, read_spec, write_model
 
 NAME = "cspdarknet53_tiny_yolo.coco"
@@ -247,3 +248,21 @@ def test_settings_of_any_network_survive_a_file(tmp_path, settings):
     x = torch.randn(2, settings.get("in_chans", 3), 64, 64)
     torch.testing.assert_close(loaded(x), model.eval()(x))
     assert loaded.preprocessing == spec.preprocessing
+
+
+def test_a_model_is_packed_with_its_origin_and_licence(tmp_path, capsys):
+    out = tmp_path / "mine.safetensors"
+    words = ["pack", "--model", NAME, "--out", str(out), "--source", "me", "--licence", "MIT", "--trained-on", "cats"]
+    assert main(words) == 0
+    assert hashlib.sha256(out.read_bytes()).hexdigest() in capsys.readouterr().out
+    assert read_spec(out).provenance == Provenance("me", "MIT", trained_on="cats")
+    state, packed = crossstage.load(NAME).state_dict(), crossstage.load(out).state_dict()
+    assert all(torch.equal(state[key], packed[key]) for key in state)
+    assert main([*words[:2], "resnet18", *words[3:]]) == 2
+    assert "resnet18 has no weights" in capsys.readouterr().err
+
+
+def test_a_name_without_a_tag_stands_for_the_coco_weights():
+    coco, bccd = crossstage.load("cspdarknet53_tiny_yolo"), crossstage.load("cspdarknet53_tiny_yolo.bccd")
+    assert len(coco.class_names) == 80
+    assert bccd.class_names == ("RBC", "WBC", "Platelets")

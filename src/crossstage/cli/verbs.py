@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from crossstage.cli.console import console, nearest
 from crossstage.cli.console import table as make_table
@@ -67,6 +68,7 @@ def val(
     imgsz: int | None = None,
     conf: float = 0.001,
     iou: float = 0.45,
+    on_bad_label: Literal["refuse", "skip"] = "refuse",
     device: str | None = None,
     json: str | None = None,
 ) -> int:
@@ -81,6 +83,7 @@ def val(
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
         conf: Score that detections need to be counted; average precision wants it near 0.
         iou: Of two boxes of one class that overlap more than this, drop the weaker.
+        on_bad_label: Refuse broken labels, or skip them.
         device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
         json: File for the report.
     """
@@ -91,7 +94,7 @@ def val(
     from crossstage.zoo import load_on
 
     loaded = load_on(model, device)
-    dataset = part_to_measure(data, split)
+    dataset = part_to_measure(data, split, on_bad_label)
     if isinstance(loaded, Classifier) == isinstance(dataset, CocoDataset):
         held = "boxes" if isinstance(dataset, CocoDataset) else "labels without boxes"
         raise ConfigError(f"{data} holds {held}, which {model} does not find; expected data of the model's task")

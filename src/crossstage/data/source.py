@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from crossstage.data.coco import CocoDataset, coco_files, find_coco, read_coco, scan_coco
+from crossstage.data.coco import CocoDataset, coco_files, find_coco, scan_coco
 from crossstage.data.faults import OnBadLabel, Reading
 from crossstage.data.labelled import check_same_classes, class_folders, read_folder, read_parquet, split_of
 from crossstage.data.records import ClassificationData, split_off
@@ -89,23 +89,24 @@ def training_parts(
     return replace(train, data=rest), Reading(held), f"{HELD_OUT:.0%} of the training pictures, held out"
 
 
-def part_to_measure(path: str | Path, split: str | None = None) -> Dataset:
+def part_to_measure(path: str | Path, split: str | None = None, on_bad_label: OnBadLabel = "refuse") -> Dataset:
     """The part of a dataset that a model is measured on.
 
     Args:
         path: See :func:`find_data`; a single COCO file is taken as it is.
         split: "train", "val" or "test", or part of the name of one of several COCO files; by default "val", else
             "test", else what there is.
+        on_bad_label: Whether broken labels are skipped or refused.
 
     Raises:
-        DataError: There is no such part, or it has broken labels.
+        DataError: There is no such part, or it has broken labels that are not to be skipped.
     """
     if Path(path).suffix == ".json":
-        return read_coco(Path(path))
+        return scan_coco(Path(path)).usable(on_bad_label)
     source = find_data(path)
     if source.format == "coco" and Path(path).is_dir() and split not in source.parts:
         return find_coco(Path(path), split=split)
-    return source.read(split or source.scored_split() or next(iter(source.parts)))
+    return source.read(split or source.scored_split() or next(iter(source.parts)), on_bad_label)
 
 
 def find_data(path: str | Path, format: Format | None = None) -> DataSource:

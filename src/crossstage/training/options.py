@@ -23,8 +23,8 @@ class TrainOptions:
     """Everything a training can be told.
 
     Attributes:
-        model: Where to start: a model's name (random weights), a name with a tag (its weights), a model file, or the
-            folder of a run.
+        model: Where to start: a model's name (random weights), a name with a tag (its weights), a model file, the
+            folder of a run, or a network of another library ("timm:cspresnet50.ra_in1k"), whose weights are fetched.
         data: The dataset, see :func:`crossstage.data.find_data`.
         format: Its format, where it is not recognised.
         epochs: Passes over the training pictures.

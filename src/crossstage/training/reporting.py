@@ -68,7 +68,8 @@ class Reporter:
     def row(self, epoch: int, figures: Mapping[str, float], *, best: bool) -> None:
         """The line of a finished epoch, and its figures for TensorBoard."""
         self.end()
-        told = "  ".join(f"{name} {_short(name, value)}" for name, value in figures.items() if name != "epoch")
+        shown = {name.replace("images_per_second", "images/s"): value for name, value in figures.items()}
+        told = "  ".join(f"{name} {_short(name, value)}" for name, value in shown.items() if name != "epoch")
         self.say(f"epoch {epoch + 1:>3}/{self.epochs}  {told}{'  best' if best else ''}")
         if self.writer:
             for name, value in figures.items():
@@ -96,6 +97,6 @@ def _writer(folder: Path) -> SummaryWriter:
 
 
 def _short(name: str, value: float) -> str:
-    if name in ("lr",):
+    if name == "lr":
         return f"{value:.2g}"
-    return f"{value:.1f}" if name in ("images_per_second", "seconds") else f"{value:.4f}"
+    return f"{value:.1f}" if name in ("images/s", "seconds") else f"{value:.4f}"

@@ -18,6 +18,7 @@ from crossstage.errors import ConfigError, WeightsError
 from crossstage.heads import Classifier
 from crossstage.inference.model import Preprocessing
 from crossstage.zoo.registry import REGISTRY, default_spec
+from crossstage.zoo.spec import ModelSpec
 
 State = Mapping[str, Tensor]
 Rules = tuple[tuple[str, str], ...]
@@ -213,6 +214,20 @@ def from_peer(
     return model
 
 
+def peer_spec(name: str, model: Classifier) -> ModelSpec:
+    """What rebuilds a peer's network as we have it.
+
+    Args:
+        name: As for :func:`load_peer`.
+        model: What that returned.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    ours, settings, _ = _adapter(name.partition(".")[0])
+    return ModelSpec(ours, model.fc.out_features, (), settings, model.preprocessing)
+
+
 def _adapter(name: str) -> tuple[str, Mapping[str, Any], Adapter]:
     if name not in _ADAPTERS:
         close = get_close_matches(name, _ADAPTERS, n=3)
@@ -302,7 +317,7 @@ def _fetch_timm(base: str, tag: str) -> tuple[State, Preprocessing]:
     model = timm.create_model(full, pretrained=True)
     config: dict[str, Any] = vars(model)["pretrained_cfg"]
     height, width = config["input_size"][1:]
-    return model.state_dict(), Preprocessing((height, width), "stretch", tuple(config["mean"]), tuple(config["std"]))
+    return model.state_dict(), Preprocessing((height, width), "crop", tuple(config["mean"]), tuple(config["std"]))
 
 
 def _fetch_torchvision(base: str, tag: str) -> tuple[State, Preprocessing]:
@@ -318,5 +333,5 @@ def _fetch_torchvision(base: str, tag: str) -> tuple[State, Preprocessing]:
     transforms = chosen.transforms()
     side = transforms.crop_size[0]
     return chosen.get_state_dict(progress=True, check_hash=True), Preprocessing(
-        (side, side), "stretch", tuple(transforms.mean), tuple(transforms.std)
+        (side, side), "crop", tuple(transforms.mean), tuple(transforms.std)
     )

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from crossstage.errors import ConfigError
 from crossstage.inference.model import Preprocessing, Resize
 from crossstage.zoo.files import read_model, read_spec
+from crossstage.zoo.peers import load_peer, peer_spec
 from crossstage.zoo.pretrained import PRETRAINED
 from crossstage.zoo.registry import REGISTRY, Model, default_spec, find
 from crossstage.zoo.spec import ModelSpec
@@ -71,6 +74,15 @@ def classes_of(name_or_path: str | Path) -> tuple[str, ...]:
     return spec.class_names or tuple(map(str, range(spec.num_classes)))
 
 
+def _stored(name_or_path: str | Path) -> tuple[ModelSpec | None, Mapping[str, Tensor]]:
+    """What the weights are of, and the weights; neither if there are none."""
+    if str(name_or_path).startswith(("timm:", "torchvision:")):
+        peer = load_peer(str(name_or_path))
+        return peer_spec(str(name_or_path), peer), peer.state_dict()
+    path = weights_file(name_or_path)
+    return read_model(path) if path else (None, {})
+
+
 def start_model(
     name_or_path: str | Path,
     class_names: Sequence[str],
@@ -82,8 +94,9 @@ def start_model(
     """Build a model for these classes.
 
     Args:
-        name_or_path: A model's name, which starts at random; or a tagged name, a model file or a run's folder, whose
-            weights are taken as far as they fit, see :func:`~crossstage.zoo.transfer.transfer`.
+        name_or_path: A model's name, which starts at random; or a tagged name, a model file, a run's folder or
+            ``"timm:<name>[.<tag>]"`` or ``"torchvision:<name>[.<tag>]"``, whose weights are taken as far as they fit,
+            see :func:`~crossstage.zoo.transfer.transfer`.
         class_names: Names by class id.
         overrides: Other values for fields of the model's row.
         imgsz: Side of the input; None takes that of the weights, or the published one.
@@ -94,8 +107,7 @@ def start_model(
         ConfigError: The name is unknown or a value does not fit.
         WeightsError: A file cannot be read.
     """
-    path = weights_file(name_or_path)
-    stored, state = read_model(path) if path else (None, {})
+    stored, state = _stored(name_or_path)
     name = stored.name if stored else str(name_or_path)
     entry = find(name)
     merged = {**(stored.overrides if stored else {}), **(overrides or {})}
