@@ -12,6 +12,7 @@ from PIL import Image
 from crossstage.cli import main
 from crossstage.data import ClassificationData, CocoDataset, class_names_of, find_data, objects_of, training_parts
 from crossstage.data.json_lines import entry_lines
+from crossstage.data.records import with_classes
 from crossstage.errors import ConfigError, DataError
 
 
@@ -149,6 +150,14 @@ def test_parquet_with_names_in_its_metadata(tmp_path):
     assert (data.class_names, data.counts.tolist()) == (("cat", "dog"), [1, 2])
     assert data.pictures[0].startswith(b"\x89PNG")
     assert set(find_data(tmp_path / "train-00000.parquet").parts) == {"train", "test"}
+
+
+def test_labels_are_counted_in_the_names_of_the_training_part(tmp_path):
+    names = ("ant", "bee", "cat")
+    data = find_data(parquet(tmp_path / "a" / "val.parquet", [0, 1, 1], names=["cat", "ant"])).read("val")
+    assert with_classes(data, names).labels.tolist() == [2, 0, 0]
+    with pytest.raises(DataError, match="no class of cat to learn from"):
+        with_classes(data, ("ant", "bee"))
 
 
 def test_parquet_faults(tmp_path):

@@ -1,6 +1,7 @@
 """torchvision's, timm's and detectron2's tensors in our networks: the same weights give the same outputs."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def test_load_fetches_timms_pretrained_weights(monkeypatch):
     model = crossstage.load("timm:cspresnet50.ra_in1k")
     assert asked == [("cspresnet50.ra_in1k", True)]
     assert_same(model, theirs)
-    assert model.preprocessing == Preprocessing((256, 256), "stretch", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert model.preprocessing == Preprocessing((256, 256), "crop", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     grey = model.preprocessing.normalise(torch.full((1, 3, 1, 1), 0.5)).flatten()
     torch.testing.assert_close(grey, torch.tensor([0.0655, 0.1964, 0.4178]), rtol=0, atol=1e-4)
 
@@ -143,7 +144,9 @@ def test_unknown_tags_and_failed_downloads_are_told(monkeypatch):
 def test_a_training_starts_from_timms_weights(monkeypatch):
     torch.manual_seed(0)
     made = timm.create_model("resnet18")
-    monkeypatch.setattr("crossstage.zoo.peers._fetch_timm", lambda *_: (made.state_dict(), Preprocessing((224, 224))))
+    monkeypatch.setattr(
+        sys.modules["crossstage.zoo.peers"], "_fetch_timm", lambda *_: (made.state_dict(), Preprocessing((224, 224)))
+    )
     started = start_model("timm:resnet18.a1_in1k", ("cat", "dog"), imgsz=64)
     assert started.spec.name == "resnet18_torchvision"
     assert started.spec.preprocessing == Preprocessing((64, 64))

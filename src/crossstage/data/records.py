@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossstage.data.coco import CocoDataset, CocoImage
+from crossstage.errors import DataError
 
 
 class Box(NamedTuple):
@@ -111,6 +112,22 @@ class ClassificationData:
     def counts(self) -> NDArray[np.int64]:
         """Pictures of each class."""
         return np.bincount(self.labels, minlength=len(self.class_names))
+
+
+def with_classes(dataset: ClassificationData, class_names: tuple[str, ...]) -> ClassificationData:
+    """The dataset with its labels counted in other names.
+
+    Raises:
+        DataError: It has a class that is not among them.
+    """
+    if dataset.class_names == class_names:
+        return dataset
+    if unknown := [name for name in dataset.class_names if name not in class_names]:
+        raise DataError(
+            f"{dataset.path}: no class of {', '.join(unknown[:8])} to learn from; expected the same classes"
+        )
+    numbers = np.array([class_names.index(name) for name in dataset.class_names], np.int64)
+    return replace(dataset, class_names=class_names, labels=numbers[dataset.labels])
 
 
 class Chosen(Sequence):

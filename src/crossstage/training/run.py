@@ -21,7 +21,7 @@ from crossstage.data import ClassificationData, CocoDataset, Dataset, class_name
 from crossstage.data.anchors import fit_anchors, scaled_sizes
 from crossstage.data.loading import scoring_loader, training_loader
 from crossstage.detectors import OneStageDetector
-from crossstage.errors import ConfigError, TrainingError
+from crossstage.errors import ConfigError, DataError, TrainingError, WeightsError
 from crossstage.heads import AnchorLevel, Classifier
 from crossstage.training.artefacts import sample_pictures, write_artefacts, write_metrics
 from crossstage.training.checkpoint import Progress, WholeFiles
@@ -173,7 +173,11 @@ class _Run:
             self.reporter.say(f"going on in epoch {progress.epoch + 1}, after step {progress.step}")
 
         def finished(scores: Scores | None, best: bool) -> None:
-            self._epoch_files(average.module if average else wrapped, progress, scores, best)
+            try:
+                self._epoch_files(average.module if average else wrapped, progress, scores, best)
+            except (DataError, WeightsError) as error:
+                kept = "; the last good checkpoint is kept" * (self.folder / STATE).is_file()
+                raise TrainingError(f"{error}{kept}") from None
 
         loop = Loop(
             fabric,
@@ -194,7 +198,7 @@ class _Run:
         _load_whole_state(fabric, average.module if average else wrapped, read_model(self.folder / BEST)[1])
         scores = loop.score()
         if scores is not None:
-            write_artefacts(self.folder, self.spec, options, progress, self.scored_data, scores)
+            write_artefacts(self.folder, self.spec, options, progress, self.task.scored, scores)
             self.reporter.say(f"best {self.task.fitness_name} {progress.best:.4f} in epoch {progress.best_epoch + 1}")
             self.reporter.say(f"everything is in {self.folder}")
         fabric.barrier()
@@ -215,7 +219,7 @@ class _Run:
         write_metrics(self.folder / "metrics.csv", progress.history)
         every = self.options.sample_every
         if scores and every and (progress.epoch % every == 0 or progress.epoch in (1, self.options.epochs)):
-            sample_pictures(self.folder / "samples" / f"epoch{progress.epoch:03d}.jpg", self.scored_data, scores)
+            sample_pictures(self.folder / "samples" / f"epoch{progress.epoch:03d}.jpg", self.task.scored, scores)
 
 
 def _fitted_levels(started: Started, learned: CocoDataset, seed: int) -> tuple[AnchorLevel, ...]:

@@ -77,10 +77,10 @@ def _run(options: TrainOptions, folder: Path, *, going_on: bool) -> TrainResult:
 
 def _forget(folder: Path) -> None:
     """Remove the folder of a run that never got to a checkpoint, if nothing but its beginnings is in it."""
-    for name in (CONFIG,):
-        (folder / name).unlink(missing_ok=True)
-    for path in sorted((folder / "tensorboard").glob("*")):
-        path.unlink()
+    if {path.name for path in folder.iterdir()} > {CONFIG, "tensorboard"}:
+        return
+    for path in (folder / CONFIG, *(folder / "tensorboard").glob("*")):
+        path.unlink(missing_ok=True)
     for path in (folder / "tensorboard", folder):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from crossstage.data import ClassificationData, CocoDataset, Dataset, objects_of
 from crossstage.data.augment import mosaic_labels, seeded
 from crossstage.data.loading import Batch, ScoredBatch
+from crossstage.data.records import with_classes
 from crossstage.detectors import OneStageDetector, YoloLoss
 from crossstage.evaluation import (
     ClassificationReport,
@@ -156,8 +157,8 @@ class ClassificationTask(Task):
         self, classifier: Classifier, learned: ClassificationData, scored: ClassificationData, options: TrainOptions
     ) -> None:
         assert classifier.preprocessing is not None
-        super().__init__(classifier.preprocessing, scored, options)
-        self.dataset = scored
+        self.dataset = with_classes(scored, learned.class_names)
+        super().__init__(classifier.preprocessing, self.dataset, options)
         self.classes = len(learned.class_names)
         counts = torch.from_numpy(learned.counts)
         self.weights = balanced(counts) if options.class_weights == "balanced" else None
