@@ -12,6 +12,7 @@ from PIL import Image
 from crossstage.cli import main
 from crossstage.data import ClassificationData, CocoDataset, class_names_of, find_data, objects_of, training_parts
 from crossstage.data.json_lines import entry_lines
+from crossstage.data.labelled import split_of
 from crossstage.data.records import with_classes
 from crossstage.errors import ConfigError, DataError
 
@@ -140,6 +141,13 @@ def test_class_folders_with_and_without_parts(tmp_path):
     assert split.read("train").counts.tolist() == [2, 3]
 
 
+def test_classes_may_be_called_like_parts(tmp_path):
+    data = find_data(tree(tmp_path, {".": {"train": 3, "car": 2, "contestant": 1}})).read("train")
+    assert data.class_names == ("car", "contestant", "train")
+    names = ["instances_val2017.json", "train-00000-of-00001.parquet", "Testing", "latest.json", "device", "trains"]
+    assert [split_of(name) for name in names] == ["val", "train", "test", None, None, None]
+
+
 def test_parquet_with_names_in_its_metadata(tmp_path):
     parquet(tmp_path / "train-00000.parquet", [0, 1, 1], names=["cat", "dog"])
     parquet(tmp_path / "test-00000.parquet", [1], names=["cat", "dog"])
@@ -170,6 +178,17 @@ def test_parquet_faults(tmp_path):
     (tmp_path / "c.parquet").write_text("no")
     with pytest.raises(DataError, match="not a parquet file"):
         find_data(tmp_path / "c.parquet").read("train")
+
+
+def test_a_format_may_be_named_where_a_folder_holds_several(tmp_path, shapes):
+    yolo(tmp_path, {"a": "1 .5 .5 .1 .1"})
+    voc(tmp_path, {"train": {"b": ("dog", 0)}})
+    (tmp_path / "annotations").symlink_to(shapes / "annotations")
+    for format in ("voc", "yolo", "coco"):
+        assert find_data(tmp_path, format).format == format
+    assert find_data(tmp_path).format == "coco"
+    with pytest.raises(DataError, match="nothing in format 'parquet' was found"):
+        find_data(tmp_path, "parquet")
 
 
 def test_a_yaml_of_ours_points_at_any_format(tmp_path, shapes):

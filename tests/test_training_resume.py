@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -89,7 +90,7 @@ def test_a_signal_ends_the_step_saves_and_exits_with_its_code(shapes, uninterrup
     process.send_signal(number)
     told, _ = process.communicate()
     assert process.returncode == code, told
-    assert "the state is saved" in told
+    assert f"the state is saved; go on with: crossstage train --resume {tmp_path / 'run'}" in told
     assert "Traceback" not in told
     assert go_on(tmp_path / "run").returncode == 0
     assert_same_end(tmp_path / "run", uninterrupted)
@@ -105,6 +106,29 @@ def test_a_training_goes_on_in_the_middle_of_an_epoch(shapes, uninterrupted, tmp
     assert 0 < state["batches"] <= 4
     assert go_on(tmp_path / "run").returncode == 0
     assert_same_end(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_training_survives_being_killed_at_any_moment(shapes, tmp_path):
+    """Killed a dozen times, at moments that nobody chose, checkpoints being written after every step."""
+    often = "--checkpoint_minutes=1e-9"
+    whole = start(shapes, tmp_path, "whole", often)
+    assert whole.wait() == 0, whole.communicate()[0]
+    random = np.random.default_rng()
+    process = start(shapes, tmp_path, "run", often)
+    wait_for((tmp_path / "run" / "state.ckpt").exists, process)
+    for kill in range(12):
+        time.sleep(random.uniform(0, 1.5) if kill == 0 else random.uniform(5, 9))  # most of it are imports
+        process.kill()
+        process.communicate()
+        command = [sys.executable, "-m", "crossstage", "train", "--resume", str(tmp_path / "run")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+    told, _ = process.communicate()
+    assert process.returncode == 0, told
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
 def test_no_run_is_overwritten(shapes, uninterrupted, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,16 +118,19 @@ def _stored_names(schema: Any, label: str) -> list[str] | None:
         return None
 
 
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
 def split_of(name: str) -> str | None:
-    """The split that a file's or folder's name tells of."""
-    lowered = name.lower()
-    for split, words in (("train", ("train",)), ("val", ("val", "valid", "dev")), ("test", ("test",))):
-        if any(word in lowered for word in words):
-            return split
-    return None
+    """The split that a word in a file's or folder's name tells of, such as ``instances_val2017.json``."""
+    return next((_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS), None)
 
 
-def check_same_classes(path: Path, folders: Sequence[str]) -> None:
+def check_classes(path: Path, folders: Sequence[str]) -> None:
     """Refuse a tree without two classes.
 
     Raises:

@@ -12,7 +12,7 @@ import yaml
 
 from crossstage.data.coco import CocoDataset, coco_files, find_coco, scan_coco
 from crossstage.data.faults import OnBadLabel, Reading
-from crossstage.data.labelled import check_same_classes, class_folders, read_folder, read_parquet, split_of
+from crossstage.data.labelled import check_classes, class_folders, read_folder, read_parquet, split_of
 from crossstage.data.records import ClassificationData, split_off
 from crossstage.data.voc import VocFolder
 from crossstage.data.yolo import read_yolo
@@ -131,12 +131,10 @@ def find_data(path: str | Path, format: Format | None = None) -> DataSource:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     chosen = format or _recognised(path)
-    if chosen == "yaml":
+    if chosen in ("yaml", "yolo"):
         return _from_yaml(path if path.is_file() else _yaml_in(path))
     if chosen not in _FINDERS:
         raise DataError(f"format {format!r}; expected one of {', '.join(get_args(Format))}")
-    if chosen == "yolo":
-        return _from_yaml(path if path.is_file() else _yaml_in(path))
     parts = _FINDERS[chosen](path, None)
     if not parts:
         raise DataError(f"{path}: nothing in format {chosen!r} was found there")
@@ -189,11 +187,12 @@ def _voc(path: Path, names: Sequence[str] | None) -> dict[str, Reader]:
 
 
 def _folder(path: Path, names: Sequence[str] | Mapping[str, str] | None) -> dict[str, Reader]:
-    splits = {split: folder for folder in class_folders(path) if (split := split_of(folder.name))}
+    # a class may be called "train", too; a split has folders in it
+    splits = {split: f for f in class_folders(path) if (split := split_of(f.name)) and class_folders(f)}
     if "train" not in splits:
         splits = {"train": path}
     folders = [folder.name for folder in class_folders(splits["train"])]
-    check_same_classes(splits["train"], folders)
+    check_classes(splits["train"], folders)
     if isinstance(names, Mapping):
         called = [str(names.get(folder, folder)) for folder in folders]
     else:
@@ -266,7 +265,7 @@ def _folder_part(
 ) -> Reader:
     train = _resolved(root, parts["train"]) if "train" in parts else part
     folders = [folder.name for folder in class_folders(train)]
-    check_same_classes(train, folders)
+    check_classes(train, folders)
     called = [names.get(f, f) for f in folders] if isinstance(names, dict) else list(names or folders)
     if len(called) != len(folders):
         raise DataError(f"{path}: {len(called)} names for {len(folders)} class folders; expected as many")

@@ -13,6 +13,7 @@ from crossstage.training.checkpoint import Progress, WholeFiles
 from crossstage.training.launch import is_launched, launch
 from crossstage.training.options import TrainOptions
 from crossstage.training.run import CONFIG, STATE, TrainResult, new_folder, run_training
+from crossstage.training.signals import Interrupted
 
 
 def train(options: TrainOptions) -> TrainResult:
@@ -67,6 +68,13 @@ def resume(run: str | Path, **changes: Any) -> TrainResult:
 
 
 def _run(options: TrainOptions, folder: Path, *, going_on: bool) -> TrainResult:
+    try:
+        return _run_here_or_launched(options, folder, going_on=going_on)
+    except Interrupted as error:
+        raise Interrupted(f"{error}; go on with: crossstage train --resume {folder}", error.signal) from None
+
+
+def _run_here_or_launched(options: TrainOptions, folder: Path, *, going_on: bool) -> TrainResult:
     if options.devices > 1 and not is_launched():
         launch(options, folder, going_on=going_on)
         progress = Progress()
