@@ -15,15 +15,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from timing import machine
+
 from crossstage.training import TrainOptions
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
-KEPT = ("curves.png", "confusion.png", "pr_curve.png", "metrics.csv", "per_class.csv", "config.yaml")
+KEPT = ("curves.png", "confusion.png", "pr_curve.png", "metrics.csv", "per_class.csv")
 
 
 def command(options: TrainOptions) -> str:
     """The command line of a run: what differs from the defaults."""
-    words = ["crossstage train", f"--model {options.model}", f"--data {Path(options.data).name}"]
+    path = Path(options.data)
+    data = path if len(path.parts) < 2 else Path(path.parent.name) / path.name
+    words = ["crossstage train", f"--model {options.model}", f"--data {data}"]
     for field in fields(options):
         value = getattr(options, field.name)
         if field.name in ("augment", "loss"):
@@ -53,7 +57,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="LABEL=RUN")
     chosen = parser.parse_args()
     runs = {label: Path(run) for label, _, run in (entry.partition("=") for entry in chosen.runs)}
-    print(f"# {chosen.title}\n")
+    print(f"# {chosen.title}\n\nOne seed each; {machine()}.\n")
     first = best_row(next(iter(runs.values())))
     names = [name for name in first if name.startswith(("AP", "top"))]
     print("| | best epoch | " + " | ".join(names) + " |\n" + "|---" * (2 + len(names)) + "|")

@@ -122,3 +122,5 @@ def test_fitted_anchors_are_compared_with_the_models(shapes, colours, capsys):
     assert "fitted" in told
     assert main(["data", "anchors", str(colours)]) == 2
     assert "has labels without boxes" in capsys.readouterr().err
+    assert main(["data", "anchors", str(shapes), "--model", "resnet18"]) == 2
+    assert "resnet18 has no anchors" in capsys.readouterr().err

@@ -54,7 +54,7 @@ def data_stats(
     anchors, preprocessing = anchors_of(model, imgsz)
     save(plot_classes(counts), folder / "classes.png")
     written = ["classes.png", "samples.png"]
-    if isinstance(first, CocoDataset):
+    if isinstance(first, CocoDataset) and len(anchors):
         sizes = scaled_sizes(first, preprocessing)
         fit = judge(sizes, anchors)
         title = f"{model} at {preprocessing.size[0]}: mean IoU {fit.mean_iou:.3f}, recall {fit.recall:.3f}"
@@ -98,6 +98,8 @@ def data_anchors(
     if count is not None and count < 1:
         raise ConfigError(f"count is {count}; expected at least 1")
     current, preprocessing = anchors_of(model, imgsz)
+    if not len(current):
+        raise ConfigError(f"{model} has no anchors; expected a detector")
     sizes = scaled_sizes(dataset, preprocessing)
     fitted = fit_anchors(sizes, count or len(current), seed=seed)
     table = make_table("anchors", "mean IoU", "recall at 0.5", "width x height in pixels of the input", numbers=0)

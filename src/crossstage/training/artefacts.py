@@ -175,4 +175,7 @@ The licence of these weights is yours to state; mind that of the training data a
 def _machine(options: TrainOptions) -> str:
     if torch.cuda.is_available() and options.accelerator != "cpu":
         return f"{options.world} x {torch.cuda.get_device_name()}"
-    return f"a CPU with {torch.get_num_threads()} threads ({platform.machine()})"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{torch.get_num_threads()} threads of a CPU ({names[0] if names else platform.machine()})"
