@@ -220,6 +220,8 @@ def test_every_recipe_is_a_set_of_options(capsys):
     )
     for name in recipe_names():
         TrainOptions.from_mapping({"model": "m", "data": "d", **load_recipe(name)}, name)
+    options = TrainOptions.from_recipe("imagenet_omega", model="cspresnet50", data="d", epochs=3)
+    assert (options.model, options.epochs, options.act, options.augment.cutmix) == ("cspresnet50", 3, "mish", 0.33)
     assert load_recipe("imagenet_omega") == {**load_recipe("imagenet_gamma"), "act": "mish"}
     assert load_recipe("imagenet_densenet") == {**load_recipe("imagenet"), "epochs": 160}
     assert main(["train", "--config", "no_such", "--model", "m", "--data", "d"]) == 2

@@ -170,6 +170,19 @@ class TrainOptions:
             raise ConfigError(f"{where}: {error}") from None
 
     @classmethod
+    def from_recipe(cls, recipe: str | Path, **changes: Any) -> TrainOptions:
+        """A recipe's options, with what it leaves open and what is to differ.
+
+        Args:
+            recipe: A file, or the name of one in the package, see :func:`recipe_names`.
+            **changes: Options, ``model`` and ``data`` at least.
+
+        Raises:
+            ConfigError: There is no such recipe, or an option does not fit.
+        """
+        return replace(cls.from_mapping({"model": "", "data": "", **load_recipe(recipe)}, str(recipe)), **changes)
+
+    @classmethod
     def from_yaml(cls, path: Path) -> TrainOptions:
         """Options that :meth:`to_yaml` wrote.
 
