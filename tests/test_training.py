@@ -121,6 +121,8 @@ def test_a_task_must_be_the_models(shapes, colours, tmp_path):
         train(replace(CLASSIFIER, data=str(shapes), out=str(tmp_path)))
     with pytest.raises(ConfigError, match=r"holds labels, and cspdarknet53_tiny_yolo\.coco is a detector"):
         train(replace(DETECTOR, data=str(colours), out=str(tmp_path)))
+    with pytest.raises(ConfigError, match=r"resize is 'crop', which cuts objects off"):
+        train(replace(DETECTOR, data=str(shapes), out=str(tmp_path), resize="crop"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from crossstage.data.loading import EpochOrder, ShareOrder
-from crossstage.errors import DataError
+from crossstage.errors import DataError, TrainingError
 from crossstage.training import TrainOptions, train
 
 OPTIONS = {"model": "resnet18", "imgsz": 64, "batch": 8, "workers": 0, "burn_in": 2, "sample_every": 0}
@@ -50,7 +50,7 @@ def figures(run: Path) -> list[list[str]]:
 def test_torchrun_and_slurm_start_the_same_training(colours, tmp_path, monkeypatch):
     """Two machines of one process each, and two tasks of a job, against two processes of our own."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    expected = figures(run(colours, tmp_path, 2, epochs=2, lr=0.01))
+    expected = figures(run(colours, tmp_path, 2, **OPTIONS, epochs=2, lr=0.01))
     words = [f"--{name}={value}" for name, value in OPTIONS.items()]
     words += [f"--data={colours}", f"--out={tmp_path}", "--accelerator=cpu", "--epochs=2", "--lr=0.01"]
     torchrun = [
@@ -114,6 +114,13 @@ def test_a_dead_process_ends_the_job_and_a_signal_ends_all(colours, tmp_path, nu
         assert process.returncode == 143, told
         assert "stopped by SIGTERM; the state is saved" in told
     assert "Traceback" not in told
+
+
+def test_what_a_process_objects_to_is_told_once(tmp_path):
+    with pytest.raises(TrainingError) as caught:
+        run(tmp_path / "nowhere", tmp_path, 2, **OPTIONS, epochs=1)
+    assert str(caught.value) == f"{tmp_path / 'nowhere'}: no such file or folder"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_processes_share_the_pictures_of_an_epoch():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-import warnings
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -99,6 +99,8 @@ class _Run:
         if isinstance(started.model, Classifier) != isinstance(learned, ClassificationData):
             kinds = ("boxes", "a classifier") if isinstance(started.model, Classifier) else ("labels", "a detector")
             raise ConfigError(f"{options.data} holds {kinds[0]}, and {options.model} is {kinds[1]}; expected one task")
+        if options.resize == "crop" and not isinstance(started.model, Classifier):
+            raise ConfigError("resize is 'crop', which cuts objects off; expected stretch or letterbox for a detector")
         if options.fit_anchors:
             if not isinstance(started.model, OneStageDetector) or not isinstance(learned, CocoDataset):
                 raise ConfigError(f"fit_anchors: {options.model} has no anchors")
@@ -242,7 +244,7 @@ def _fabric(options: TrainOptions) -> Fabric:
     elif options.strategy == "ddp" or options.world > 1:
         strategy = DDPStrategy()
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[options.precision]
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it greets each process
     try:
         return Fabric(
             accelerator=options.accelerator,

@@ -41,7 +41,7 @@ def main(options: str, folder: str, going_on: str) -> int:
 def _note(message: str) -> None:
     """Leave a message for the agent, in its format."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": {"timestamp": "0"}}}))
+        Path(path).write_text(json.dumps({"message": message, "timestamp": 0}))
 
 
 if __name__ == "__main__":
