@@ -26,7 +26,7 @@ KEPT = ("curves.png", "confusion.png", "pr_curve.png", "metrics.csv", "per_class
 def command(options: TrainOptions) -> str:
     """The command line of a run: what differs from the defaults."""
     path = Path(options.data)
-    data = path if len(path.parts) < 2 else Path(path.parent.name) / path.name
+    data = f"{path.parent.name}/coco" if path.name == "coco" else path.name
     words = ["crossstage train", f"--model {options.model}", f"--data {data}"]
     for field in fields(options):
         value = getattr(options, field.name)
