@@ -232,9 +232,9 @@ def test_what_is_no_dataset_is_refused(tmp_path):
         find_data(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no dataset was recognised; looked for"):
         find_data(tmp_path)
-    (tmp_path / "a.txt").write_text("")
-    with pytest.raises(DataError, match=r"expected \.json, \.yaml or \.parquet"):
-        find_data(tmp_path / "a.txt")
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(DataError, match=r"expected one of \.json, \.xml"):
+        find_data(tmp_path / "a.csv")
     with pytest.raises(DataError, match="format 'csv'; expected one of"):
         find_data(tmp_path, "csv")  # pyright: ignore[reportArgumentType]
     tree(tmp_path / "t", {"train": {"only": 3}})
@@ -279,6 +279,26 @@ def test_broken_yolo_labels_are_told_line_by_line(corrupt, tmp_path, name, capsy
     assert sum(len(entry.class_ids) for entry in objects_of(reading.data)) == 1  # that of good.txt
 
 
+def test_label_files_with_their_list_of_classes_are_a_dataset(corrupt, tmp_path, capsys):
+    assert main(["data", "check", str(corrupt / "yolo")]) == 1
+    told = capsys.readouterr().out
+    for name, faults in BROKEN_YOLO.items():
+        assert all(f"{name}.txt:{fault}" in told for fault in faults)
+    assert "yolo/good.txt:" not in told
+    assert "yolo/outside.txt: no picture outside.* beside it or in" in told
+    assert main(["data", "check", str(corrupt / "yolo" / "wrong_columns.txt")]) == 1
+    assert main(["data", "check", str(corrupt / "voc" / "good.xml")]) == 0
+    assert main(["data", "check", str(corrupt / "voc" / "inverted_boxes.xml")]) == 1
+    picture(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("1 .5 .5 .5 .5")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    data = find_data(tmp_path).read("train")
+    assert (class_names_of(data), objects_of(data)[0].class_ids.tolist()) == (("cat", "dog"), [1])
+    (tmp_path / "classes.txt").unlink()
+    with pytest.raises(DataError, match=r"no classes\.txt"):
+        find_data(tmp_path / "a.txt").read("train")
+
+
 @pytest.mark.parametrize("name", ["good", "empty", "bom_crlf_tabs"])
 def test_odd_yolo_labels_are_read(corrupt, tmp_path, name):
     for part in ("images", "labels"):
@@ -318,6 +338,14 @@ BROKEN_COCO = "truncated bad_boxes unknown_category missing_images nan_box dupli
 def test_broken_coco_files_are_told(corrupt, capsys, name):
     assert main(["data", "check", str(corrupt / "coco" / f"{name}.json")]) == 1
     assert f"{name}.json" in capsys.readouterr().out
+
+
+def test_a_folder_with_several_files_for_a_part_is_checked_whole(corrupt, capsys):
+    assert main(["data", "check", str(corrupt / "coco")]) == 1
+    told = capsys.readouterr().out
+    assert all(f"/{name}.json" in told for name in BROKEN_COCO.split())
+    with pytest.raises(DataError, match="no part 'train'; it has all_images, bad_boxes"):
+        training_parts(find_data(corrupt / "coco"))
 
 
 def test_faults_of_coco_files_have_the_lines_of_their_entries(corrupt):

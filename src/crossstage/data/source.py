@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from crossstage.data.faults import OnBadLabel, Reading
 from crossstage.data.labelled import check_classes, class_folders, read_folder, read_parquet, split_of
 from crossstage.data.records import ClassificationData, split_off
 from crossstage.data.voc import VocFolder
-from crossstage.data.yolo import read_yolo
+from crossstage.data.yolo import label_files, read_labels, read_yolo
 from crossstage.errors import DataError
 from crossstage.inference.sources import IMAGE_SUFFIXES
 
@@ -23,6 +24,25 @@ Format = Literal["coco", "voc", "yolo", "folder", "parquet"]
 Dataset = CocoDataset | ClassificationData
 HELD_OUT = 0.1  # of the training pictures, where a dataset has no validation part
 MAX_YAML_BYTES = 1 << 20
+
+_BY_SUFFIX: dict[str, Any] = {
+    ".json": "coco",
+    ".xml": "voc",
+    ".txt": "yolo",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".parquet": "parquet",
+}
+
+Kind = Literal["coco", "voc", "yolo", "folder", "parquet", "yaml"]
+_SIGNS: tuple[tuple[Kind, Callable[[Path], object]], ...] = (  # what a folder holds, the first that fits
+    ("coco", coco_files),
+    ("voc", lambda folder: (folder / "Annotations").is_dir() or any(folder.glob("*.xml"))),
+    ("yaml", lambda folder: any(folder.glob("*.yaml")) or any(folder.glob("*.yml"))),
+    ("yolo", label_files),
+    ("parquet", lambda folder: any(folder.rglob("*.parquet"))),
+    ("folder", class_folders),
+)
 
 Reader = Callable[[], Reading[Any]]
 
@@ -114,7 +134,8 @@ def find_data(path: str | Path, format: Format | None = None) -> DataSource:
 
     Args:
         path: A COCO ``.json``, two of them with a comma between (training, validation), or a folder with
-            ``annotations/*.json``; a folder in PASCAL VOC's layout; a YOLO ``data.yaml``, or a folder with one; a tree
+            ``annotations/*.json``; a folder in PASCAL VOC's layout; a YOLO ``data.yaml``, or a folder with one, or of
+            label files with a ``classes.txt``; a tree
             with a folder for each class, ``[train|val|test]/<class>/*.jpg``; a parquet file or a folder of them; or a
             YAML file with ``train``, ``val`` and ``test``, each one of these, and perhaps ``format`` and ``names``.
         format: The format, where it is not recognised or recognised wrongly.
@@ -131,7 +152,7 @@ def find_data(path: str | Path, format: Format | None = None) -> DataSource:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     chosen = format or _recognised(path)
-    if chosen in ("yaml", "yolo"):
+    if chosen == "yaml" or (chosen == "yolo" and not _labels_of(path)):
         return _from_yaml(path if path.is_file() else _yaml_in(path))
     if chosen not in _FINDERS:
         raise DataError(f"format {format!r}; expected one of {', '.join(get_args(Format))}")
@@ -141,26 +162,24 @@ def find_data(path: str | Path, format: Format | None = None) -> DataSource:
     return DataSource(path, chosen, parts)
 
 
-def _recognised(path: Path) -> Literal["coco", "voc", "yolo", "folder", "parquet", "yaml"]:
+def _recognised(path: Path) -> Kind:
     if path.is_file():
-        by_suffix: dict[str, Any] = {".json": "coco", ".yaml": "yaml", ".yml": "yaml", ".parquet": "parquet"}
-        if path.suffix.lower() in by_suffix:
-            return by_suffix[path.suffix.lower()]
-        raise DataError(f"{path}: a file in no format that is known; expected .json, .yaml or .parquet")
-    if coco_files(path):
-        return "coco"
-    if (path / "Annotations").is_dir() or any(path.glob("*.xml")):
-        return "voc"
-    if any(path.glob("*.yaml")) or any(path.glob("*.yml")):
-        return "yaml"
-    if any(path.rglob("*.parquet")):
-        return "parquet"
-    if class_folders(path):
-        return "folder"
+        if path.suffix.lower() in _BY_SUFFIX:
+            return _BY_SUFFIX[path.suffix.lower()]
+        known = ", ".join(_BY_SUFFIX)
+        raise DataError(f"{path}: a file in no format that is known; expected one of {known}")
+    for kind, is_there in _SIGNS:
+        if is_there(path):
+            return kind
     raise DataError(
         f"{path}: no dataset was recognised; looked for annotations/*.json (COCO), Annotations/*.xml (VOC), data.yaml "
         "(YOLO), *.parquet, and a folder for each class"
     )
+
+
+def _labels_of(path: Path) -> list[Path]:
+    """YOLO label files without a YAML file."""
+    return [path] if path.suffix == ".txt" else label_files(path) if path.is_dir() else []
 
 
 def _yaml_in(folder: Path) -> Path:
@@ -177,11 +196,17 @@ def _coco(path: Path, _: Sequence[str] | None) -> dict[str, Reader]:
         own = split_of(path.name)
         files = {**beside, own: path} if own == "train" else {own or "train": path}
     else:
-        files = {split_of(file.name) or "train": file for file in coco_files(path)}
-    return {str(split): partial(scan_coco, files[split]) for split in ("train", "val", "test") if split in files}
+        found = coco_files(path)
+        parts = [split_of(file.name) or "train" for file in found]
+        several = {part for part, count in Counter(parts).items() if count > 1}
+        files = {f.stem if part in several else part: f for part, f in zip(parts, found, strict=True)}
+    order = sorted(files, key=lambda part: ("train", "val", "test", part).index(str(part)))
+    return {str(part): partial(scan_coco, files[part]) for part in order}
 
 
 def _voc(path: Path, names: Sequence[str] | None) -> dict[str, Reader]:
+    if path.is_file():
+        return {"train": partial(VocFolder(path.parent, names).read, [path])}
     folder = VocFolder(path, names)
     return {split: partial(folder.read, files) for split, files in folder.splits().items() if files}
 
@@ -218,6 +243,7 @@ _FINDERS: dict[str, Callable[[Path, Any], dict[str, Reader]]] = {
     "voc": _voc,
     "folder": _folder,
     "parquet": _parquet,
+    "yolo": lambda path, _: {"train": partial(read_labels, _labels_of(path))},
 }
 
 

@@ -14,6 +14,8 @@ from crossstage.inference.images import image_size
 from crossstage.inference.sources import IMAGE_SUFFIXES
 
 MAX_BYTES = 16 << 20  # of one label file
+CLASSES = "classes.txt"
+UNKNOWN_SIZE = (1000, 1000)  # of a picture that is missing, whose labels are checked nevertheless
 
 
 def read_yolo(listed: Path, class_names: Sequence[str]) -> Reading[CocoDataset]:
@@ -31,20 +33,57 @@ def read_yolo(listed: Path, class_names: Sequence[str]) -> Reading[CocoDataset]:
     Raises:
         DataError: There is no such folder or list.
     """
+    return _read(listed, [(picture, _label_file(picture)) for picture in _pictures(listed)], class_names)
+
+
+def read_labels(files: Sequence[Path]) -> Reading[CocoDataset]:
+    """Read label files that lie in one folder with their ``classes.txt``, as labelImg writes them.
+
+    A picture has its label file's name and lies beside it, or in a folder ``images`` next to theirs.
+
+    Raises:
+        DataError: There is no list of classes.
+    """
+    folder = files[0].parent
+    listed = folder / CLASSES
+    if not listed.is_file():
+        raise DataError(f"{folder}: no {CLASSES}; expected one with a class name in each line")
+    names = [line.strip() for line in listed.read_text("utf-8-sig", errors="replace").splitlines() if line.strip()]
+    return _read(folder, [(_picture_of(path), path) for path in files], names)
+
+
+def _read(place: Path, pairs: Sequence[tuple[Path | None, Path]], names: Sequence[str]) -> Reading[CocoDataset]:
+    """Pictures, or None where one is missing, and their label files."""
     faults: list[Fault] = []
     found: list[tuple[Path, tuple[int, int], list[Box]]] = []
     skipped = 0
-    for picture in _pictures(listed):
+    for picture, labels in pairs:
+        if picture is None:
+            faults.append(Fault(labels, None, f"no picture {labels.stem}.* beside it or in {place.parent / 'images'}"))
         try:
-            size = image_size(picture)
+            size = image_size(picture) if picture else UNKNOWN_SIZE
         except DataError as error:
-            faults.append(Fault(picture, None, str(error).removeprefix(f"{picture}: ")))
+            faults.append(Fault(picture or labels, None, str(error).removeprefix(f"{picture}: ")))
             continue
-        boxes, wrong = _labels(_label_file(picture), size, len(class_names))
+        boxes, wrong = _labels(labels, size, len(names))
         faults += wrong
         skipped += sum(fault.broken for fault in wrong)
-        found.append((picture, size, boxes))
-    return Reading(assemble(listed, class_names, found) if found else None, tuple(faults), skipped)
+        if picture:
+            found.append((picture, size, boxes))
+    return Reading(assemble(place, names, found) if found else None, tuple(faults), skipped)
+
+
+def label_files(folder: Path) -> list[Path]:
+    """The label files of a folder that has a ``classes.txt``; none if it has not."""
+    if not (folder / CLASSES).is_file():
+        return []
+    return sorted(path for path in folder.glob("*.txt") if path.name != CLASSES)
+
+
+def _picture_of(label: Path) -> Path | None:
+    folders = (label.parent, label.parent.parent / "images")
+    candidates = (folder / (label.stem + suffix) for folder in folders for suffix in sorted(IMAGE_SUFFIXES))
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _pictures(listed: Path) -> list[Path]:
