@@ -62,7 +62,7 @@ def test_torchrun_and_slurm_start_the_same_training(colours, tmp_path, monkeypat
         "--rdzv-backend=c10d",
     ]
     torchrun += ["--rdzv-id=test", "--rdzv-endpoint=localhost:29777", "-m", "crossstage", "train"]
-    machines = [subprocess.Popen([*torchrun, *words, "--nodes=2", "--name=torchrun"]) for _ in range(2)]
+    machines = [subprocess.Popen([*torchrun, *words, "--nodes=2"]) for _ in range(2)]
     assert [machine.wait() for machine in machines] == [0, 0]
     job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "4711"}
     job |= {"SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
@@ -72,7 +72,8 @@ def test_torchrun_and_slurm_start_the_same_training(colours, tmp_path, monkeypat
         environment = {**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
         tasks.append(subprocess.Popen(command, env=environment))
     assert [task.wait() for task in tasks] == [0, 0]
-    assert figures(tmp_path / "torchrun") == figures(tmp_path / "slurm") == expected
+    (unnamed,) = tmp_path.glob("resnet18-*")
+    assert figures(unnamed) == figures(tmp_path / "slurm") == expected
 
 
 def children(pid: int) -> list[int]:

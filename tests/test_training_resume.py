@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from crossstage.cli import main
-from crossstage.errors import TrainingError
+from crossstage.errors import ConfigError, TrainingError
 from crossstage.training import TrainOptions, resume, train
 from crossstage.training.checkpoint import WholeFiles
 
@@ -181,6 +181,6 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
 
 
 def test_a_training_that_never_began_leaves_no_folder(shapes, tmp_path):
-    with pytest.raises(Exception, match="expected a multiple of 32"):
+    with pytest.raises(ConfigError, match="expected a multiple of 32"):
         train(TrainOptions(model="cspdarknet53_tiny_yolo", data=str(shapes), imgsz=50, out=str(tmp_path), name="run"))
     assert not (tmp_path / "run").exists()

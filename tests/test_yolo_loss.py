@@ -7,10 +7,10 @@ import torch
 from torchvision.ops import complete_box_iou_loss
 
 from crossstage.detectors import YoloLoss, YoloLossConfig
-from crossstage.detectors.loss import assign, shape_iou
+from crossstage.detectors.loss import assign
 from crossstage.errors import ConfigError
 from crossstage.heads import AnchorLevel
-from crossstage.nn.boxes import Targets
+from crossstage.nn.boxes import Targets, shape_iou
 
 LEVELS = (
     AnchorLevel(16, ((10, 14), (23, 27), (37, 58)), scale_x_y=1.05),
@@ -164,7 +164,7 @@ def test_squared_errors_have_darknets_gradient():
             box = TARGETS.boxes_xyxy[index].tolist()
             t = tensor.detach().view_as(expected)[image, anchor, :4, row, column].tolist()
             s = level.scale_x_y
-            scale = 2 - (box[2] - box[0]) * (box[3] - box[1]) / 416**2
+            scale = 2 - (box[2] - box[0]) * (box[3] - box[1]) / SIZE**2
             for side, cell in ((0, column), (1, row)):
                 place = (box[side] + box[side + 2]) / 2 / level.stride - cell
                 length = math.log((box[side + 2] - box[side]) / level.anchors[anchor][side])

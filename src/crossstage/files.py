@@ -1,4 +1,4 @@
-"""Files that appear under their name when they are complete."""
+"""Files that appear under their name when they are complete, and small ones that are read with care."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from crossstage.errors import DataError
+from crossstage.errors import CrossStageError, DataError
+
+MAX_YAML_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
@@ -35,3 +38,29 @@ def write_text(path: Path, text: str) -> None:
     """
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_yaml(path: Path, error_type: type[CrossStageError], expected: str) -> dict[str, Any]:
+    """Read a mapping.
+
+    Args:
+        path: The file.
+        error_type: What its reader's callers are told of.
+        expected: What the mapping holds, for messages.
+
+    Raises:
+        CrossStageError: Of that type: the file cannot be read, is too large, or holds something else.
+    """
+    import yaml
+
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise error_type(f"{path}: larger than {MAX_YAML_BYTES:,} bytes")
+        content = yaml.safe_load(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise error_type(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise error_type(f"{path}: not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise error_type(f"{path}: holds a {type(content).__name__}; expected {expected}")
+    return content

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from crossstage.data.coco import CocoDataset
 from crossstage.data.records import objects_of
 from crossstage.errors import DataError
 from crossstage.inference.model import Preprocessing
+from crossstage.nn.boxes import shape_iou
 
 ROUNDS = 300
 RESTARTS = 5
@@ -54,15 +56,9 @@ def scaled_sizes(dataset: CocoDataset, preprocessing: Preprocessing) -> Sizes:
     return found
 
 
-def shape_ious(sizes: Sizes, anchors: Sizes) -> NDArray[np.float64]:
-    """IoU of ``(n, 2)`` boxes with ``(k, 2)`` anchors, laid on one corner: ``(n, k)``."""
-    inter = np.minimum(sizes[:, None], anchors[None]).prod(-1)
-    return inter / (sizes.prod(-1)[:, None] + anchors.prod(-1)[None] - inter)
-
-
 def judge(sizes: Sizes, anchors: Sizes) -> AnchorFit:
     """How well anchors fit boxes."""
-    ious = shape_ious(sizes, anchors)
+    ious = _ious(sizes, anchors)
     best = ious.max(1)
     used = np.bincount(ious.argmax(1), minlength=len(anchors)) / len(sizes)
     return AnchorFit(float(best.mean()), float((best > RECALLED).mean()), tuple(used.tolist()))
@@ -91,12 +87,16 @@ def fit_anchors(sizes: Sizes, count: int, *, seed: int = 0) -> Sizes:
     return best[best.prod(1).argsort()]
 
 
+def _ious(sizes: Sizes, anchors: Sizes) -> Sizes:
+    return shape_iou(torch.from_numpy(sizes), torch.from_numpy(anchors)).numpy()
+
+
 def _k_means(sizes: Sizes, anchors: Sizes) -> Sizes:
     """Medians of the boxes nearest to each anchor, again and again; an anchor that is nearest to none stays."""
     anchors = anchors.copy()
     nearest = np.full(len(sizes), -1)
     for _ in range(ROUNDS):
-        now = shape_ious(sizes, anchors).argmax(1)
+        now = _ious(sizes, anchors).argmax(1)
         if (now == nearest).all():
             break
         nearest = now

@@ -23,7 +23,7 @@ from crossstage.data.augment import (
 from crossstage.data.coco import CocoDataset
 from crossstage.data.records import ClassificationData, objects_of
 from crossstage.errors import DataError
-from crossstage.inference.images import load_image
+from crossstage.inference.images import Pixels, load_image
 from crossstage.inference.model import Preprocessing
 from crossstage.inference.preprocess import Placement, prepare
 from crossstage.nn.boxes import Targets
@@ -160,7 +160,7 @@ class ScoredPictures(TorchDataset):
         return tensor, index, placement
 
 
-def _read(dataset: ClassificationData, index: int):  # noqa: ANN202 (pixels)
+def _read(dataset: ClassificationData, index: int) -> Pixels:
     try:
         return load_image(dataset.pictures[index])
     except DataError as error:

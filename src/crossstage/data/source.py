@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from crossstage.data.coco import CocoDataset, coco_files, find_coco, scan_coco
 from crossstage.data.faults import OnBadLabel, Reading
 from crossstage.data.labelled import check_classes, class_folders, read_folder, read_parquet, split_of
@@ -18,14 +16,15 @@ from crossstage.data.records import ClassificationData, split_off
 from crossstage.data.voc import VocFolder
 from crossstage.data.yolo import label_files, read_labels, read_yolo
 from crossstage.errors import DataError
+from crossstage.files import read_yaml
 from crossstage.inference.sources import IMAGE_SUFFIXES
 
 Format = Literal["coco", "voc", "yolo", "folder", "parquet"]
 Dataset = CocoDataset | ClassificationData
 HELD_OUT = 0.1  # of the training pictures, where a dataset has no validation part
-MAX_YAML_BYTES = 1 << 20
 
-_BY_SUFFIX: dict[str, Any] = {
+Kind = Format | Literal["yaml"]
+_BY_SUFFIX: dict[str, Kind] = {
     ".json": "coco",
     ".xml": "voc",
     ".txt": "yolo",
@@ -34,7 +33,6 @@ _BY_SUFFIX: dict[str, Any] = {
     ".parquet": "parquet",
 }
 
-Kind = Literal["coco", "voc", "yolo", "folder", "parquet", "yaml"]
 _SIGNS: tuple[tuple[Kind, Callable[[Path], object]], ...] = (  # what a folder holds, the first that fits
     ("coco", coco_files),
     ("voc", lambda folder: (folder / "Annotations").is_dir() or any(folder.glob("*.xml"))),
@@ -45,6 +43,7 @@ _SIGNS: tuple[tuple[Kind, Callable[[Path], object]], ...] = (  # what a folder h
 )
 
 Reader = Callable[[], Reading[Any]]
+Names = Sequence[str] | Mapping[str, str] | None  # of classes: by id, or by folder
 
 
 @dataclass(frozen=True)
@@ -135,9 +134,9 @@ def find_data(path: str | Path, format: Format | None = None) -> DataSource:
     Args:
         path: A COCO ``.json``, two of them with a comma between (training, validation), or a folder with
             ``annotations/*.json``; a folder in PASCAL VOC's layout; a YOLO ``data.yaml``, or a folder with one, or of
-            label files with a ``classes.txt``; a tree
-            with a folder for each class, ``[train|val|test]/<class>/*.jpg``; a parquet file or a folder of them; or a
-            YAML file with ``train``, ``val`` and ``test``, each one of these, and perhaps ``format`` and ``names``.
+            label files with a ``classes.txt``; a tree with a folder for each class, ``[train|val|test]/<class>/*.jpg``;
+            a parquet file or a folder of them; or a YAML file with ``train``, ``val`` and ``test``, each one of these,
+            and perhaps ``format`` and ``names``.
         format: The format, where it is not recognised or recognised wrongly.
 
     Raises:
@@ -211,20 +210,23 @@ def _voc(path: Path, names: Sequence[str] | None) -> dict[str, Reader]:
     return {split: partial(folder.read, files) for split, files in folder.splits().items() if files}
 
 
-def _folder(path: Path, names: Sequence[str] | Mapping[str, str] | None) -> dict[str, Reader]:
+def _folder(path: Path, names: Names) -> dict[str, Reader]:
     # a class may be called "train", too; a split has folders in it
     splits = {split: f for f in class_folders(path) if (split := split_of(f.name)) and class_folders(f)}
     if "train" not in splits:
         splits = {"train": path}
-    folders = [folder.name for folder in class_folders(splits["train"])]
-    check_classes(splits["train"], folders)
-    if isinstance(names, Mapping):
-        called = [str(names.get(folder, folder)) for folder in folders]
-    else:
-        called = list(names or folders)
-    if len(called) != len(folders):
-        raise DataError(f"{path}: {len(called)} names for {len(folders)} class folders; expected as many")
+    folders, called = _classes(splits["train"], names, path)
     return {split: partial(read_folder, root, folders, called) for split, root in splits.items()}
+
+
+def _classes(train: Path, names: Names, told_in: Path) -> tuple[list[str], list[str]]:
+    """Folders of the classes, by class id, and what to call them."""
+    folders = [folder.name for folder in class_folders(train)]
+    check_classes(train, folders)
+    called = [names.get(f, f) for f in folders] if isinstance(names, Mapping) else list(names or folders)
+    if len(called) != len(folders):
+        raise DataError(f"{told_in}: {len(called)} names for {len(folders)} class folders; expected as many")
+    return folders, called
 
 
 def _parquet(path: Path, names: Sequence[str] | None) -> dict[str, Reader]:
@@ -249,14 +251,12 @@ _FINDERS: dict[str, Callable[[Path, Any], dict[str, Reader]]] = {
 
 def _from_yaml(path: Path) -> DataSource:
     """A YOLO ``data.yaml`` or a dataset YAML of ours; the latter's parts are in any format."""
-    content = _load_yaml(path)
+    content = read_yaml(path, DataError, "train, val, names")
     root = path.parent
     if isinstance(content.get("path"), str):
         root = next((base for base in (root / content["path"], Path(content["path"])) if base.is_dir()), root)
-    names, parts = (
-        _names(path, content),
-        {split: content[split] for split in ("train", "val", "test") if content.get(split)},
-    )
+    names = _names(path, content)
+    parts = {split: content[split] for split in ("train", "val", "test") if content.get(split)}
     if not parts:
         raise DataError(f"{path}: no train, val or test; expected at least one of them")
     chosen: Any = content.get("format")
@@ -275,7 +275,8 @@ def _from_yaml(path: Path) -> DataSource:
                 raise DataError(f"{path}: no names; expected the classes' names, as a list or by id")
             readers[split] = partial(read_yolo, part, names)
         elif kind == "folder":
-            readers[split] = _folder_part(path, part, parts, root, names)
+            train = _resolved(root, parts["train"]) if "train" in parts else part
+            readers[split] = partial(read_folder, part, *_classes(train, names, path))
         else:
             found = _FINDERS[kind](part, names)
             reader = found.get(split) or next(iter(found.values()), None)
@@ -284,18 +285,6 @@ def _from_yaml(path: Path) -> DataSource:
             readers[split] = reader
     assert chosen
     return DataSource(path, chosen, readers)
-
-
-def _folder_part(
-    path: Path, part: Path, parts: Mapping[str, str], root: Path, names: list[str] | dict[str, str] | None
-) -> Reader:
-    train = _resolved(root, parts["train"]) if "train" in parts else part
-    folders = [folder.name for folder in class_folders(train)]
-    check_classes(train, folders)
-    called = [names.get(f, f) for f in folders] if isinstance(names, dict) else list(names or folders)
-    if len(called) != len(folders):
-        raise DataError(f"{path}: {len(called)} names for {len(folders)} class folders; expected as many")
-    return partial(read_folder, part, folders, called)
 
 
 def _looks_like_yolo(part: Path) -> bool:
@@ -311,20 +300,6 @@ def _resolved(root: Path, told: str) -> Path:
         if candidate.exists():
             return candidate
     raise DataError(f"{root / told}: no such file or folder")
-
-
-def _load_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise DataError(f"{path}: larger than {MAX_YAML_BYTES:,} bytes")
-        content = yaml.safe_load(path.read_text("utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds a {type(content).__name__}; expected train, val, names")
-    return content
 
 
 def _names(path: Path, content: Mapping[str, Any]) -> list[str] | dict[str, str] | None:

@@ -23,7 +23,7 @@ from torchvision.ops import box_iou, complete_box_iou_loss, distance_box_iou_los
 
 from crossstage.errors import ConfigError
 from crossstage.heads import AnchorLevel
-from crossstage.nn.boxes import Targets, decode_yolo
+from crossstage.nn.boxes import Targets, decode_yolo, shape_iou
 
 _IOU_LOSSES: dict[str, Callable[..., Tensor]] = {
     "giou": generalized_box_iou_loss,
@@ -148,8 +148,9 @@ class YoloLoss:
         target[positive.image_index, positive.anchor, positive.row, positive.column] = 1
         counted = (target > 0) | ~self._overlapping(raw, level, targets)
         objectness = (self._bce(grid[:, :, 4], target) * counted).sum()
+        input_area = height * width * level.stride**2
         return (
-            self._box(chosen, level, targets.boxes_xyxy[positive.object_index], positive).sum(),
+            self._box(chosen, level, targets.boxes_xyxy[positive.object_index], positive, input_area).sum(),
             objectness,
             self._classes(chosen[:, 5:], targets.class_ids[positive.object_index]).sum(),
         )
@@ -166,12 +167,12 @@ class YoloLoss:
             found[image] = (box_iou(boxes[image], objects) > self.config.ignore_iou).any(1)
         return found.view(batch, len(level.anchors), height, width)
 
-    def _box(self, chosen: Tensor, level: AnchorLevel, objects: Tensor, at: Assignment) -> Tensor:
+    def _box(self, chosen: Tensor, level: AnchorLevel, objects: Tensor, at: Assignment, input_area: float) -> Tensor:
         """Loss of each assigned box: ``(P,)``."""
         anchors = chosen.new_tensor(level.anchors)[at.anchor]
         cells = torch.stack([at.column, at.row], dim=1)
         if self.config.box == "mse":
-            return _squared_errors(chosen, level, objects, anchors, cells)
+            return _squared_errors(chosen, level, objects, anchors, cells, input_area)
         stretch = level.scale_x_y
         centre = (chosen[:, :2].sigmoid() * stretch - (stretch - 1) / 2 + cells) * level.stride
         size = chosen[:, 2:4].exp() * anchors
@@ -191,18 +192,20 @@ class YoloLoss:
         return loss
 
 
-def _squared_errors(chosen: Tensor, level: AnchorLevel, objects: Tensor, anchors: Tensor, cells: Tensor) -> Tensor:
+def _squared_errors(
+    chosen: Tensor, level: AnchorLevel, objects: Tensor, anchors: Tensor, cells: Tensor, input_area: float
+) -> Tensor:
     """YOLOv3's loss of a box, by its gradient in Darknet: ``scale * (predicted - target)`` at each of the four values.
 
     For the centre that is the gradient of a cross-entropy with the position in the cell as target; small objects weigh
-    up to twice as much as one that fills 416 x 416 pixels.
+    up to twice as much as one that fills the input.
     """
     centre, size = (objects[:, :2] + objects[:, 2:]) / 2, objects[:, 2:] - objects[:, :2]
     stretch = level.scale_x_y
     place = (centre / level.stride - cells + (stretch - 1) / 2) / stretch
     at_centre = stretch * F.binary_cross_entropy_with_logits(chosen[:, :2], place, reduction="none")
     at_size = 0.5 * (chosen[:, 2:4] - (size / anchors).log()).square()
-    weight = 2 - (size.prod(1) / 416**2).clamp(max=1)
+    weight = 2 - size.prod(1) / input_area
     return weight * (at_centre.sum(1) + at_size.sum(1))
 
 
@@ -243,9 +246,3 @@ def assign(
             )
         )
     return assigned
-
-
-def shape_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
-    """IoU of boxes laid on one corner: widths and heights ``(M, 2)`` and ``(A, 2)`` to ``(M, A)``."""
-    inter = torch.minimum(sizes[:, None], anchors[None]).prod(-1)
-    return inter / (sizes.prod(-1)[:, None] + anchors.prod(-1)[None] - inter)

@@ -14,6 +14,7 @@ from crossstage.evaluation.coco import run_coco
 from crossstage.files import whole_file
 
 if TYPE_CHECKING:
+    import supervision as sv
     from matplotlib.figure import Figure
 
 CONFIDENCE = 0.25  # of the detections in a confusion matrix
@@ -39,7 +40,6 @@ def detection_confusion(results: Sequence[Mapping[str, Any]], dataset: CocoDatas
     """
     import supervision as sv
 
-    index = {id_: number for number, id_ in enumerate(dataset.categories)}
     found: dict[int, list[Mapping[str, Any]]] = {image.id: [] for image in dataset.images}
     true: dict[int, list[Mapping[str, Any]]] = {image.id: [] for image in dataset.images}
     for entry in results:
@@ -49,20 +49,31 @@ def detection_confusion(results: Sequence[Mapping[str, Any]], dataset: CocoDatas
         if not entry.get("iscrowd"):
             true[entry["image_id"]].append(entry)
 
-    def detections(entries: list[Mapping[str, Any]]) -> Any:
-        boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        classes = np.array([index[entry["category_id"]] for entry in entries], int)
-        return sv.Detections(boxes, class_id=classes, confidence=np.array([e.get("score", 1.0) for e in entries]))
-
     matrix = sv.ConfusionMatrix.from_detections(
-        predictions=[detections(found[image.id]) for image in dataset.images],
-        targets=[detections(true[image.id]) for image in dataset.images],
+        predictions=[as_detections(found[image.id], dataset) for image in dataset.images],
+        targets=[as_detections(true[image.id], dataset) for image in dataset.images],
         classes=list(dataset.categories.values()),
         conf_threshold=0.0,
         iou_threshold=OVERLAP,
     )
     return np.asarray(matrix.matrix, np.int64)
+
+
+def as_detections(entries: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> sv.Detections:
+    """One picture's results or annotations in COCO's format, the latter with a confidence of 1."""
+    import supervision as sv
+
+    index = {id_: number for number, id_ in enumerate(dataset.categories)}
+    boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    classes = np.array([index[entry["category_id"]] for entry in entries], int)
+    names = np.array(list(dataset.categories.values()))
+    return sv.Detections(
+        boxes,
+        confidence=np.array([entry.get("score", 1.0) for entry in entries], float),
+        class_id=classes,
+        data={"class_name": names[classes]},
+    )
 
 
 def plot_precision_recall(curves: Mapping[str, NDArray[np.float64]]) -> Figure:

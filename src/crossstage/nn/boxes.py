@@ -37,6 +37,12 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
+def shape_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
+    """IoU of boxes laid on one corner: widths and heights ``(M, 2)`` and ``(A, 2)`` to ``(M, A)``."""
+    inter = torch.minimum(sizes[:, None], anchors[None]).prod(-1)
+    return inter / (sizes.prod(-1)[:, None] + anchors.prod(-1)[None] - inter)
+
+
 def decode_yolo(
     raw: Tensor,
     anchors: Sequence[tuple[float, float]],

@@ -17,6 +17,8 @@ from crossstage.data import CocoDataset, Dataset, class_names_of
 from crossstage.data.records import ClassificationData
 from crossstage.evaluation import ClassificationReport, CocoReport
 from crossstage.evaluation.plots import (
+    CONFIDENCE,
+    as_detections,
     detection_confusion,
     plot_confusion,
     plot_history,
@@ -35,7 +37,6 @@ from crossstage.zoo import ModelSpec
 
 SAMPLES = 12
 TILE = 320  # pixels
-CONFIDENCE = 0.25
 
 
 def write_metrics(path: Path, history: Sequence[dict[str, float]]) -> None:
@@ -88,24 +89,11 @@ def _spread(count: int) -> list[int]:
 
 
 def _detection_tiles(dataset: CocoDataset, scores: Scores) -> list[Pixels]:
-    import supervision as sv
-
-    index = {id_: number for number, id_ in enumerate(dataset.categories)}
-    names = np.array(list(dataset.categories.values()))
     tiles = []
     for position in _spread(len(dataset.images)):
         image = dataset.images[position]
         mine = [e for e in scores.found if e["image_id"] == image.id and e["score"] >= CONFIDENCE]
-        boxes = np.array([entry["bbox"] for entry in mine], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        classes = np.array([index[entry["category_id"]] for entry in mine], int)
-        detections = sv.Detections(
-            boxes,
-            confidence=np.array([entry["score"] for entry in mine], np.float32),
-            class_id=classes,
-            data={"class_name": names[classes]},
-        )
-        tiles.append(draw(load_image(image.path), detections))
+        tiles.append(draw(load_image(image.path), as_detections(mine, dataset)))
     return tiles
 
 

@@ -82,7 +82,7 @@ class WholeFiles(CheckpointIO):
         del weights_only
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except Exception as error:
+        except Exception as error:  # a broken zip or pickle raises one of many kinds
             raise TrainingError(f"{path}: not a checkpoint that can be read: {error}") from None
 
     def remove_checkpoint(self, path: Any) -> None:

@@ -12,10 +12,10 @@ from crossstage.data import Format, OnBadLabel
 from crossstage.data.augment import Augmentation
 from crossstage.detectors import YoloLossConfig
 from crossstage.errors import ConfigError
+from crossstage.files import read_yaml
 from crossstage.inference.model import Resize
 
 RECIPES = Path(__file__).parent / "recipes"
-MAX_YAML_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -201,16 +201,7 @@ def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: There is none, or it is no mapping.
     """
-    path = recipe_path(name_or_path)
-    try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_YAML_BYTES:,} bytes")
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not YAML that can be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}; expected options")
-    return content
+    return read_yaml(recipe_path(name_or_path), ConfigError, "options")
 
 
 def recipe_path(name_or_path: str | Path) -> Path:

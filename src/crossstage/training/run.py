@@ -60,7 +60,7 @@ def run_training(options: TrainOptions, folder: Path, *, going_on: bool = False)
 
     Args:
         options: What to do.
-        folder: Of the run; the first process alone writes there.
+        folder: Of the run; the first process's counts, which alone writes there.
         going_on: Continue from the folder's checkpoint.
 
     Raises:
@@ -68,7 +68,7 @@ def run_training(options: TrainOptions, folder: Path, *, going_on: bool = False)
     """
     fabric = _fabric(options)
     fabric.launch()
-    return _Run(fabric, options, folder).train(going_on=going_on)
+    return _Run(fabric, options, Path(fabric.broadcast(str(folder)))).train(going_on=going_on)
 
 
 class _Run:

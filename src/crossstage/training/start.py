@@ -85,7 +85,7 @@ def _run_here_or_launched(options: TrainOptions, folder: Path, *, going_on: bool
 
 def _forget(folder: Path) -> None:
     """Remove the folder of a run that never got to a checkpoint, if nothing but its beginnings is in it."""
-    if {path.name for path in folder.iterdir()} > {CONFIG, "tensorboard"}:
+    if {path.name for path in folder.iterdir()} - {CONFIG, "tensorboard"}:
         return
     for path in (folder / CONFIG, *(folder / "tensorboard").glob("*")):
         path.unlink(missing_ok=True)

@@ -61,12 +61,13 @@ class Task(ABC):
         preprocessing: How pictures become input.
         scored: What the model is measured on.
         options: Of the training.
+        stride: The input's sides are multiples of it.
     """
 
     fitness_name: str
 
-    def __init__(self, preprocessing: Preprocessing, scored: Dataset, options: TrainOptions) -> None:
-        self.preprocessing, self.scored, self.options = preprocessing, scored, options
+    def __init__(self, preprocessing: Preprocessing, scored: Dataset, options: TrainOptions, stride: int) -> None:
+        self.preprocessing, self.scored, self.options, self.stride = preprocessing, scored, options, stride
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -88,11 +89,11 @@ class Task(ABC):
         return images
 
     def size_at(self, step: int) -> tuple[int, int]:
-        """Height and width of the input at a step: multiples of 32 around the model's size."""
-        height, width = self.preprocessing.size
+        """Height and width of the input at a step: multiples of the stride around the model's size."""
         with seeded(self.options.seed, step // SIZE_STEPS):
             ratio = float(torch.empty(()).uniform_(1 - self.options.multi_scale, 1 + self.options.multi_scale))
-        return max(32, round(height * ratio / 32) * 32), max(32, round(width * ratio / 32) * 32)
+        height, width = (max(1, round(side * ratio / self.stride)) * self.stride for side in self.preprocessing.size)
+        return height, width
 
 
 class DetectionTask(Task):
@@ -103,7 +104,7 @@ class DetectionTask(Task):
     def __init__(
         self, detector: OneStageDetector, learned: CocoDataset, scored: CocoDataset, options: TrainOptions
     ) -> None:
-        super().__init__(detector.preprocessing, scored, options)
+        super().__init__(detector.preprocessing, scored, options, detector.max_stride)
         self.detector = detector
         self.dataset = scored
         self.category_of = match_classes(detector.class_names, scored.categories)
@@ -158,7 +159,7 @@ class ClassificationTask(Task):
     ) -> None:
         assert classifier.preprocessing is not None
         self.dataset = with_classes(scored, learned.class_names)
-        super().__init__(classifier.preprocessing, self.dataset, options)
+        super().__init__(classifier.preprocessing, self.dataset, options, classifier.backbone.strides[-1])
         self.classes = len(learned.class_names)
         counts = torch.from_numpy(learned.counts)
         self.weights = balanced(counts) if options.class_weights == "balanced" else None
