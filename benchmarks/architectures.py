@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from crossstage import Partial, create_model, model_info
-from crossstage.zoo.registry import count_flops
+from crossstage.analysis import count_flops
 
 Basis = Literal["cfg", "code", "paper", "reconstruction", "none"]
 

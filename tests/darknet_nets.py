@@ -249,6 +249,58 @@ def resnet10(width: int = 256) -> str:
     return text + classifier()
 
 
+ANCHORS_NINE = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
+
+
+def _count(text: str) -> int:
+    """Layers of a network's text, which is the index of the next."""
+    return text.count("[") - 1
+
+
+def _detect(mask: str, **options: object) -> str:
+    return conv(255, activation="linear", bn=0) + yolo(mask, ANCHORS_NINE, **options)
+
+
+def _pair(narrow: int, times: int) -> str:
+    return (conv(narrow) + conv(2 * narrow, 3)) * times
+
+
+def _deepest(spp: bool) -> str:
+    """Five convolutions, or six around the spatial pyramid pooling."""
+    if not spp:
+        return _pair(512, 2) + conv(512)
+    pools = maxpool(5, 1) + route(-2) + maxpool(9, 1) + route(-4) + maxpool(13, 1) + route(-1, -3, -5, -6)
+    return _pair(512, 1) + conv(512) + pools + _pair(512, 1) + conv(512)
+
+
+def yolov3(width: int = 416, spp: bool = False) -> str:
+    text = darknet53(width).removesuffix(classifier()) + _deepest(spp) + conv(1024, 3) + _detect("6,7,8")
+    for narrow, tap, mask in ((256, 61, "3,4,5"), (128, 36, "0,1,2")):
+        text += route(-4) + conv(narrow) + section("upsample", stride=2) + route(-1, tap)
+        text += _pair(narrow, 3) + _detect(mask)
+    return text
+
+
+def panet_spp(trunk: str, taps: tuple[int, int], scales: tuple[float, float, float] = (1, 1, 1)) -> str:
+    """The detectors that CSPNet's authors released, on a classifier's text; `taps` are its layers at strides 8, 16."""
+    text = trunk.removesuffix(classifier()) + _deepest(spp=True)
+    ends = {512: _count(text) - 1}
+    for narrow, tap in ((256, taps[1]), (128, taps[0])):
+        text += conv(narrow) + section("upsample", stride=2) + route(tap) + conv(narrow) + route(-1, -3)
+        text += _pair(narrow, 2) + conv(narrow)
+        ends[narrow] = _count(text) - 1
+    text += conv(256, 3) + _detect("0,1,2", scale_x_y=scales[0])
+    for narrow, mask, scale in ((256, "3,4,5", scales[1]), (512, "6,7,8", scales[2])):
+        text += route(-4) + conv(narrow, 3, 2) + route(-1, ends[narrow])
+        text += _pair(narrow, 3) + _detect(mask, scale_x_y=scale)
+    return text
+
+
+def yolov4(width: int = 608) -> str:
+    trunk = cspdarknet53(width).removesuffix(classifier()).replace("activation=leaky", "activation=mish")
+    return panet_spp(trunk, (54, 85), (1.2, 1.1, 1.05))
+
+
 def panet_spp_neck(width: int = 64) -> str:
     """The neck of CSPResNeXt50-PANet-SPP on a trunk of three strided convolutions, an eighth as wide."""
     text = net(width) + conv(8, 3, 2) + conv(16, 3, 4) + conv(32, 3, 2) + conv(64, 3, 2)  # 1: s8, 2: s16, 3: s32

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from crossstage.analysis import count_flops
 from crossstage.backbones import (
     BACKBONES,
     DARKNETS,
@@ -20,7 +21,6 @@ from crossstage.backbones import (
 from crossstage.errors import ConfigError
 from crossstage.nn import ConvNormAct, Elastic, Partial, Residual
 from crossstage.zoo import create_model, model_info
-from crossstage.zoo.registry import count_flops
 
 # BFLOPs and convolution weights in M as the authors count them, from their cfgs (FACTS 1.3, 2.5) and, for PeleeNet's
 # family, from the CSPNet paper's tables 1 and 3, whose BFLOPs include 0.001 of pooling.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from darknet_nets import conv, load_text, net, yolo, yolov4_tiny
 from PIL import Image
+from test_darknet_opencv import opencv_twin
 
 from crossstage import darknet
 from crossstage.errors import ConfigError, WeightsError
@@ -70,6 +71,55 @@ def test_classifiers_take_the_weights_of_the_released_topology(name, tmp_path):
     logits = read(x)[-1]
     logits = logits.mean((2, 3)) if logits.dim() == 4 else logits
     torch.testing.assert_close(native(x), logits.flatten(1), rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
+
+
+def assert_near(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+DETECTORS = {
+    "yolov3": nets.yolov3,
+    "yolov3_spp": partial(nets.yolov3, spp=True),
+    "yolov3_tiny": nets.yolov3_tiny,
+    "yolov3_tiny_prn": nets.yolov3_tiny_prn,
+    "yolov4": nets.yolov4,
+    "cspdarknet53_panet_spp": lambda width: nets.panet_spp(nets.cspdarknet53(width), (54, 85)),
+    "cspresnet50_panet_spp": lambda width: nets.panet_spp(nets.cspresnet50(width), (38, 65)),
+    "cspresnext50_panet_spp": lambda width: nets.panet_spp(nets.cspresnext50(width), (38, 65)),
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@torch.no_grad()
+def test_detectors_take_the_weights_of_the_released_topology(name, tmp_path):
+    """Outputs equal our reader's and OpenCV's."""
+    read = load_text(DETECTORS[name](64), tmp_path)
+    twin = opencv_twin(read, tmp_path / "net.cfg")
+    darknet.save_weights(read, tmp_path / "net.weights")
+    native = create_model(name).eval()
+    load_darknet(native, name, tmp_path / "net.weights")
+    x = torch.rand(1, 3, 64, 64)
+    raw = native(x)
+    for ours, theirs in zip(raw, sorted(read(x), key=lambda tensor: -tensor.shape[2]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+    boxes, scores = native.decode(raw)
+    twin.setInput(x.numpy())
+    outputs = [torch.from_numpy(out) for out in twin.forward(twin.getUnconnectedOutLayersNames())]
+    found = sorted(outputs, key=len, reverse=True)  # x, y, w, h in shares of the input, objectness, scores
+    at = 0
+    for theirs, level, tensor in zip(found, native.head.levels, raw, strict=True):
+        mine = slice(at, at + len(theirs))
+        at += len(theirs)
+        shape = (len(level.anchors), *tensor.shape[2:], -1)  # OpenCV's anchors are innermost
+        ours = [t[0, mine].view(shape).permute(1, 2, 0, 3).flatten(0, 2) for t in (boxes, scores)]
+        near, far = ours[0].split(2, dim=1)
+        told = theirs[:, 5:] > 0  # OpenCV leaves out scores below a threshold
+        assert told.any()
+        sides = far - near
+        assert_near((sides / 64).log(), theirs[:, 2:4].log())  # of untrained networks, sizes span many magnitudes
+        sharp = sides.amax(1) < 640  # centres are lost in the rounding of corners that are far away
+        assert_near(((near + far) / 128)[sharp], theirs[:, :2][sharp])
+        assert_near(ours[1][told], theirs[:, 5:][told])
 
 
 def test_omega_networks_are_the_same_graphs_with_mish(tmp_path):

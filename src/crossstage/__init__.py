@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from crossstage.nn import Partial
     from crossstage.nn.fuse import fuse
     from crossstage.training import TrainOptions, train
-    from crossstage.zoo import create_model, list_models, load, model_info
+    from crossstage.zoo import create_detector, create_model, list_models, load, model_info
 
 _HOMES = {
     "Detector": "crossstage.detectors",
     "Partial": "crossstage.nn",
+    "create_detector": "crossstage.zoo",
     "create_model": "crossstage.zoo",
     "fuse": "crossstage.nn.fuse",
     "list_models": "crossstage.zoo",
@@ -47,6 +48,7 @@ __all__ = [
     "TrainingError",
     "WeightsError",
     "__version__",
+    "create_detector",
     "create_model",
     "darknet",
     "fuse",

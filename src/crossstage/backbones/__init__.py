@@ -12,6 +12,7 @@ from crossstage.backbones.peleenet import PELEENETS, PeleeNetConfig, build_pelee
 from crossstage.backbones.reference import REFERENCES, ReferenceConfig, build_reference
 from crossstage.backbones.resnet import RESNETS, ResNetConfig, build_resnet
 from crossstage.backbones.vovnet import VOVNETS, VoVNetConfig, build_vovnet
+from crossstage.errors import ConfigError
 
 BACKBONES: dict[str, BackboneConfig] = {
     **DARKNETS,
@@ -34,15 +35,19 @@ _BUILDERS = {
 }
 
 
-def build_backbone(config: BackboneConfig, *, out_indices: Sequence[int] = (-1,)) -> StagedBackbone:
+def build_backbone(
+    config: BackboneConfig, *, out_indices: Sequence[int] = (-1,), strides: Sequence[int] | None = None
+) -> StagedBackbone:
     """Turn a row of a family's table, or a changed copy of one, into a backbone.
 
     Args:
         config: The row.
         out_indices: Which stages' maps to return, counted from 0, negative from the end.
+        strides: Return the last map of each of these strides instead.
 
     Raises:
-        ConfigError: A value of the row does not fit the others, or an index is out of range.
+        ConfigError: A value of the row does not fit the others, an index is out of range, or there is no map of a
+            stride.
 
     Example:
         >>> backbone = build_backbone(BACKBONES["cspresnet50"], out_indices=(1, 2, 3))
@@ -50,6 +55,11 @@ def build_backbone(config: BackboneConfig, *, out_indices: Sequence[int] = (-1,)
         ([256, 512, 1024], [8, 16, 32])
     """
     stem, stages = _BUILDERS[type(config)](config)
+    if strides is not None:
+        last = {stage.stride: index for index, stage in enumerate(stages)}
+        if not set(strides) <= last.keys():
+            raise ConfigError(f"maps of strides {list(strides)} are asked for; this backbone's are at {sorted(last)}")
+        out_indices = [last[stride] for stride in strides]
     return StagedBackbone(config, stem, stages, out_indices=out_indices)
 
 

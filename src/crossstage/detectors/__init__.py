@@ -3,16 +3,17 @@
 from crossstage.detectors.base import Detector, OneStageDetector
 from crossstage.detectors.loss import YoloLoss, YoloLossConfig
 from crossstage.detectors.postprocess import distance_iou, postprocess
-from crossstage.detectors.yolo import YOLOS, YoloConfig, build_yolo
+from crossstage.detectors.table import DETECTORS, DetectorConfig, build_detector, compose
 
 __all__ = [
-    "YOLOS",
+    "DETECTORS",
     "Detector",
+    "DetectorConfig",
     "OneStageDetector",
-    "YoloConfig",
     "YoloLoss",
     "YoloLossConfig",
-    "build_yolo",
+    "build_detector",
+    "compose",
     "distance_iou",
     "postprocess",
 ]

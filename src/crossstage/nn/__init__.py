@@ -1,18 +1,30 @@
 """Building blocks. Nothing here knows of networks."""
 
 from crossstage.nn.activation import ACTIVATIONS, activation
-from crossstage.nn.attention import EffectiveSqueezeExcite, SqueezeExcite
+from crossstage.nn.attention import (
+    Attend,
+    Attention,
+    ContextAttention,
+    EffectiveSqueezeExcite,
+    PointwiseAttention,
+    SpatialAttention,
+    SqueezeExcite,
+)
 from crossstage.nn.conv import BN_EPS, ConvNormAct, ConvStyle, NormActConv
 from crossstage.nn.dense import BottleneckDenseLayer, DenseBlock, DenseLayer, ElasticDenseLayer, TwoWayDenseLayer
 from crossstage.nn.osa import ConvPair, OneShotAggregation, SeparableConv
 from crossstage.nn.partial import Channels, CrossStage, Partial, Split, project_split, slice_split, transition
+from crossstage.nn.pooling import Maxout, SpatialPyramidPool
 from crossstage.nn.residual import Elastic, PartialShortcut, Residual
 
 __all__ = [
     "ACTIVATIONS",
     "BN_EPS",
+    "Attend",
+    "Attention",
     "BottleneckDenseLayer",
     "Channels",
+    "ContextAttention",
     "ConvNormAct",
     "ConvPair",
     "ConvStyle",
@@ -22,12 +34,16 @@ __all__ = [
     "EffectiveSqueezeExcite",
     "Elastic",
     "ElasticDenseLayer",
+    "Maxout",
     "NormActConv",
     "OneShotAggregation",
     "Partial",
     "PartialShortcut",
+    "PointwiseAttention",
     "Residual",
     "SeparableConv",
+    "SpatialAttention",
+    "SpatialPyramidPool",
     "Split",
     "SqueezeExcite",
     "TwoWayDenseLayer",

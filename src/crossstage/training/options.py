@@ -25,6 +25,7 @@ class TrainOptions:
     Attributes:
         model: Where to start: a model's name (random weights), a name with a tag (its weights), a model file, the
             folder of a run, or a network of another library ("timm:cspresnet50.ra_in1k"), whose weights are fetched.
+        backbone: A trained classifier, told as ``model`` is, whose weights the backbone of a detector starts with.
         data: The dataset, see :func:`crossstage.data.find_data`.
         format: Its format, where it is not recognised.
         epochs: Passes over the training pictures.
@@ -75,6 +76,7 @@ class TrainOptions:
 
     model: str
     data: str
+    backbone: str | None = None
     format: Format | None = None
     epochs: int = 100
     imgsz: int | None = None

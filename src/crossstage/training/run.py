@@ -94,7 +94,7 @@ class _Run:
         options = self.options
         overrides: dict[str, Any] = {"act": options.act} if options.act else {}
         names = class_names_of(learned)
-        settings = {"imgsz": options.imgsz, "resize": options.resize}
+        settings = {"backbone": options.backbone, "imgsz": options.imgsz, "resize": options.resize}
         started = start_model(options.model, names, overrides=overrides, **settings)
         if isinstance(started.model, Classifier) != isinstance(learned, ClassificationData):
             kinds = ("boxes", "a classifier") if isinstance(started.model, Classifier) else ("labels", "a detector")

@@ -3,7 +3,7 @@
 from crossstage.zoo.darknet_detector import DarknetDetector, load_darknet_detector
 from crossstage.zoo.files import pack
 from crossstage.zoo.from_darknet import convert_darknet, load_darknet
-from crossstage.zoo.loading import create_model, load, load_detector, load_on
+from crossstage.zoo.loading import create_detector, create_model, load, load_detector, load_on
 from crossstage.zoo.peers import from_detectron2, from_peer, peers
 from crossstage.zoo.pretrained import PRETRAINED
 from crossstage.zoo.registry import ModelCard, backbone_config, list_models, model_info
@@ -21,6 +21,7 @@ __all__ = [
     "Transfer",
     "backbone_config",
     "convert_darknet",
+    "create_detector",
     "create_model",
     "from_detectron2",
     "from_peer",

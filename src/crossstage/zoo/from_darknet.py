@@ -17,17 +17,33 @@ from crossstage.zoo.spec import ModelSpec, Provenance
 
 # A Darknet file holds heads where the cfg puts them, between the steps of the neck: these are the native modules in
 # that order. Inside of each, modules are registered in file order.
+_TINY = (
+    *("backbone", "neck.narrow", "neck.smooth.1", "head.predict.1"),
+    *("neck.reduce.0", "neck.smooth.0", "head.predict.0"),
+)
+_FPN = (
+    *("backbone", "neck.convs.2", "neck.smooth.2", "head.predict.2"),
+    *("neck.reduce.1", "neck.convs.1", "neck.smooth.1", "head.predict.1"),
+    *("neck.reduce.0", "neck.convs.0", "neck.smooth.0", "head.predict.0"),
+)
+_PAN = (
+    *("backbone", "neck.top"),
+    *("neck.reduce.1", "neck.lateral.1", "neck.down.1", "neck.reduce.0", "neck.lateral.0", "neck.down.0"),
+    *("neck.smooth.0", "head.predict.0"),
+    *("neck.shrink.0", "neck.up.0", "neck.smooth.1", "head.predict.1"),
+    *("neck.shrink.1", "neck.up.1", "neck.smooth.2", "head.predict.2"),
+)
+_PRN = (
+    *("backbone", "neck.entry", "neck.reduce.1", "neck.smooth.1", "head.predict.1"),
+    *("neck.reduce.0", "neck.smooth.0", "head.predict.0"),
+)
 DARKNET_ORDER: dict[str, tuple[str, ...]] = {
     **{name: ("backbone", "fc") for name, row in BACKBONES.items() if row.init == "darknet"},
-    "cspdarknet53_tiny_yolo": (
-        "backbone",
-        "neck.narrow",
-        "neck.smooth.1",
-        "head.predict.1",
-        "neck.reduce.0",
-        "neck.smooth.0",
-        "head.predict.0",
-    ),
+    "cspdarknet53_tiny_yolo": _TINY,
+    "yolov3_tiny": ("backbone", "neck.entry", *_TINY[1:]),
+    "yolov3_tiny_prn": _PRN,
+    **dict.fromkeys(("yolov3", "yolov3_spp"), _FPN),
+    **dict.fromkeys(("yolov4", "cspdarknet53_panet_spp", "cspresnet50_panet_spp", "cspresnext50_panet_spp"), _PAN),
 }
 
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from crossstage.backbones import StagedBackbone, build_backbone
+from crossstage.backbones import BACKBONES, StagedBackbone, build_backbone
 from crossstage.detectors import Detector
 from crossstage.errors import ConfigError, WeightsError
+from crossstage.necks import NECKS
 from crossstage.nn import Partial
 from crossstage.nn.conv import Norm
 from crossstage.zoo.darknet_detector import load_darknet_detector
 from crossstage.zoo.files import read_model
 from crossstage.zoo.peers import load_peer
 from crossstage.zoo.pretrained import PRETRAINED
-from crossstage.zoo.registry import REGISTRY, Model, backbone_config, default_spec, find, list_models
+from crossstage.zoo.registry import REGISTRY, Model, backbone_config, default_spec, find, list_models, lookup
 from crossstage.zoo.starting import weights_file
 from crossstage.zoo.transfer import transfer
 
@@ -56,7 +58,7 @@ def create_model(
         in_chans: Channels of the input; by default 3.
         drop_path: Probability that the last residual block is left out in training; earlier ones less.
         **settings: Other values for fields of the model's row in its table, see the ``...Config`` classes of
-            :mod:`crossstage.backbones` and :class:`~crossstage.detectors.YoloConfig`.
+            :mod:`crossstage.backbones` and :mod:`crossstage.necks`, and :class:`~crossstage.detectors.DetectorConfig`.
 
     Returns:
         A :class:`~crossstage.heads.Classifier` or :class:`~crossstage.detectors.Detector`, or with ``out_indices`` a
@@ -103,6 +105,47 @@ def create_model(
     return model
 
 
+def create_detector(
+    backbone: str,
+    neck: str = "efm",
+    head: Literal["yolo"] = "yolo",
+    num_classes: int | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    **settings: Any,
+) -> Detector:
+    """Build a detector of any backbone, neck and head; ``create_model(f"{backbone}_{neck}")`` is the same.
+
+    Args:
+        backbone: A classifier of :func:`list_models`, initialised at random.
+        neck: One of :data:`crossstage.necks.NECKS`.
+        head: The only kind there is.
+        num_classes: Classes of the head; by default COCO's 80.
+        class_names: Names by class id; by default "0", "1", ...
+        **settings: As :func:`create_model`'s: other values for fields of the backbone's row, the neck's, or
+            :class:`~crossstage.detectors.DetectorConfig`'s ``levels`` (anchors) and ``size``.
+
+    Returns:
+        The detector, in training mode.
+
+    Raises:
+        ConfigError: A part or a setting is unknown, or the backbone has no maps of the strides that the neck reads.
+
+    Example:
+        >>> detector = create_detector(backbone="densenet121", neck="efm", num_classes=3)
+        >>> [tuple(raw.shape) for raw in detector(torch.zeros(1, 3, 64, 64))]
+        [(1, 24, 8, 8), (1, 24, 4, 4), (1, 24, 2, 2)]
+    """
+    for part, name, known in (("backbone", backbone, BACKBONES), ("neck", neck, NECKS), ("head", head, {"yolo": None})):
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+            raise ConfigError(f"{part} {name!r} is unknown; {hint}")
+    model = create_model(f"{backbone}_{neck}", num_classes, class_names=class_names, **settings)
+    assert isinstance(model, Detector)
+    return model
+
+
 def load(name_or_path: str | Path) -> Model:
     """Load a model with its weights.
 
@@ -132,11 +175,12 @@ def load(name_or_path: str | Path) -> Model:
         return load_darknet_detector(name_or_path)
     path = _weights_path(name_or_path)
     spec, state = read_model(path)
-    if spec.name not in REGISTRY:
+    entry = lookup(spec.name)
+    if entry is None:
         raise WeightsError(f"{path}: holds a {spec.name!r}; expected one of {', '.join(REGISTRY)}")
     try:
         with torch.device("meta"):
-            model = REGISTRY[spec.name].build(spec)
+            model = entry.build(spec)
     except (ConfigError, TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
         raise WeightsError(f"{path}: its header describes a {spec.name} that cannot be built: {error}") from error
     _check_tensors(path, state, model.state_dict(), spec.name)

@@ -9,12 +9,13 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
 
+from crossstage.analysis import count_flops
 from crossstage.backbones import BACKBONES, BackboneConfig, build_backbone
-from crossstage.detectors import YOLOS, Detector, YoloConfig, build_yolo
+from crossstage.detectors import DETECTORS, Detector, DetectorConfig, build_detector, compose
 from crossstage.errors import ConfigError
 from crossstage.heads import Classifier
+from crossstage.necks import NeckConfig
 from crossstage.zoo.files import read_spec
 from crossstage.zoo.pretrained import PRETRAINED
 from crossstage.zoo.spec import ModelSpec, Provenance
@@ -22,7 +23,7 @@ from crossstage.zoo.spec import ModelSpec, Provenance
 Task = Literal["classify", "detect"]
 Model = Detector | Classifier
 Builder = Callable[[ModelSpec], Model]
-Row = TypeVar("Row", BackboneConfig, YoloConfig)
+Row = TypeVar("Row", BackboneConfig, DetectorConfig)
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,24 @@ class ModelCard:
 
 
 def _changed(row: Row, overrides: Mapping[str, Any], name: str) -> Row:
-    """A table's row with other values in some of its fields, or in those of its backbone."""
-    backbone = row.backbone if isinstance(row, YoloConfig) else row
-    own = {field.name for field in fields(row)} - {"about", "backbone"}
-    inner = {field.name for field in fields(backbone)} - {"about"}
+    """A table's row with other values in some of its fields, or in those of its backbone and neck."""
+    parts = {"neck": row.neck, "backbone": row.backbone} if isinstance(row, DetectorConfig) else {}
+    own = _settings(row)
+    known = own.union(*map(_settings, parts.values()))
     for key in overrides:
-        if key not in own | inner:
-            close = get_close_matches(key, own | inner, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(sorted(own | inner))}"
+        if key not in known:
+            close = get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(sorted(known))}"
             raise ConfigError(f"{name} has no setting {key!r}{hint}")
     changes = {key: value for key, value in overrides.items() if key in own}
-    if inner_changes := {key: value for key, value in overrides.items() if key not in own}:
-        changes["backbone"] = replace(backbone, **inner_changes)
+    for key, part in parts.items():
+        inner = {name: value for name, value in overrides.items() if name in _settings(part)}
+        changes |= {key: replace(part, **inner)} if inner else {}
     return replace(row, **changes)
+
+
+def _settings(row: BackboneConfig | DetectorConfig | NeckConfig) -> set[str]:
+    return {field.name for field in fields(row)} - {"about", "backbone", "neck"}
 
 
 def backbone_config(name: str, overrides: Mapping[str, Any]) -> BackboneConfig:
@@ -121,24 +127,28 @@ def _build_classifier(spec: ModelSpec) -> Classifier:
     )
 
 
-def _build_yolo(spec: ModelSpec) -> Detector:
-    row = _changed(YOLOS[spec.name], spec.overrides, spec.name)
-    return build_yolo(row, spec.class_names, preprocessing=spec.preprocessing)
+def _build_detector(spec: ModelSpec) -> Detector:
+    row = DETECTORS.get(spec.name) or compose(spec.name)
+    assert row is not None
+    return build_detector(_changed(row, spec.overrides, spec.name), spec.class_names, preprocessing=spec.preprocessing)
 
 
-def _classifier(row: BackboneConfig) -> Entry:
+def _entry(row: BackboneConfig | DetectorConfig) -> Entry:
     about = row.about
     summary = f"{about.summary} (reconstruction)" if about.reconstruction else about.summary
-    size = (row.size, row.size)
-    return Entry("classify", summary, about.source, about.classes, size, _build_classifier, about.reconstruction)
+    detects = isinstance(row, DetectorConfig)
+    return Entry(
+        "detect" if detects else "classify",
+        summary,
+        about.source,
+        about.classes,
+        (row.size, row.size),
+        _build_detector if detects else _build_classifier,
+        about.reconstruction,
+    )
 
 
-REGISTRY: dict[str, Entry] = {
-    **{name: _classifier(row) for name, row in BACKBONES.items()},
-    "cspdarknet53_tiny_yolo": Entry(
-        "detect", "YOLOv4-tiny", "yolov4-tiny.cfg, A. Bochkovskiy and C.-Y. Wang", 80, (416, 416), _build_yolo
-    ),
-}
+REGISTRY: dict[str, Entry] = {name: _entry(row) for name, row in {**BACKBONES, **DETECTORS}.items()}
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -182,27 +192,12 @@ def model_info(name: str) -> ModelCard:
     )
 
 
-def count_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Floating-point operations of a forward pass, two for each multiply-add of a convolution or linear layer.
-
-    Args:
-        model: A model on the meta device, whose passes cost next to nothing.
-        input_shape: ``(N, C, H, W)``.
-    """
-    total = 0
-
-    def count(module: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal total
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        total += 2 * output.numel() * weight[0].numel()
-
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    with torch.no_grad():
-        model(torch.empty(*input_shape, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    return total
+def lookup(name: str) -> Entry | None:
+    """The entry of a name without a tag, None if there is none; ``<backbone>_<neck>`` names every composition."""
+    if name in REGISTRY:
+        return REGISTRY[name]
+    composed = compose(name)
+    return _entry(composed) if composed else None
 
 
 def find(name: str) -> Entry:
@@ -212,8 +207,8 @@ def find(name: str) -> Entry:
         ConfigError: The name or its tag is unknown.
     """
     base, _, tag = name.partition(".")
-    if base in REGISTRY and (not tag or name in PRETRAINED):
-        return REGISTRY[base]
+    if (not tag or name in PRETRAINED) and (entry := lookup(base)):
+        return entry
     known = [*REGISTRY, *PRETRAINED]
     close = get_close_matches(name.lower().replace("-", "_"), known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "`crossstage models` lists what there is"
@@ -231,7 +226,7 @@ def default_spec(
     Raises:
         ConfigError: There are more or fewer names than classes.
     """
-    if class_names is None and num_classes > 0 and REGISTRY[name].task == "detect":
+    if class_names is None and num_classes > 0 and find(name).task == "detect":
         class_names = [str(index) for index in range(num_classes)]
     names = tuple(class_names or ())
     if names and len(names) != num_classes:

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
 from crossstage.inference.model import Preprocessing, Resize
+from crossstage.nn import ConvNormAct
 from crossstage.zoo.files import read_model, read_spec
 from crossstage.zoo.peers import load_peer, peer_spec
 from crossstage.zoo.pretrained import PRETRAINED
-from crossstage.zoo.registry import REGISTRY, Model, default_spec, find
+from crossstage.zoo.registry import Model, default_spec, find, lookup
 from crossstage.zoo.spec import ModelSpec
 from crossstage.zoo.transfer import Transfer, transfer
 
@@ -47,7 +49,7 @@ def weights_file(name_or_path: str | Path) -> Path | None:
     name, path = str(name_or_path), Path(name_or_path)
     if name in PRETRAINED:
         return PRETRAINED[name].verified_path()
-    if name in REGISTRY:
+    if lookup(name):
         return None
     if path.is_dir():
         for file in RUN_FILES:
@@ -87,6 +89,7 @@ def start_model(
     name_or_path: str | Path,
     class_names: Sequence[str],
     *,
+    backbone: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     imgsz: int | None = None,
     resize: Resize | None = None,
@@ -98,13 +101,15 @@ def start_model(
             ``"timm:<name>[.<tag>]"`` or ``"torchvision:<name>[.<tag>]"``, whose weights are taken as far as they fit,
             see :func:`~crossstage.zoo.transfer.transfer`.
         class_names: Names by class id.
+        backbone: Where the backbone of a detector that starts at random takes its weights: anything of
+            ``name_or_path``'s kind, usually a classifier. Its normalisation of pictures is folded into the first layer.
         overrides: Other values for fields of the model's row.
         imgsz: Side of the input; None takes that of the weights, or the published one.
         resize: How pictures fit it; None takes that of the weights, else "stretch" for detectors and "crop" for
             classifiers.
 
     Raises:
-        ConfigError: The name is unknown or a value does not fit.
+        ConfigError: The name is unknown, a value does not fit, or the backbone is none of this detector's.
         WeightsError: A file cannot be read.
     """
     stored, state = _stored(name_or_path)
@@ -122,8 +127,44 @@ def start_model(
         preprocessing = replace(preprocessing, size=(imgsz, imgsz))
     spec = replace(spec, preprocessing=replace(preprocessing, resize=resize or preprocessing.resize))
     model = entry.build(spec)
+    if backbone is not None:
+        if stored is not None or entry.task != "detect":
+            raise ConfigError(f"backbone is for a detector that starts at random; {name_or_path} is no such")
+        return Started(model, spec, _backbone_from(model, backbone))
     if stored is None:
         return Started(model, spec, None)
     source = str(name_or_path)
     carried = transfer(model, state, source, old_names=stored.class_names, new_names=tuple(class_names))
     return Started(model, spec, carried)
+
+
+def _backbone_from(model: Model, source: str | Path) -> Transfer:
+    """Fill a detector's backbone.
+
+    Raises:
+        ConfigError: There are no weights, or none that fit.
+        WeightsError: A file cannot be read.
+    """
+    stored, state = _stored(source)
+    if stored is None:
+        raise ConfigError(f"{source} has no weights; expected a trained classifier")
+    prefix = "backbone."
+    carried = transfer(model, {name: x for name, x in state.items() if name.startswith(prefix)}, str(source))
+    left = [name for name in carried.fresh if name.startswith(prefix)]
+    if left:
+        raise ConfigError(f"{source} is a {stored.name}, whose weights are not this backbone's: {left[0]} does not fit")
+    if stored.preprocessing:
+        first = next(module for module in model.modules() if isinstance(module, ConvNormAct))
+        _fold_normalisation(first, stored.preprocessing)
+    return carried
+
+
+@torch.no_grad()
+def _fold_normalisation(first: ConvNormAct, preprocessing: Preprocessing) -> None:
+    """Let a layer that was trained on normalised pictures read plain ones; exact but at the zeros of the border."""
+    mean, std = (first.conv.weight.new_tensor(values) for values in (preprocessing.mean, preprocessing.std))
+    if not isinstance(first.bn, nn.BatchNorm2d) or first.conv.in_channels != len(mean):
+        return
+    first.conv.weight /= std.view(1, -1, 1, 1)
+    assert first.bn.running_mean is not None
+    first.bn.running_mean += (first.conv.weight.sum((2, 3)) * mean).sum(1)
