@@ -39,8 +39,11 @@ bench: $(READY)
 
 # Documents that are computed.
 claims: $(READY)
-	$(BIN)/python benchmarks/architectures.py > docs/claims/architectures.md.new
-	mv docs/claims/architectures.md.new docs/claims/architectures.md
+	for name in architectures detectors; do \
+		$(BIN)/python benchmarks/$$name.py > docs/claims/$$name.md.new && \
+		mv docs/claims/$$name.md.new docs/claims/$$name.md || exit 1; \
+	done
+	$(BIN)/python benchmarks/detectors.py --plot docs/claims/images/layers.png
 
 # The weights in the package, from the Darknet file they were published as. Equal input gives equal bytes.
 weights: $(READY)

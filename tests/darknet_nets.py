@@ -249,7 +249,8 @@ def resnet10(width: int = 256) -> str:
     return text + classifier()
 
 
-ANCHORS_NINE = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
+ANCHORS_V3 = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
+ANCHORS_V4 = "12,16, 19,36, 40,28, 36,75, 76,55, 72,146, 142,110, 192,243, 459,401"
 
 
 def _count(text: str) -> int:
@@ -257,8 +258,8 @@ def _count(text: str) -> int:
     return text.count("[") - 1
 
 
-def _detect(mask: str, **options: object) -> str:
-    return conv(255, activation="linear", bn=0) + yolo(mask, ANCHORS_NINE, **options)
+def _detect(mask: str, anchors: str = ANCHORS_V3, **options: object) -> str:
+    return conv(255, activation="linear", bn=0) + yolo(mask, anchors, **options)
 
 
 def _pair(narrow: int, times: int) -> str:
@@ -281,7 +282,12 @@ def yolov3(width: int = 416, spp: bool = False) -> str:
     return text
 
 
-def panet_spp(trunk: str, taps: tuple[int, int], scales: tuple[float, float, float] = (1, 1, 1)) -> str:
+def panet_spp(
+    trunk: str,
+    taps: tuple[int, int],
+    anchors: str = ANCHORS_V3,
+    scales: tuple[float, float, float] = (1, 1, 1),
+) -> str:
     """The detectors that CSPNet's authors released, on a classifier's text; `taps` are its layers at strides 8, 16."""
     text = trunk.removesuffix(classifier()) + _deepest(spp=True)
     ends = {512: _count(text) - 1}
@@ -289,16 +295,16 @@ def panet_spp(trunk: str, taps: tuple[int, int], scales: tuple[float, float, flo
         text += conv(narrow) + section("upsample", stride=2) + route(tap) + conv(narrow) + route(-1, -3)
         text += _pair(narrow, 2) + conv(narrow)
         ends[narrow] = _count(text) - 1
-    text += conv(256, 3) + _detect("0,1,2", scale_x_y=scales[0])
+    text += conv(256, 3) + _detect("0,1,2", anchors, scale_x_y=scales[0])
     for narrow, mask, scale in ((256, "3,4,5", scales[1]), (512, "6,7,8", scales[2])):
         text += route(-4) + conv(narrow, 3, 2) + route(-1, ends[narrow])
-        text += _pair(narrow, 3) + _detect(mask, scale_x_y=scale)
+        text += _pair(narrow, 3) + _detect(mask, anchors, scale_x_y=scale)
     return text
 
 
 def yolov4(width: int = 608) -> str:
     trunk = cspdarknet53(width).removesuffix(classifier()).replace("activation=leaky", "activation=mish")
-    return panet_spp(trunk, (54, 85), (1.2, 1.1, 1.05))
+    return panet_spp(trunk, (54, 85), ANCHORS_V4, (1.2, 1.1, 1.05))
 
 
 def panet_spp_neck(width: int = 64) -> str:

@@ -4,12 +4,15 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import cv2
 import darknet_nets as nets
+import numpy as np
 import pytest
 import torch
 from darknet_nets import conv, load_text, net, yolo, yolov4_tiny
 from PIL import Image
 from test_darknet_opencv import opencv_twin
+from torch import nn
 
 from crossstage import darknet
 from crossstage.errors import ConfigError, WeightsError
@@ -73,10 +76,6 @@ def test_classifiers_take_the_weights_of_the_released_topology(name, tmp_path):
     torch.testing.assert_close(native(x), logits.flatten(1), rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
 
 
-def assert_near(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
-
-
 DETECTORS = {
     "yolov3": nets.yolov3,
     "yolov3_spp": partial(nets.yolov3, spp=True),
@@ -94,11 +93,14 @@ DETECTORS = {
 def test_detectors_take_the_weights_of_the_released_topology(name, tmp_path):
     """Outputs equal our reader's and OpenCV's."""
     read = load_text(DETECTORS[name](64), tmp_path)
+    x = torch.rand(1, 3, 64, 64)
+    largest = max(float(tensor.abs().max()) for tensor in read(x))
+    for head in (module for module in read.modules() if isinstance(module, nn.Conv2d) and module.bias is not None):
+        head.weight *= 3 / largest  # or sizes, which are exponentials, would leave the range of numbers
     twin = opencv_twin(read, tmp_path / "net.cfg")
     darknet.save_weights(read, tmp_path / "net.weights")
     native = create_model(name).eval()
     load_darknet(native, name, tmp_path / "net.weights")
-    x = torch.rand(1, 3, 64, 64)
     raw = native(x)
     for ours, theirs in zip(raw, sorted(read(x), key=lambda tensor: -tensor.shape[2]), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
@@ -112,14 +114,35 @@ def test_detectors_take_the_weights_of_the_released_topology(name, tmp_path):
         at += len(theirs)
         shape = (len(level.anchors), *tensor.shape[2:], -1)  # OpenCV's anchors are innermost
         ours = [t[0, mine].view(shape).permute(1, 2, 0, 3).flatten(0, 2) for t in (boxes, scores)]
-        near, far = ours[0].split(2, dim=1)
         told = theirs[:, 5:] > 0  # OpenCV leaves out scores below a threshold
         assert told.any()
-        sides = far - near
-        assert_near((sides / 64).log(), theirs[:, 2:4].log())  # of untrained networks, sizes span many magnitudes
-        sharp = sides.amax(1) < 640  # centres are lost in the rounding of corners that are far away
-        assert_near(((near + far) / 128)[sharp], theirs[:, :2][sharp])
-        assert_near(ours[1][told], theirs[:, 5:][told])
+        centre, half = theirs[:, :2], theirs[:, 2:4] / 2
+        torch.testing.assert_close(ours[0] / 64, torch.cat([centre - half, centre + half], 1), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours[1][told], theirs[:, 5:][told], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("photo", sorted(PHOTOS.glob("*.jpg")), ids=lambda path: path.stem)
+@torch.no_grad()
+def test_yolov3_tiny_with_real_weights_finds_what_opencv_finds(photo, yolov3_tiny_weights, tmp_path):
+    (tmp_path / "net.cfg").write_text(nets.yolov3_tiny())
+    twin = opencv_twin(darknet.load(tmp_path / "net.cfg", yolov3_tiny_weights), tmp_path / "net.cfg")
+    native = create_model("yolov3_tiny").eval()
+    load_darknet(native, "yolov3_tiny", yolov3_tiny_weights)
+    x = prepare(load_image(photo), (416, 416), "stretch")[0].unsqueeze(0)
+    (found,) = native.detect(native(x), score_threshold=0.3, iou_threshold=0.45)
+    twin.setInput(x.numpy())
+    rows = np.concatenate(twin.forward(twin.getUnconnectedOutLayersNames()))
+    candidates, classes = (rows[:, 5:] > 0.3).nonzero()
+    scores = rows[candidates, 5 + classes]
+    boxes = rows[candidates, :4] * 416
+    boxes[:, :2] -= boxes[:, 2:] / 2
+    kept = cv2.dnn.NMSBoxesBatched(boxes, scores, classes, 0.3, 0.45)
+    kept = kept[np.argsort(-scores[kept], kind="stable")]
+    assert len(kept) > 0 and found.class_ids.tolist() == classes[kept].tolist()
+    np.testing.assert_allclose(found.scores, scores[kept], atol=1e-4)
+    boxes[:, 2:] += boxes[:, :2]
+    np.testing.assert_allclose(found.boxes_xyxy, boxes[kept], atol=0.01)  # of 416 pixels
 
 
 def test_omega_networks_are_the_same_graphs_with_mish(tmp_path):

@@ -14,8 +14,19 @@ from crossstage.cli import main
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.heads import AnchorLevel
 from crossstage.inference.model import Preprocessing
-from crossstage.nn import Partial
-from crossstage.zoo import PRETRAINED, ModelSpec, Provenance, convert_darknet, create_model, load, load_darknet
+from crossstage.nn import ConvNormAct, Partial
+from crossstage.zoo import (
+    PRETRAINED,
+    ModelSpec,
+    Provenance,
+    convert_darknet,
+    create_detector,
+    create_model,
+    load,
+    load_darknet,
+    model_info,
+    start_model,
+)
 from crossstage.zoo.files import read_model, read_spec, write_model
 
 NAME = "cspdarknet53_tiny_yolo.coco"
@@ -206,6 +217,55 @@ def test_training_mode_needs_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         create_model("cspdarknet53_tiny_yolo", num_classes=2).train()(torch.zeros(2, 3, 64, 64))
+
+
+def test_a_detector_may_start_from_a_classifiers_backbone(tmp_path):
+    classifier = create_model("csppeleenet", num_classes=10).eval()
+    for module in classifier.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    spec = ModelSpec("csppeleenet", 10, preprocessing=Preprocessing((64, 64), "crop", mean, std))
+    write_model(tmp_path / "classifier.safetensors", classifier.state_dict(), spec)
+    started = start_model("csppeleenet_efm", ["a", "b"], backbone=tmp_path / "classifier.safetensors")
+    assert started.transfer is not None
+    assert all(name.startswith(("neck.", "head.")) for name in started.transfer.fresh)
+    assert any(name.startswith("backbone.") for name in started.transfer.taken)
+    x = torch.rand(1, 3, 32, 32)
+    old, new = (
+        next(module for module in model.eval().modules() if isinstance(module, ConvNormAct))
+        for model in (classifier, started.model)
+    )
+    with torch.no_grad():
+        expected = old((x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
+        inside = (..., slice(1, -1), slice(1, -1))  # at the border, zeros are black now and were the mean colour
+        torch.testing.assert_close(new(x)[inside], expected[inside])
+
+
+@pytest.mark.parametrize(
+    ("model", "backbone", "message"),
+    [
+        ("csppeleenet_efm", "csppeleenet", "csppeleenet has no weights; expected a trained classifier"),
+        ("csppeleenet_efm", "cspdarknet53_tiny_yolo.coco", "whose weights are not this backbone's"),
+        ("csppeleenet", "cspdarknet53_tiny_yolo.coco", "backbone is for a detector that starts at random"),
+        ("cspdarknet53_tiny_yolo.coco", "cspdarknet53_tiny_yolo.coco", "backbone is for a detector that starts at"),
+    ],
+)
+def test_a_backbone_that_does_not_fit_is_told(model, backbone, message):
+    with pytest.raises(ConfigError, match=message):
+        start_model(model, ["a"], backbone=backbone)
+
+
+def test_a_composed_detector_is_rebuilt_from_its_file(tmp_path):
+    detector = create_detector("vovnet27_slim", "prn3l", num_classes=2, neck_channels=(32, 64, 64)).eval()
+    spec = ModelSpec("vovnet27_slim_prn3l", 2, ("cat", "dog"), {"neck_channels": (32, 64, 64)})
+    write_model(tmp_path / "mine.safetensors", detector.state_dict(), spec)
+    again = load(tmp_path / "mine.safetensors")
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for one, other in zip(detector(x), again(x), strict=True):
+            torch.testing.assert_close(one, other)
+    assert model_info("vovnet27_slim_prn3l").task == "detect"
 
 
 def test_out_indices_give_the_bare_backbone():

@@ -41,7 +41,7 @@ GROUPS = {
 LISTS = {
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all."
 }  # options that take several values
-FLAGS = {"augment", "half", "fit_anchors", "freeze_backbone"}  # may stand without a value
+FLAGS = {"augment", "half", "fit_anchors", "freeze_backbone", "nms_sweep"}  # may stand without a value
 OPTIONAL = {"pattern": "Shell-style wildcards, such as 'csp*'; by default all."}  # positional, and may be left out
 
 

@@ -19,6 +19,7 @@ def predict(
     model: str = DEFAULT_MODEL,
     conf: float = 0.25,
     iou: float = 0.45,
+    nms: Literal["iou", "diou", "agnostic"] = "iou",
     imgsz: int | None = None,
     classes: list[str] | None = None,
     device: str | None = None,
@@ -33,6 +34,7 @@ def predict(
             a Darknet .cfg with its .weights, and .names if there are any, beside it.
         conf: Keep detections that score more than this.
         iou: Of two boxes of one class that overlap more than this, drop the weaker.
+        nms: How that overlap is measured: by IoU, by distance-IoU, or by IoU whatever the classes are.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
         classes: Names or ids of the classes to look for; by default all.
         device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
@@ -52,7 +54,7 @@ def predict(
         unreadable = classify_to_files(predictor, source, console(), json=Path(json) if json else None)
         return FOUND_FAULTS if unreadable else 0
     wanted = [name for entry in classes for name in entry.split(",")] if classes else None
-    predictor = Predictor(loaded, conf=conf, iou=iou, imgsz=imgsz, classes=wanted)
+    predictor = Predictor(loaded, conf=conf, iou=iou, imgsz=imgsz, classes=wanted, suppression=nms)
     summary = predict_to_files(predictor, source, save=Path(save) if save else None, json=Path(json) if json else None)
     print_summary(summary, console())
     if summary.interrupted:
@@ -68,6 +70,8 @@ def val(
     imgsz: int | None = None,
     conf: float = 0.001,
     iou: float = 0.45,
+    nms: Literal["iou", "diou", "agnostic"] = "iou",
+    nms_sweep: bool = False,
     on_bad_label: Literal["refuse", "skip"] = "refuse",
     device: str | None = None,
     json: str | None = None,
@@ -83,6 +87,8 @@ def val(
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
         conf: Score that detections need to be counted; average precision wants it near 0.
         iou: Of two boxes of one class that overlap more than this, drop the weaker.
+        nms: How that overlap is measured: by IoU, by distance-IoU, or by IoU whatever the classes are.
+        nms_sweep: Measure at every threshold from 0.30 to 0.70 of all three instead, in one pass over the pictures.
         on_bad_label: Refuse broken labels, or skip them.
         device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
         json: File for the report.
@@ -90,6 +96,8 @@ def val(
     from crossstage.data import CocoDataset
     from crossstage.data.source import part_to_measure
     from crossstage.evaluation import evaluate, evaluate_classifier, print_classification, print_report
+    from crossstage.evaluation.sweep import nms_sweep as sweep
+    from crossstage.evaluation.sweep import print_sweep, save_sweep
     from crossstage.heads import Classifier
     from crossstage.zoo import load_on
 
@@ -100,11 +108,19 @@ def val(
         raise ConfigError(f"{data} holds {held}, which {model} does not find; expected data of the model's task")
     if isinstance(loaded, Classifier):
         assert not isinstance(dataset, CocoDataset)
+        if nms_sweep or nms != "iou":
+            raise ConfigError(f"{model} is a classifier; nms and nms_sweep are for detectors")
         report = evaluate_classifier(loaded, dataset, imgsz=imgsz, progress=True, model_name=model)
         print_classification(report, console())
     else:
         assert isinstance(dataset, CocoDataset)
-        options = {"imgsz": imgsz, "conf": conf, "iou": iou}
+        if nms_sweep:
+            rows = sweep(loaded, dataset, imgsz=imgsz, conf=conf, progress=True)
+            print_sweep(rows, console())
+            if json:
+                save_sweep(rows, Path(json))
+            return 0
+        options = {"imgsz": imgsz, "conf": conf, "iou": iou, "suppression": nms}
         report = evaluate(loaded, dataset, progress=True, model_name=model, **options)
         print_report(report, console())
     if json:

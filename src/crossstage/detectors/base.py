@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from crossstage.detectors.postprocess import postprocess
 from crossstage.errors import ConfigError
 from crossstage.heads import YoloHead
-from crossstage.inference.model import Detected, Preprocessing
+from crossstage.inference.model import Detected, Preprocessing, Suppression
 from crossstage.nn.contracts import Backbone, Neck
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ class Detector(nn.Module, ABC):
         iou_threshold: float = 0.45,
         class_ids: Sequence[int] | None = None,
         max_detections: int = 300,
-        class_agnostic: bool = False,
-        diou: bool = False,
+        suppression: Suppression = "iou",
     ) -> list[Detected]:
         """Decode raw tensors and post-process them, see :func:`crossstage.detectors.postprocess`."""
         return postprocess(
@@ -67,8 +66,7 @@ class Detector(nn.Module, ABC):
             iou_threshold=iou_threshold,
             class_ids=class_ids,
             max_detections=max_detections,
-            class_agnostic=class_agnostic,
-            diou=diou,
+            suppression=suppression,
         )
 
     def predict(

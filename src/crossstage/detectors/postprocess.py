@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou, nms
 
-from crossstage.inference.model import Detected
+from crossstage.inference.model import Detected, Suppression
 
 MAX_CANDIDATES = 30_000  # boxes that enter suppression, best first: bounds its time at thresholds near 0
 
@@ -21,8 +21,7 @@ def postprocess(
     iou_threshold: float = 0.45,
     max_detections: int = 300,
     class_ids: Sequence[int] | None = None,
-    class_agnostic: bool = False,
-    diou: bool = False,
+    suppression: Suppression = "iou",
 ) -> list[Detected]:
     """Filter by score, suppress overlapping boxes, keep the best.
 
@@ -35,8 +34,9 @@ def postprocess(
         iou_threshold: Of two boxes that overlap more than this, the one with the lower score goes.
         max_detections: Detections kept for each image.
         class_ids: Classes to keep; None keeps all.
-        class_agnostic: Let boxes of different classes suppress each other.
-        diou: Measure overlap by distance-IoU (arXiv 1911.08287), which spares boxes whose centres are apart.
+        suppression: ``"iou"``: boxes of a class suppress each other; ``"diou"``: the same, overlap measured by
+            distance-IoU (arXiv 1911.08287), which spares boxes whose centres are apart; ``"agnostic"``: boxes of all
+            classes suppress each other.
 
     Returns:
         For each image its detections, best score first.
@@ -46,7 +46,7 @@ def postprocess(
         wanted[list(class_ids)] = True
         scores = scores.masked_fill(~wanted, -1.0)
     return [
-        _select(image_boxes, image_scores, score_threshold, iou_threshold, max_detections, class_agnostic, diou)
+        _select(image_boxes, image_scores, score_threshold, iou_threshold, max_detections, suppression)
         for image_boxes, image_scores in zip(boxes_xyxy, scores, strict=True)
     ]
 
@@ -57,8 +57,7 @@ def _select(
     score_threshold: float,
     iou_threshold: float,
     max_detections: int,
-    class_agnostic: bool,
-    diou: bool,
+    suppression: Suppression,
 ) -> Detected:
     box_index, class_index = (scores > score_threshold).nonzero(as_tuple=True)
     candidates = scores[box_index, class_index]
@@ -66,13 +65,12 @@ def _select(
         candidates, best = candidates.topk(MAX_CANDIDATES)
         box_index, class_index = box_index[best], class_index[best]
     boxes = boxes[box_index]
-    groups = torch.zeros_like(class_index) if class_agnostic else class_index
-    if diou:
-        kept = _batched_diou_nms(boxes, candidates, groups, iou_threshold)
-    elif class_agnostic:
+    if suppression == "diou":
+        kept = _batched_diou_nms(boxes, candidates, class_index, iou_threshold)
+    elif suppression == "agnostic":
         kept = nms(boxes, candidates, iou_threshold)
     else:
-        kept = batched_nms(boxes, candidates, groups, iou_threshold)
+        kept = batched_nms(boxes, candidates, class_index, iou_threshold)
     kept = kept[:max_detections]
     return Detected(boxes[kept], candidates[kept], class_index[kept])
 

@@ -9,12 +9,14 @@ from crossstage.evaluation.classification import (
 )
 from crossstage.evaluation.coco import coco_metrics, coco_result, coco_results, evaluate, match_classes
 from crossstage.evaluation.report import ClassScore, CocoReport, print_report
+from crossstage.evaluation.sweep import SweepRow, nms_sweep, print_sweep
 
 __all__ = [
     "ClassAccuracy",
     "ClassScore",
     "ClassificationReport",
     "CocoReport",
+    "SweepRow",
     "classification_report",
     "coco_metrics",
     "coco_result",
@@ -22,6 +24,8 @@ __all__ = [
     "evaluate",
     "evaluate_classifier",
     "match_classes",
+    "nms_sweep",
     "print_classification",
     "print_report",
+    "print_sweep",
 ]

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from crossstage.data import CocoDataset
+from crossstage.data import CocoDataset, CocoImage
 from crossstage.errors import DataError
 from crossstage.evaluation.report import ClassScore, CocoReport
-from crossstage.inference import DetectionModel, Predictor, StageTimes, load_image
+from crossstage.inference import DetectionModel, Predictor, StageTimes, Suppression, load_image
 
 # Darknet's class list keeps names of PASCAL VOC where COCO has others.
 _OLD_NAMES = {
@@ -38,6 +38,7 @@ def evaluate(
     imgsz: int | tuple[int, int] | None = None,
     conf: float = 0.001,
     iou: float = 0.45,
+    suppression: Suppression = "iou",
     max_detections: int = 100,
     progress: bool = False,
     model_name: str = "",
@@ -50,6 +51,7 @@ def evaluate(
         imgsz: Side of the input in pixels; None takes the size the model was trained at.
         conf: Score that detections need. Average precision integrates over all scores, so it wants nearly all.
         iou: Of two boxes of a class that overlap more than this, the weaker goes; Darknet's value.
+        suppression: By what measure and among which boxes, see :class:`~crossstage.inference.Predictor`.
         max_detections: Most detections of one image; COCO counts 100.
         progress: Show a progress bar on stderr.
         model_name: Name for the report.
@@ -60,8 +62,14 @@ def evaluate(
         ConfigError: An option is out of range.
     """
     category_of = match_classes(model.class_names, dataset.categories)
-    predictor = Predictor(  # without classes=, those that the dataset lacks would use up max_detections
-        model, conf=conf, iou=iou, imgsz=imgsz, classes=list(category_of), max_detections=max_detections
+    predictor = Predictor(
+        model,
+        conf=conf,
+        iou=iou,
+        imgsz=imgsz,
+        classes=list(category_of),  # those that the dataset lacks would use up max_detections
+        max_detections=max_detections,
+        suppression=suppression,
     )
     results, times = coco_results(predictor, dataset, category_of, progress=progress)
     medians = {stage.name: statistics.median(getattr(t, stage.name) for t in times) for stage in fields(StageTimes)}
@@ -93,13 +101,8 @@ def coco_results(
     times: list[StageTimes] = []
     for image in track(dataset.images, "val", console=Console(stderr=True), transient=True, disable=not progress):
         start = time.perf_counter()
-        pixels = load_image(image.path)
+        pixels = pixels_of(image, dataset)
         decode_ms = (time.perf_counter() - start) * 1e3
-        if pixels.shape[:2] != (image.height, image.width):
-            raise DataError(
-                f"{dataset.path}: image {image.id} is {image.width} x {image.height}; "
-                f"{image.path.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels"
-            )
         found, placement, stages = predictor.detect(pixels)
         times.append(StageTimes(decode_ms, *stages))
         boxes = placement.to_picture(found.boxes_xyxy.cpu()).tolist()
@@ -107,6 +110,21 @@ def coco_results(
             if class_id in category_of:
                 results.append(coco_result(image.id, category_of[class_id], box, confidence))
     return results, times
+
+
+def pixels_of(image: CocoImage, dataset: CocoDataset) -> np.ndarray:
+    """A dataset's picture, ``(H, W, 3)`` RGB uint8.
+
+    Raises:
+        DataError: It cannot be read, or has another size than the annotations say.
+    """
+    pixels = load_image(image.path)
+    if pixels.shape[:2] != (image.height, image.width):
+        raise DataError(
+            f"{dataset.path}: image {image.id} is {image.width} x {image.height}; "
+            f"{image.path.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels"
+        )
+    return pixels
 
 
 def coco_result(image_id: int, category_id: int, box_xyxy: Sequence[float], score: float) -> dict[str, Any]:

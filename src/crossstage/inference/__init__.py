@@ -1,7 +1,7 @@
 """Inference: pictures in, detections out, with any model that meets :class:`DetectionModel`."""
 
 from crossstage.inference.images import load_image
-from crossstage.inference.model import Detected, DetectionModel, Preprocessing
+from crossstage.inference.model import Detected, DetectionModel, Preprocessing, Suppression
 from crossstage.inference.predictor import Prediction, Predictor, StageTimes
 from crossstage.inference.preprocess import Placement, prepare
 from crossstage.inference.run import Summary, predict_to_files, print_summary
@@ -18,6 +18,7 @@ __all__ = [
     "Source",
     "StageTimes",
     "Summary",
+    "Suppression",
     "Unreadable",
     "load_image",
     "predict_to_files",

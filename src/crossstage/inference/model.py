@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from torch import Tensor
 
 Resize = Literal["stretch", "letterbox", "crop"]
+Suppression = Literal["iou", "diou", "agnostic"]  # within a class by IoU or by distance-IoU, or among all by IoU
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class DetectionModel(Protocol):
         iou_threshold: float,
         class_ids: Sequence[int] | None = None,
         max_detections: int = 300,
+        suppression: Suppression = "iou",
     ) -> list[Detected]:
         """Decoded, filtered and suppressed boxes, one entry per image."""
         ...

@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from crossstage.errors import ConfigError, DataError
-from crossstage.inference.model import Detected, DetectionModel, Preprocessing
+from crossstage.inference.model import Detected, DetectionModel, Preprocessing, Suppression
 from crossstage.inference.preprocess import Placement, prepare
 from crossstage.inference.sources import Picture, Source, Unreadable
 
@@ -55,6 +56,8 @@ class Predictor:
         imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
         classes: Name, names or ids of the classes to look for; None looks for all.
         max_detections: Most detections of one picture.
+        suppression: What the overlap is measured by, and among which boxes: "iou" and "diou" (distance-IoU) within a
+            class, "agnostic" by IoU among all.
 
     Raises:
         ConfigError: An option is out of range or a class is unknown.
@@ -69,7 +72,10 @@ class Predictor:
         imgsz: int | tuple[int, int] | None = None,
         classes: Sequence[str | int] | None = None,
         max_detections: int = 300,
+        suppression: Suppression = "iou",
     ) -> None:
+        if suppression not in get_args(Suppression):
+            raise ConfigError(f"suppression={suppression!r}; expected one of {', '.join(get_args(Suppression))}")
         for name, value in (("conf", conf), ("iou", iou)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name}={value}; expected a number from 0 to 1")
@@ -77,6 +83,7 @@ class Predictor:
         if isinstance(model, torch.nn.Module):
             model.eval()
         self.conf, self.iou, self.max_detections = conf, iou, max_detections
+        self.suppression: Suppression = suppression
         self.preprocessing = Preprocessing(_input_size(model, imgsz), model.preprocessing.resize)
         wanted = [classes] if isinstance(classes, str) else classes
         self.class_ids = None if wanted is None else [_class_id(name, model.class_names) for name in wanted]
@@ -95,23 +102,34 @@ class Predictor:
             pass and post-processing.
         """
         start = time.perf_counter()
+        raw, placement, prepared = self.forward(image)
+        forwarded = time.perf_counter()
+        found = self.select(raw)
+        done = time.perf_counter()
+        times = (prepared - start) * 1e3, (forwarded - prepared) * 1e3, (done - forwarded) * 1e3
+        return found, placement, times
+
+    def forward(self, image: np.ndarray) -> tuple[Sequence[Tensor], Placement, float]:
+        """The first half of :meth:`detect`: raw tensors, where the picture lies, when it was prepared."""
         tensor, placement = prepare(image, self.preprocessing.size, self.preprocessing.resize)
         batch = tensor.unsqueeze(0).to(self.device)
         prepared = time.perf_counter()
         raw = self.model(batch)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        forwarded = time.perf_counter()
+        return raw, placement, prepared
+
+    def select(self, raw: Sequence[Tensor]) -> Detected:
+        """The second half of :meth:`detect`: the objects."""
         (found,) = self.model.detect(
             raw,
             score_threshold=self.conf,
             iou_threshold=self.iou,
             class_ids=self.class_ids,
             max_detections=self.max_detections,
+            suppression=self.suppression,
         )
-        done = time.perf_counter()
-        times = (prepared - start) * 1e3, (forwarded - prepared) * 1e3, (done - forwarded) * 1e3
-        return found, placement, times
+        return found
 
     def __call__(self, picture: Picture) -> Prediction:
         """Find objects in one picture, as ``supervision.Detections`` in its pixels."""

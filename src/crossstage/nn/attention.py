@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossstage.errors import ConfigError
 from crossstage.nn.conv import ConvNormAct, ConvStyle
 
 Attention = Literal["none", "pointwise", "context", "spatial"]
@@ -110,6 +111,9 @@ class Attend(nn.Module):
         channels: Of the map that is gated.
         context_channels: Of the context.
         style: Normalisation of the gate's convolution.
+
+    Raises:
+        ConfigError: The kind is unknown.
     """
 
     def __init__(self, kind: Attention, channels: int, context_channels: int, *, style: ConvStyle) -> None:
@@ -122,6 +126,8 @@ class Attend(nn.Module):
             self.gate = ContextAttention(channels, context_channels, style=style)
         elif kind == "spatial":
             self.gate = SpatialAttention()
+        elif kind != "none":
+            raise ConfigError(f"attention is {kind!r}; expected none, pointwise, context or spatial")
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Gate ``x``."""

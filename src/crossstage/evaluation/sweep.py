@@ -1,0 +1,122 @@
+"""Average precision at many thresholds of suppression, of one pass over a dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import torch
+
+from crossstage.data import CocoDataset
+from crossstage.evaluation.coco import coco_metrics, coco_result, match_classes, pixels_of
+from crossstage.files import write_text
+from crossstage.inference import DetectionModel, Predictor, Suppression
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """What one way to suppress scores.
+
+    Attributes:
+        suppression: See :class:`~crossstage.inference.Predictor`.
+        iou: Its threshold.
+        ap: Average precision over IoU .50:.95, from 0 to 1, as the following; None if there is nothing to score on.
+        ap50: At IoU .50.
+        ap75: At IoU .75.
+    """
+
+    suppression: Suppression
+    iou: float
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+
+
+@torch.inference_mode()
+def nms_sweep(
+    model: DetectionModel,
+    dataset: CocoDataset,
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    imgsz: int | None = None,
+    conf: float = 0.001,
+    max_detections: int = 100,
+    progress: bool = False,
+) -> list[SweepRow]:
+    """Score a detector at every threshold of every kind of suppression (the CSPNet authors' study: 0.45 to 0.60).
+
+    Args:
+        model: Any detector; its classes are matched to the dataset's by name.
+        dataset: What to score on.
+        thresholds: Overlaps above which the weaker of two boxes goes.
+        imgsz: Side of the input in pixels; None takes the size the model was trained at.
+        conf: Score that detections need.
+        max_detections: Most detections of one image.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        DataError: No class of the model is in the dataset, or a picture cannot be read.
+        ConfigError: An option is out of range.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    category_of = match_classes(model.class_names, dataset.categories)
+    options = {"conf": conf, "imgsz": imgsz, "classes": list(category_of), "max_detections": max_detections}
+    ways = {
+        (kind, threshold): Predictor(model, iou=threshold, suppression=kind, **options)
+        for kind in get_args(Suppression)
+        for threshold in thresholds
+    }
+    results = {way: [] for way in ways}
+    first = next(iter(ways.values()))
+    for image in track(dataset.images, "val", console=Console(stderr=True), transient=True, disable=not progress):
+        raw, placement, _ = first.forward(pixels_of(image, dataset))
+        for way, predictor in ways.items():
+            found = predictor.select(raw)
+            boxes = placement.to_picture(found.boxes_xyxy.cpu()).tolist()
+            results[way] += [
+                coco_result(image.id, category_of[class_id], box, score)
+                for box, score, class_id in zip(boxes, found.scores.tolist(), found.class_ids.tolist(), strict=True)
+            ]
+    rows = []
+    for kind, threshold in ways:
+        report = coco_metrics(results[kind, threshold], dataset)
+        rows.append(SweepRow(kind, threshold, report.ap, report.ap50, report.ap75))
+    return rows
+
+
+def save_sweep(rows: Sequence[SweepRow], path: Path) -> None:
+    """Write a sweep as JSON.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    write_text(path, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+
+
+def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
+    """Print a sweep as a table, a line for each threshold, metrics in percent, the best AP marked."""
+    from rich.table import Table
+
+    kinds = list(dict.fromkeys(row.suppression for row in rows))
+    table = Table("threshold", box=None, pad_edge=False)
+    for kind in kinds:
+        for metric in ("AP", "AP50", "AP75"):
+            table.add_column(f"{metric} {kind}", justify="right")
+    best = max((row.ap for row in rows if row.ap is not None), default=None)
+    for threshold in dict.fromkeys(row.iou for row in rows):
+        cells = []
+        for row in (row for row in rows if row.iou == threshold):
+            shown = ["–" if value is None else f"{100 * value:.1f}" for value in (row.ap, row.ap50, row.ap75)]
+            cells += [f"[bold]{shown[0]}[/bold]" if row.ap is not None and row.ap == best else shown[0], *shown[1:]]
+        table.add_row(f"{threshold:.2f}", *cells)
+    console.print(table)
