@@ -117,7 +117,7 @@ class Centre:
     def __call__(self, images):
         return [images]
 
-    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300):
+    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300, suppression="iou"):
         return [Detected(torch.tensor([[16.0, 16, 48, 48]] * 2), torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))]
 
 

@@ -117,7 +117,7 @@ class Crowded:
     def __call__(self, images):
         return [images]
 
-    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300):
+    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300, suppression="iou"):
         boxes = torch.tensor([[60.0, 60, 90, 90], [10, 20, 60, 60]])
         classes = torch.tensor([0, 1])
         kept = torch.isin(classes, torch.tensor(class_ids if class_ids is not None else [0, 1]))

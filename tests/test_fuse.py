@@ -44,6 +44,30 @@ def test_fused_outputs_equal_the_models(name):
     assert_same(model, fused, torch.randn(2, 3, 64, 64))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "csppeleenet_efm_sam",
+        "csppeleenet_gfm",
+        "csppeleenet_cem_sam",
+        "cspdensenetb_ref_prn3l",
+        "cspdensenet_ref_efm_spp",
+        "yolov3_tiny_prn",
+        "peleenet_yolo",
+        "cspresnet10_panet_spp",
+        "mobilenetv2_fpn",
+    ],
+)
+def test_fused_detectors_give_what_they_gave(name):
+    model = randomize(create_model(name, num_classes=2)).eval()
+    fused = fuse(model)
+    assert remaining(fused, nn.BatchNorm2d) == 0
+    x = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        for ours, expected in zip(fused(x), model(x), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
 def test_the_shipped_detector_fused_finds_the_same():
     model = load("cspdarknet53_tiny_yolo.coco")
     fused = crossstage.fuse(model)

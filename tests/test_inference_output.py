@@ -34,7 +34,7 @@ class FixedBox:
             raise KeyboardInterrupt
         return [images]
 
-    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300):
+    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300, suppression="iou"):
         return [Detected(torch.tensor([[8.0, 16, 32, 48]]), torch.tensor([0.87654321]), torch.tensor([1]))]
 
 

@@ -31,7 +31,7 @@ class BrightRectangle(torch.nn.Module):
         self.norm(images)
         return [images + self.shift]
 
-    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300):
+    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300, suppression="iou"):
         rows, columns = torch.where(raw[0][0].amin(dim=0) > 0.9)
         found = len(rows) > 0 and score_threshold < 0.9 and (class_ids is None or 0 in class_ids)
         corners = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]] if found else []

@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from crossstage.zoo import create_model
+from crossstage.detectors import DETECTORS
+from crossstage.necks import NECKS
+from crossstage.training import TrainOptions, train
+from crossstage.zoo import create_model, load
 
 EPOCHS = 6
 BATCH = 16
@@ -84,3 +87,25 @@ def test_a_few_epochs_lower_the_loss(name, imagenette):
         means.append(sum(losses) / len(losses))
     print(f"{name}: {' '.join(f'{mean:.3f}' for mean in means)}")
     assert means[-1] < means[0] - 0.1
+
+
+@pytest.mark.parametrize("name", [*DETECTORS, *(f"vovnet27_slim_{neck}" for neck in NECKS)])
+def test_the_trainer_takes_every_detector_and_every_neck(name, shapes, tmp_path):
+    """What it writes loads again."""
+    options = {"epochs": 1, "imgsz": 64, "batch": 8, "burn_in": 0, "workers": 0, "sample_every": 0}
+    result = train(TrainOptions(model=name, data=str(shapes), out=str(tmp_path), name="run", lr=0.001, **options))
+    (row,) = result.history
+    assert all(np.isfinite(value) for value in row.values())
+    assert load(tmp_path / "run").class_names == ("circle", "square")
+
+
+def test_every_loss_of_boxes_trains_exact_fusion(shapes, tmp_path):
+    from crossstage.detectors import YoloLossConfig
+
+    for box in ("mse", "giou", "diou", "ciou"):
+        options = {"epochs": 4, "imgsz": 96, "batch": 8, "burn_in": 0, "workers": 0, "sample_every": 0, "lr": 0.01}
+        loss = YoloLossConfig(assign="best", box=box, box_gain=1.0)
+        model = "cspdensenetb_ref_efm_sam"
+        result = train(TrainOptions(model=model, data=str(shapes), out=str(tmp_path), name=box, loss=loss, **options))
+        first, last = result.history[0], result.history[-1]
+        assert last["box"] < first["box"] and last["objectness"] < first["objectness"]

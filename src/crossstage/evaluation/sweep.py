@@ -104,19 +104,17 @@ def save_sweep(rows: Sequence[SweepRow], path: Path) -> None:
 
 
 def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
-    """Print a sweep as a table, a line for each threshold, metrics in percent, the best AP marked."""
+    """Print a sweep as a table, a line for each threshold, metrics in percent, the best AP in bold."""
     from rich.table import Table
 
-    kinds = list(dict.fromkeys(row.suppression for row in rows))
-    table = Table("threshold", box=None, pad_edge=False)
-    for kind in kinds:
-        for metric in ("AP", "AP50", "AP75"):
-            table.add_column(f"{metric} {kind}", justify="right")
+    table = Table("IoU", box=None, pad_edge=False)
+    for kind in dict.fromkeys(row.suppression for row in rows):
+        table.add_column(f"{kind}: AP AP50 AP75", justify="right", no_wrap=True)
     best = max((row.ap for row in rows if row.ap is not None), default=None)
     for threshold in dict.fromkeys(row.iou for row in rows):
         cells = []
         for row in (row for row in rows if row.iou == threshold):
-            shown = ["–" if value is None else f"{100 * value:.1f}" for value in (row.ap, row.ap50, row.ap75)]
-            cells += [f"[bold]{shown[0]}[/bold]" if row.ap is not None and row.ap == best else shown[0], *shown[1:]]
+            shown = "  ".join("–" if value is None else f"{100 * value:.1f}" for value in (row.ap, row.ap50, row.ap75))
+            cells.append(f"[bold]{shown}[/bold]" if row.ap is not None and row.ap == best else shown)
         table.add_row(f"{threshold:.2f}", *cells)
     console.print(table)
