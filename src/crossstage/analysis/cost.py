@@ -47,7 +47,7 @@ _KINDS: dict[str, Kind] = {
     "aten.avg_pool2d": "pooling",
     "aten._adaptive_avg_pool2d": "pooling",
     "aten.mean": "pooling",
-    "aten.amax": "maxout",
+    "aten.maximum": "maxout",
     "aten.upsample_nearest2d": "upsampling",
     "aten.cat": "concatenation",
 }
