@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 from dataclasses import dataclass
-from itertools import accumulate, starmap
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -136,57 +136,84 @@ def told(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f}{spread}"
 
 
-def report(out: Path) -> None:
-    """Print the page."""
-    seeds = seeds_in(out)
-    found = {row.head: [scores(out / row.run(seed)) for seed in seeds] for row in ROWS}
-    chosen = TrainOptions.from_yaml(out / ROWS[0].run(seeds[0]) / "config.yaml")
-    times = latencies()
-    print(HEAD.format(epochs=chosen.epochs, seeds=", ".join(map(str, seeds)), machine=machine()))
-    print("| head | AP, AP50, AP75 published | AP | AP50 | AP75 | ms | to PRN | published, from FPS |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
-    for row in ROWS:
-        cells = [told([run[metric] for run in found[row.head]]) for metric in METRICS]
-        milliseconds = times[row.model]
-        print(
-            f"| {row.head} | {', '.join(map(str, row.published))} | {' | '.join(cells)} | {milliseconds:.1f} | "
-            f"{milliseconds / times[ROWS[0].model]:.2f} | {ROWS[0].fps / row.fps:.2f} |"
-        )
-    print("\n## What the table is read for\n")
-    print("| claim | published | here | |\n|---|---:|---:|---|")
+Found = dict[str, list[dict[str, float]]]  # by head, a run's metrics for each seed
 
-    def line(worse: str, better: str, metric: str) -> str:
+
+def table(found: Found) -> list[str]:
+    """Accuracy and latency beside the published ones."""
+    times = latencies()
+    first = ROWS[0]
+    lines = [
+        "| head | AP, AP50, AP75 published | AP | AP50 | AP75 | ms | to PRN | published, from FPS |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in ROWS:
+        cells = [
+            ", ".join(map(str, row.published)),
+            *(told([run[metric] for run in found[row.head]]) for metric in METRICS),
+            f"{times[row.model]:.1f}",
+            f"{times[row.model] / times[first.model]:.2f}",
+            f"{first.fps / row.fps:.2f}",
+        ]
+        lines.append(f"| {row.head} | {' | '.join(cells)} |")
+    return lines
+
+
+def readings(found: Found) -> list[str]:
+    """What the paper's table is read for, and whether it holds here."""
+    lines = []
+    for worse, better, metric in ORDERINGS:
         published = {row.head: row.published[METRICS.index(metric)] for row in ROWS}
         gains = [b[metric] - a[metric] for a, b in zip(found[worse], found[better], strict=True)]
         agree = sum(gain > 0 for gain in gains)
         verdict = "holds" if agree == len(gains) else "does not hold" if agree == 0 else "differs by seed"
-        shown = ", ".join(f"{gain:+.1f}" for gain in gains)
-        return (
-            f"| {metric}: {better} above {worse} | {published[better] - published[worse]:+.1f} | {shown} | {verdict} |"
+        cells = (
+            f"{metric}: {better} above {worse}",
+            f"{published[better] - published[worse]:+.1f}",
+            ", ".join(f"{gain:+.1f}" for gain in gains),
+            verdict,
         )
+        lines.append(f"| {' | '.join(cells)} |")
+    held = sum(line.endswith("| holds |") for line in lines)
+    head = ["| claim | published | here | |", "|---|---:|---:|---|"]
+    return [*head, *lines, "", f"{held} of {len(lines)} hold at this budget."]
 
-    print("\n".join(starmap(line, ORDERINGS)))
-    print(FITTED)
+
+def anchors(out: Path, found: Found, seeds: list[int]) -> list[str]:
+    """What fitting the anchors to the data changes, for the rows of which there are such runs."""
+    lines = [
+        "| head | AP, COCO's anchors | AP, fitted | levels, COCO's | levels, fitted |",
+        "|---|---:|---:|---|---|",
+    ]
     for row in ROWS:
         runs = [out / row.run(seed, fitted=True) for seed in seeds]
         if all((run / "report.json").is_file() for run in runs):
-            fitted = [scores(run) for run in runs]
-            both = (told([run["AP"] for run in some]) for some in (found[row.head], fitted))
-            shares = (
+            both = (found[row.head], [scores(run) for run in runs])
+            cells = [told([run["AP"] for run in some]) for some in both]
+            cells += [
                 " / ".join(f"{share:.0%}" for share in by_level(run)) for run in (out / row.run(seeds[0]), runs[0])
-            )
-            print("| " + " | ".join((row.head, *both, *shares)) + " |")
+            ]
+            lines.append(f"| {row.head} | {' | '.join(cells)} |")
+    return lines
+
+
+def report(out: Path) -> None:
+    """Print the page."""
+    seeds = seeds_in(out)
+    found = {row.head: [scores(out / row.run(seed)) for seed in seeds] for row in ROWS}
+    epochs = TrainOptions.from_yaml(out / ROWS[0].run(seeds[0]) / "config.yaml").epochs
+    head = HEAD.format(epochs=epochs, steps=epochs * 246, seeds=", ".join(map(str, seeds)), machine=machine())
+    print("\n".join((head, *table(found), "", "## What the table is read for", "", *readings(found))))
+    print("\n".join((FITTED, *anchors(out, found, seeds))))
 
 
 FITTED = """
 ## Anchors
 
-A neck that tells scales apart depends on what stands on which. Fitted to groceries25, whose objects are large, anchors
-send many of them to the finest level, which sees least of the picture. AP, and the share of the training pictures'
-objects by level, fine to coarse:
-
-| head | AP, COCO's anchors | AP, fitted | levels, COCO's | levels, fitted |
-|---|---:|---:|---|---|"""
+Which level an object belongs to is up to the anchors. COCO's leave the finest level of a three-level neck next to
+nothing of groceries25, whose objects are large; anchors fitted to it (`--fit-anchors`) share them out. AP, and the
+shares of the training pictures' objects by level, fine to coarse:
+"""
 HEAD = """\
 # The Exact Fusion Model at a small scale
 
@@ -194,8 +221,8 @@ Written by `python benchmarks/efm.py report`, whose `train` ran the trainings. T
 necks on CSPPeleeNet after 500,000 steps on COCO. Here each neck was trained alike on groceries25 (3,921 pictures, 25
 classes, measured on 1,018 others): {epochs} epochs at 224 pixels, batch 16, from a CSPPeleeNet that had seen 12 epochs
 of imagenette128, COCO's anchors, one prior for each ground truth, squared errors of boxes but where GIoU is named;
-seeds {seeds}. **That is a reduced budget on a CPU, a thousandth of the paper's**: differences of a point or so are
-within what another seed changes, and levels say nothing of a full training.
+seeds {seeds}. **That is a reduced budget on a CPU: {steps} steps of 16 pictures, against 500,000 of 64.** Differences
+of a point or so are within what another seed changes, and levels say nothing of a full training.
 
 Milliseconds are medians of forward passes of one image of 416 pixels, fused, all detectors in turns: {machine}.
 The last columns set them and the published frames a second (GTX 1080 Ti) in relation to PRN's.
