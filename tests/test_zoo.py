@@ -3,6 +3,7 @@
 import hashlib
 import json
 import struct
+import tarfile
 import warnings
 
 import pytest
@@ -11,7 +12,9 @@ from safetensors.torch import save_file
 
 import crossstage
 from crossstage.cli import main
+from crossstage.data import find_data
 from crossstage.errors import ConfigError, WeightsError
+from crossstage.evaluation import evaluate
 from crossstage.heads import AnchorLevel
 from crossstage.inference.model import Preprocessing
 from crossstage.nn import ConvNormAct, Partial
@@ -326,3 +329,13 @@ def test_a_name_without_a_tag_stands_for_the_coco_weights():
     coco, bccd = crossstage.load("cspdarknet53_tiny_yolo"), crossstage.load("cspdarknet53_tiny_yolo.bccd")
     assert len(coco.class_names) == 80
     assert bccd.class_names == ("RBC", "WBC", "Platelets")
+
+
+def test_the_papers_own_kind_of_detector_ships_for_blood_cells(shared, tmp_path):
+    """As docs/results/bccd.md has it: float16 and torch's threads may move a digit."""
+    with tarfile.open(shared / "data" / "bccd" / "bccd.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    detector = crossstage.load("csppeleenet_ref_efm_sam.bccd")
+    assert detector.class_names == ("RBC", "WBC", "Platelets") and detector.preprocessing.size == (320, 320)
+    report = evaluate(detector, find_data(tmp_path / "BCCD" / "coco").read("val"))
+    assert report.ap == pytest.approx(0.504, abs=0.005) and report.ap50 == pytest.approx(0.835, abs=0.005)

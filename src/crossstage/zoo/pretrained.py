@@ -61,5 +61,9 @@ PRETRAINED: dict[str, Pretrained] = {
             name="cspdarknet53_tiny_yolo.bccd",
             sha256="f5fe8e96834b7199c718a65d660bbd97e78578fd4424530cfbcc1061b06e7c41",
         ),
+        Pretrained(
+            name="csppeleenet_ref_efm_sam.bccd",
+            sha256="4d9a33db61ca529d5512b6ffdde3d73d64bf15b89cfa818bb46b4e76bbd3bbf5",
+        ),
     )
 }
