@@ -186,12 +186,15 @@ def anchors(out: Path, found: Found, seeds: list[int]) -> list[str]:
         "|---|---:|---:|---|---|",
     ]
     for row in ROWS:
-        runs = [out / row.run(seed, fitted=True) for seed in seeds]
-        if all((run / "report.json").is_file() for run in runs):
-            both = (found[row.head], [scores(run) for run in runs])
-            cells = [told([run["AP"] for run in some]) for some in both]
+        pairs = [
+            (given, fitted)
+            for seed, given in zip(seeds, found[row.head], strict=True)
+            if ((fitted := out / row.run(seed, fitted=True)) / "report.json").is_file()
+        ]
+        if pairs:
+            cells = [told([given["AP"] for given, _ in pairs]), told([scores(fitted)["AP"] for _, fitted in pairs])]
             cells += [
-                " / ".join(f"{share:.0%}" for share in by_level(run)) for run in (out / row.run(seeds[0]), runs[0])
+                " / ".join(f"{share:.0%}" for share in by_level(run)) for run in (out / row.run(seeds[0]), pairs[0][1])
             ]
             lines.append(f"| {row.head} | {' | '.join(cells)} |")
     return lines
@@ -212,7 +215,7 @@ FITTED = """
 
 Which level an object belongs to is up to the anchors. COCO's leave the finest level of a three-level neck next to
 nothing of groceries25, whose objects are large; anchors fitted to it (`--fit-anchors`) share them out. AP, and the
-shares of the training pictures' objects by level, fine to coarse:
+shares of the training pictures' objects by level, fine to coarse (of the seeds that were trained with both):
 """
 HEAD = """\
 # The Exact Fusion Model at a small scale
