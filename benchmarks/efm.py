@@ -225,7 +225,8 @@ necks on CSPPeleeNet after 500,000 steps on COCO. Here each neck was trained ali
 classes, measured on 1,018 others): {epochs} epochs at 224 pixels, batch 16, from a CSPPeleeNet that had seen 12 epochs
 of imagenette128, COCO's anchors, one prior for each ground truth, squared errors of boxes but where GIoU is named;
 seeds {seeds}. **That is a reduced budget on a CPU: {steps} steps of 16 pictures, against 500,000 of 64.** Differences
-of a point or so are within what another seed changes, and levels say nothing of a full training.
+of a point or so are within what another seed changes (± is half the range of the seeds), and levels say nothing of a
+full training.
 
 Milliseconds are medians of forward passes of one image of 416 pixels, fused, all detectors in turns: {machine}.
 The last columns set them and the published frames a second (GTX 1080 Ti) in relation to PRN's.
