@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
+from crossstage.cli.deploy import export
 from crossstage.cli.train import run_train, train
 from crossstage.cli.verbs import INTERRUPTED, darknet_convert, darknet_info, info, models, pack, predict, val
 from crossstage.errors import CrossStageError
@@ -29,6 +30,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "train": train,
     "val": val,
     "data": {"check": data_check, "stats": data_stats, "anchors": data_anchors, "show": data_show},
+    "export": export,
     "pack": pack,
     "models": models,
     "info": info,
@@ -41,7 +43,17 @@ GROUPS = {
 LISTS = {
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all."
 }  # options that take several values
-FLAGS = {"augment", "half", "fit_anchors", "freeze_backbone", "nms_sweep"}  # may stand without a value
+FLAGS = {
+    "augment",
+    "decode",
+    "dynamic",
+    "half",
+    "int8",
+    "nms",
+    "fit_anchors",
+    "freeze_backbone",
+    "nms_sweep",
+}  # may stand without a value
 OPTIONAL = {"pattern": "Shell-style wildcards, such as 'csp*'; by default all."}  # positional, and may be left out
 
 
