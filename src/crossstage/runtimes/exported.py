@@ -83,12 +83,20 @@ class ExportedDetector(_Exported):
 
         Raises:
             ConfigError: Boxes were suppressed inside the graph.
+            WeightsError: The outputs are not what the header says.
         """
-        if self.header.outputs == "raw":
-            return decode_levels(raw, self.header.levels)
         if self.header.outputs == "detections":
             raise ConfigError(f"{self.path} suppresses boxes inside its graph; expected one exported without --nms")
+        shapes = [tuple(tensor.shape[1:]) for tensor in raw]
+        values = 5 + len(self.class_names)
+        if self.header.outputs == "raw":
+            widths = [len(level.anchors) * values for level in self.header.levels]
+            if [shape[0] for shape in shapes if len(shape) == 3] != widths:
+                raise WeightsError(f"{self.path}: outputs {shapes}; its header tells of {widths} channels")
+            return decode_levels(raw, self.header.levels)
         boxes, scores = raw
+        if boxes.dim() != 3 or boxes.shape[2] != 4 or scores.shape != (*boxes.shape[:2], values - 5):
+            raise WeightsError(f"{self.path}: outputs {shapes}; its header tells of boxes and {values - 5} scores each")
         return boxes, scores
 
     def detect(
