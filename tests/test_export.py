@@ -53,15 +53,14 @@ def test_the_onnx_file_agrees_with_opencv_on_darknets_own_files(photo, shared, t
     cfg, weights = PHOTOS.parent / "darknet" / "yolov4-tiny.cfg", shared / "weights" / "yolov4-tiny.weights"
     net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
     net.setInput(photo.numpy())
-    heads = [name for name in net.getLayerNames() if name.startswith("conv_")]
-    wanted = {array.shape: array for array in (np.asarray(net.forward(name)) for name in (heads[-1], heads[-4]))}
+    wanted = {array.shape: array for array in net.forward(["conv_36", "conv_29"])}  # what enters the output layers
     names = shared / "weights" / "coco.names"
     told = {"model": "cspdarknet53_tiny_yolo", "names": names, "source": "-", "licence": "-", "trained_on": "-"}
     convert_darknet(weights, tmp_path / "full.safetensors", half=False, **told)
     path = export(crossstage.load(tmp_path / "full.safetensors"), "x", "onnx", tmp_path / "x.onnx").path
     for runtime in ("onnxruntime", "openvino", "opencv"):
         for tensor in open_exported(path, runtime)(photo):
-            np.testing.assert_allclose(tensor.numpy(), wanted[tuple(tensor.shape)], rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(tensor.numpy(), wanted[tuple(tensor.shape)], rtol=1e-4, atol=5e-3)
 
 
 def test_a_classifier_gives_the_same_logits(tmp_path):
