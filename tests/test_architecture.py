@@ -26,7 +26,7 @@ ALLOWED = {
     "training": {"nn", "heads", "detectors", "zoo", "data", "evaluation", "inference"},
     "runtimes": {"heads", "detectors", "inference"},
     "export": {"nn", "heads", "detectors", "darknet", "inference", "runtimes", "data"},
-    "deploy": {"nn", "heads", "inference", "runtimes", "export", "zoo"},
+    "deploy": {"nn", "heads", "detectors", "inference", "runtimes", "export", "zoo", "analysis"},
     "cli": {"darknet", "data", "deploy", "detectors", "evaluation", "export", "heads", "inference", "training", "zoo"},
 }
 

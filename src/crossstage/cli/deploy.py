@@ -67,6 +67,51 @@ def export(
     return 0
 
 
+def benchmark(
+    *,
+    models: list[str],
+    imgsz: int | None = None,
+    runtimes: list[str] | None = None,
+    peers: bool = False,
+    rounds: int = 30,
+    threads: int | None = None,
+    memory: bool = True,
+    json: str | None = None,
+) -> int:
+    """Time networks in every installed runtime, side by side.
+
+    Args:
+        models: Names, with or without weights, or model files.
+        imgsz: Side of the networks' input in pixels; by default each network's own.
+        runtimes: Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino,
+            openvino-bf16, openvino-int8, opencv; by default all but torch-compiled.
+        peers: Add the same network by others, and ultralytics' nano models if they are installed.
+        rounds: Timed passes of each.
+        threads: For each runtime; by default all cores.
+        memory: Measure peak memory, too, each row in a process of its own.
+        json: File for all that was measured.
+    """
+    from crossstage.deploy.benchmark import benchmark as measure
+    from crossstage.deploy.benchmark import print_benchmark
+
+    chosen = [name for entry in runtimes for name in entry.split(",")] if runtimes else None
+    with console(stderr=True).status("benchmark") as status:
+        result = measure(
+            models,
+            imgsz=imgsz,
+            runtimes=chosen,
+            peers=peers,
+            rounds=rounds,
+            threads=threads,
+            memory=memory,
+            progress=status.update,
+        )
+    print_benchmark(result, console())
+    if json:
+        result.save(Path(json))
+    return 0
+
+
 def _stem(model: str) -> str:
     """A model's name; of a path its last part without the suffix of a model's file."""
     path = Path(model)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from crossstage.detectors import Detector
 from crossstage.errors import ConfigError, CrossStageError, ExportError
@@ -49,7 +51,7 @@ def export(
     imgsz: int | tuple[int, int] | None = None,
     dynamic: bool = False,
     half: bool = False,
-    calib: str | Path | None = None,
+    calib: str | Path | Sequence[Tensor] | None = None,
     decode: bool = False,
     suppression: tuple[float, float] | None = None,
 ) -> Exported:
@@ -63,7 +65,8 @@ def export(
         imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
         dynamic: Take any number of pictures of any size; else one of that size.
         half: Store and, but for OpenVINO and ncnn, compute in float16.
-        calib: Pictures to quantise to int8 by: a dataset, whose training part is taken, or a folder, glob or list.
+        calib: What to quantise to int8 by: a dataset, whose training part is taken, a folder, glob or list of
+            pictures, or inputs ``(1, 3, H, W)``.
         decode: Give a detector's boxes and scores instead of its raw maps.
         suppression: Score and IoU thresholds of suppression inside the graph, whose output is then detections alone.
 
@@ -91,10 +94,13 @@ def export(
         half=half and kind.half_inside,
         decode=decode or suppression is not None,
     )
-    calibration = []
-    if calib is not None:
-        assert planned.header.preprocessing is not None
+    calibration: Sequence[Tensor] = ()
+    if isinstance(calib, (str, Path)):
+        if planned.header.preprocessing is None:
+            raise ConfigError("the classifier has no preprocessing, as before training; int8 needs it for pictures")
         calibration = calibration_inputs(calib, planned.header.preprocessing)
+    elif calib is not None:
+        calibration = calib
     path = Path(out) if out else Path(name.replace("/", "_").replace(":", "_") + kind.suffix)
     if kind.suffix.startswith(".") and path.suffix != kind.suffix:
         raise ConfigError(f"{path}: expected a name that ends with {kind.suffix}")
@@ -126,8 +132,6 @@ def _check_options(format: FormatName, model: Detector | Classifier, asked: dict
         raise ConfigError("a classifier has no boxes; decode and nms are for detectors")
     if {"half", "int8"} <= wanted:
         raise ConfigError("half and int8 exclude each other")
-    if isinstance(model, Classifier) and model.preprocessing is None and "int8" in wanted:
-        raise ConfigError("the classifier has no preprocessing, as before training; int8 needs it for its pictures")
 
 
 def _difference(recipe: Recipe, outputs: list[np.ndarray[Any, Any]]) -> float:

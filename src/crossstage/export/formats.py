@@ -75,7 +75,7 @@ def _graph(recipe: Recipe) -> tuple[Any, Header]:
     header = recipe.plan.header
     model = to_onnx(recipe.plan)
     if recipe.calibration:
-        model = quantise_onnx(model, recipe.calibration)
+        model = quantise_onnx(model, predictors(model), recipe.calibration)
         describe(model, header)
     if recipe.suppression:
         score, iou = recipe.suppression

@@ -133,18 +133,19 @@ def plan(
     return Plan(header, graph, sample(model, size, 2 if dynamic else batch), model)
 
 
-def sample(model: Detector | Classifier, imgsz: int | tuple[int, int] | None, count: int) -> Tensor:
+def sample(model: Detector | Classifier, imgsz: int | tuple[int, int] | None, count: int, *, seed: int = 0) -> Tensor:
     """An input to record and compare with: smooth coloured noise, which has a picture's low frequencies.
 
     Args:
         model: Whose input it is to be.
         imgsz: Side, or height and width, in pixels; None takes the size the model was trained at.
         count: Pictures.
+        seed: Of the noise.
 
     Raises:
         ConfigError: The size is no multiple of the model's stride, or not known.
     """
-    coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     size = _size(model, imgsz, _stride(model))
     return nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
 

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-def quantise_onnx(model: ModelProto, batches: Sequence[Tensor]) -> ModelProto:
+def quantise_onnx(model: ModelProto, in_float: Sequence[str], batches: Sequence[Tensor]) -> ModelProto:
     """Static quantisation of ONNX Runtime: QDQ nodes, one scale for each channel of a weight.
 
     Args:
         model: A float graph.
+        in_float: Names of its operations that stay in float, see :func:`predictors`.
         batches: Inputs, each as the graph takes it.
 
     Raises:
@@ -63,7 +64,7 @@ def quantise_onnx(model: ModelProto, batches: Sequence[Tensor]) -> ModelProto:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=predictors(model),
+            nodes_to_exclude=list(in_float),
             extra_options={"CalibMovingAverage": True},  # one odd picture must not decide a scale
         )
         return onnx.load(str(target))
