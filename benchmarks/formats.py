@@ -26,7 +26,7 @@ import torch
 from timing import machine
 
 from crossstage import CrossStageError, create_model, list_models
-from crossstage.detectors import Detector
+from crossstage.detectors import Detector, OneStageDetector
 from crossstage.export import FORMATS, export
 from crossstage.export.export import FLOOR, TOLERANCE
 from crossstage.heads import Classifier
@@ -74,21 +74,24 @@ def main() -> None:
 def measure(name: str, opencv5: Path | None, known: Mapping[str, Any]) -> dict[str, Any]:
     """For each column that is not known the largest relative difference, or why there is none."""
     columns = {"onnx": "onnxruntime", "openvino": "openvino_folder"}
-    missing = [format for format in FORMATS if columns.get(format, format) not in known]
+    missing = [(format, kind) for format, kind in FORMATS.items() if columns.get(format, format) not in known]
     if not missing:
         return {}
     model = prepared(name)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for format in missing:
-            kind, column = FORMATS[format], {"openvino": "openvino_folder"}.get(format, format)
+        for format, kind in missing:
+            column = "openvino_folder" if format == "openvino" else format
             path = Path(folder) / f"model{kind.suffix}"
             try:
                 found[column] = export(model, name, format, path, imgsz=PIXELS).difference
             except CrossStageError as error:
                 found[column] = str(error)
-        if isinstance(found.pop("onnx", ""), float):
+        written = found.pop("onnx", None)
+        if isinstance(written, float):
             found |= in_runtimes(Path(folder) / "model.onnx", model, opencv5)
+        elif written is not None:
+            found |= dict.fromkeys((*RUNTIMES, "opencv5"), written)
     return found
 
 
@@ -127,7 +130,8 @@ def names(model: Detector | Classifier) -> list[str]:
     """Of the file's outputs."""
     if isinstance(model, Classifier):
         return ["logits"]
-    return [f"stride{level.stride}" for level in model.head.levels]  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(model, OneStageDetector)
+    return [f"stride{level.stride}" for level in model.head.levels]
 
 
 def in_opencv5(
