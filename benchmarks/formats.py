@@ -27,7 +27,7 @@ from timing import machine
 
 from crossstage import CrossStageError, create_model, list_models
 from crossstage.detectors import Detector, OneStageDetector
-from crossstage.export import FORMATS, export
+from crossstage.export import FORMATS, FormatName, export
 from crossstage.export.export import FLOOR, TOLERANCE
 from crossstage.heads import Classifier
 from crossstage.runtimes import installed, start
@@ -74,15 +74,15 @@ def main() -> None:
 def measure(name: str, opencv5: Path | None, known: Mapping[str, Any]) -> dict[str, Any]:
     """For each column that is not known the largest relative difference, or why there is none."""
     columns = {"onnx": "onnxruntime", "openvino": "openvino_folder"}
-    missing = [(format, kind) for format, kind in FORMATS.items() if columns.get(format, format) not in known]
+    missing: list[FormatName] = [format for format in FORMATS if columns.get(format, format) not in known]
     if not missing:
         return {}
     model = prepared(name)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for format, kind in missing:
+        for format in missing:
             column = "openvino_folder" if format == "openvino" else format
-            path = Path(folder) / f"model{kind.suffix}"
+            path = Path(folder) / f"model{FORMATS[format].suffix}"
             try:
                 found[column] = export(model, name, format, path, imgsz=PIXELS).difference
             except CrossStageError as error:
