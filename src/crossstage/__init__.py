@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from crossstage.errors import ConfigError, CrossStageError, DataError, TrainingError, WeightsError
+from crossstage.errors import ConfigError, CrossStageError, DataError, ExportError, TrainingError, WeightsError
 from crossstage.version import __version__
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ __all__ = [
     "CrossStageError",
     "DataError",
     "Detector",
+    "ExportError",
     "Partial",
     "TrainOptions",
     "TrainingError",

@@ -23,3 +23,7 @@ class WeightsError(CrossStageError):
 
 class TrainingError(CrossStageError):
     """A training that cannot begin or go on."""
+
+
+class ExportError(CrossStageError):
+    """A network that a format cannot hold, or a file that a runtime cannot run."""

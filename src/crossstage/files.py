@@ -30,6 +30,30 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to, beside ``path``, that becomes it at the end; nothing is left behind if writing fails.
+
+    An earlier folder of that name is replaced if it holds no other files than the new one.
+
+    Raises:
+        DataError: The folder cannot be written, or something else is in its place.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            temporary.mkdir()
+            yield temporary
+            if path.is_dir():
+                if others := {file.name for file in path.iterdir()} - {file.name for file in temporary.iterdir()}:
+                    raise DataError(f"{path}: holds {', '.join(sorted(others)[:3])} already; expected a new folder")
+                path.rename(Path(folder) / "earlier")
+            temporary.rename(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole text.
 

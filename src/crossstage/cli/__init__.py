@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
+from crossstage.cli.deploy import benchmark, export
 from crossstage.cli.train import run_train, train
 from crossstage.cli.verbs import INTERRUPTED, darknet_convert, darknet_info, info, models, pack, predict, val
 from crossstage.errors import CrossStageError
@@ -29,6 +30,8 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "train": train,
     "val": val,
     "data": {"check": data_check, "stats": data_stats, "anchors": data_anchors, "show": data_show},
+    "export": export,
+    "benchmark": benchmark,
     "pack": pack,
     "models": models,
     "info": info,
@@ -38,10 +41,23 @@ GROUPS = {
     "darknet": "Networks and weights in Darknet's formats.",
     "data": "Datasets: check, describe, fit anchors, look at.",
 }
-LISTS = {
-    "classes": "Names or ids of the classes to look for, apart or with commas; by default all."
-}  # options that take several values
-FLAGS = {"augment", "half", "fit_anchors", "freeze_backbone", "nms_sweep"}  # may stand without a value
+LISTS = {  # options that take several values
+    "classes": "Names or ids of the classes to look for, apart or with commas; by default all.",
+    "runtimes": "Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino, "
+    "openvino-bf16, openvino-int8, opencv, apart or with commas; by default all but torch-compiled.",
+}
+SEVERAL = {"models": "Models, with or without weights, or model files."}  # positional
+FLAGS = {
+    "augment",
+    "decode",
+    "dynamic",
+    "half",
+    "int8",
+    "nms",
+    "fit_anchors",
+    "freeze_backbone",
+    "nms_sweep",
+}  # may stand without a value
 OPTIONAL = {"pattern": "Shell-style wildcards, such as 'csp*'; by default all."}  # positional, and may be left out
 
 
@@ -114,7 +130,11 @@ def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb | dict[str, Verb
             continue
         parameters = inspect.signature(verb).parameters
         first = next(iter(parameters.values()))
-        below.add_function_arguments(verb, as_positional=first.kind is not first.KEYWORD_ONLY, skip={*LISTS, *OPTIONAL})
+        below.add_function_arguments(
+            verb, as_positional=first.kind is not first.KEYWORD_ONLY, skip={*LISTS, *OPTIONAL, *SEVERAL}
+        )
+        for argument in SEVERAL.keys() & parameters.keys():
+            below.add_argument(argument, nargs="+", help=SEVERAL[argument])
         for argument in OPTIONAL.keys() & parameters.keys():
             below.add_argument(argument, nargs="?", default=parameters[argument].default, help=OPTIONAL[argument])
         for option in LISTS.keys() & parameters.keys():

@@ -23,6 +23,9 @@ def predict(
     imgsz: int | None = None,
     classes: list[str] | None = None,
     device: str | None = None,
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino", "opencv"] | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    threads: int | None = None,
     save: str | None = None,
     json: str | None = None,
 ) -> int:
@@ -30,31 +33,38 @@ def predict(
 
     Args:
         source: A picture, folder, glob, .txt list, video file or camera number.
-        model: A model with weights in "crossstage models", with or without their tag; a model file; a run's folder; or
-            a Darknet .cfg with its .weights, and .names if there are any, beside it.
+        model: A model with weights in "crossstage models", with or without their tag; a model file; a run's folder; a
+            Darknet .cfg with its .weights, and .names if there are any, beside it; or what export wrote for ONNX or
+            OpenVINO.
         conf: Keep detections that score more than this.
         iou: Of two boxes of one class that overlap more than this, drop the weaker.
         nms: How that overlap is measured: by IoU, by distance-IoU, or by IoU whatever the classes are.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
         classes: Names or ids of the classes to look for; by default all.
         device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
+        runtime: What runs the model: torch, another runtime, or auto for the fastest installed; by default torch, for
+            an exported file what reads it.
+        precision: Of the arithmetic: bf16 where runtime and processor have it.
+        threads: How many to use on a CPU.
         save: Folder for annotated copies.
         json: File for the detections, one JSON object for each picture or frame.
     """
-    from crossstage.heads import Classifier
+    from crossstage.deploy import open_model
     from crossstage.inference import Predictor, predict_to_files, print_summary
     from crossstage.inference.classify import ClassPredictor, classify_to_files
-    from crossstage.zoo import load_on
 
-    loaded = load_on(model, device)
-    if isinstance(loaded, Classifier):
+    opened = open_model(model, runtime=runtime, device=device, threads=threads, precision=precision, imgsz=imgsz)
+    if opened.told:
+        console(stderr=True).print(opened.told, markup=False, highlight=False, soft_wrap=True)
+    if opened.classifier:
         if classes or save:
             raise ConfigError(f"{model} is a classifier; classes and save are for detectors")
-        predictor = ClassPredictor(loaded, imgsz=imgsz)
+        predictor = ClassPredictor(opened.classifier, imgsz=imgsz)
         unreadable = classify_to_files(predictor, source, console(), json=Path(json) if json else None)
         return FOUND_FAULTS if unreadable else 0
+    assert opened.detector
     wanted = [name for entry in classes for name in entry.split(",")] if classes else None
-    predictor = Predictor(loaded, conf=conf, iou=iou, imgsz=imgsz, classes=wanted, suppression=nms)
+    predictor = Predictor(opened.detector, conf=conf, iou=iou, imgsz=imgsz, classes=wanted, suppression=nms)
     summary = predict_to_files(predictor, source, save=Path(save) if save else None, json=Path(json) if json else None)
     print_summary(summary, console())
     if summary.interrupted:
@@ -74,14 +84,17 @@ def val(
     nms_sweep: bool = False,
     on_bad_label: Literal["refuse", "skip"] = "refuse",
     device: str | None = None,
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino", "opencv"] | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
     json: str | None = None,
 ) -> int:
     """Measure a detector's average precision or a classifier's accuracy.
 
     Args:
         data: The dataset, see "crossstage data check --help".
-        model: A model with weights in "crossstage models", with or without their tag; a model file; a run's folder; or
-            a Darknet .cfg with its .weights, and .names if there are any, beside it.
+        model: A model with weights in "crossstage models", with or without their tag; a model file; a run's folder; a
+            Darknet .cfg with its .weights, and .names if there are any, beside it; or what export wrote for ONNX or
+            OpenVINO.
         split: The part to measure on: train, val or test; by default val, else test. Of a folder with several
             annotation files also a part of one's name.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
@@ -91,37 +104,38 @@ def val(
         nms_sweep: Measure at every threshold from 0.30 to 0.70 of all three instead, in one pass over the pictures.
         on_bad_label: Refuse broken labels, or skip them.
         device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
+        runtime: What runs the model, as for predict.
+        precision: Of the arithmetic: bf16 where runtime and processor have it.
         json: File for the report.
     """
     from crossstage.data import CocoDataset
     from crossstage.data.source import part_to_measure
+    from crossstage.deploy import open_model
     from crossstage.evaluation import evaluate, evaluate_classifier, print_classification, print_report
     from crossstage.evaluation.sweep import nms_sweep as sweep
     from crossstage.evaluation.sweep import print_sweep, save_sweep
-    from crossstage.heads import Classifier
-    from crossstage.zoo import load_on
 
-    loaded = load_on(model, device)
+    opened = open_model(model, runtime=runtime, device=device, precision=precision, imgsz=imgsz)
     dataset = part_to_measure(data, split, on_bad_label)
-    if isinstance(loaded, Classifier) == isinstance(dataset, CocoDataset):
+    if bool(opened.classifier) == isinstance(dataset, CocoDataset):
         held = "boxes" if isinstance(dataset, CocoDataset) else "labels without boxes"
         raise ConfigError(f"{data} holds {held}, which {model} does not find; expected data of the model's task")
-    if isinstance(loaded, Classifier):
+    if opened.classifier:
         assert not isinstance(dataset, CocoDataset)
         if nms_sweep or nms != "iou":
             raise ConfigError(f"{model} is a classifier; nms and nms_sweep are for detectors")
-        report = evaluate_classifier(loaded, dataset, imgsz=imgsz, progress=True, model_name=model)
+        report = evaluate_classifier(opened.classifier, dataset, imgsz=imgsz, progress=True, model_name=model)
         print_classification(report, console())
     else:
-        assert isinstance(dataset, CocoDataset)
+        assert opened.detector and isinstance(dataset, CocoDataset)
         if nms_sweep:
-            rows = sweep(loaded, dataset, imgsz=imgsz, conf=conf, progress=True)
+            rows = sweep(opened.detector, dataset, imgsz=imgsz, conf=conf, progress=True)
             print_sweep(rows, console())
             if json:
                 save_sweep(rows, Path(json))
             return 0
         options = {"imgsz": imgsz, "conf": conf, "iou": iou, "suppression": nms}
-        report = evaluate(loaded, dataset, progress=True, model_name=model, **options)
+        report = evaluate(opened.detector, dataset, progress=True, model_name=model, **options)
         print_report(report, console())
     if json:
         report.save(Path(json))

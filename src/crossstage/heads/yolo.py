@@ -77,17 +77,30 @@ class YoloHead(nn.Module):
             Boxes ``(N, K, 4)`` as xyxy in pixels of the input and scores ``(N, K, num_classes)`` in [0, 1], levels
             shallow to deep, see :func:`crossstage.nn.boxes.decode_yolo` for the order within one.
         """
-        decoded = [
-            decode_yolo(
-                tensor,
-                level.anchors,
-                input_size=(tensor.shape[2] * level.stride, tensor.shape[3] * level.stride),
-                scale_x_y=level.scale_x_y,
-            )
-            for tensor, level in zip(raw, self.levels, strict=True)
-        ]
-        boxes, scores = zip(*decoded, strict=True)
-        return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
+        return decode_levels(raw, self.levels)
+
+
+def decode_levels(raw: Sequence[Tensor], levels: Sequence[AnchorLevel]) -> tuple[Tensor, Tensor]:
+    """Turn raw maps into boxes and scores: :meth:`YoloHead.decode` for maps that have left their head.
+
+    Args:
+        raw: For each level ``(N, A_i * (5 + num_classes), H_i, W_i)``.
+        levels: Strides and anchors.
+
+    Returns:
+        Boxes ``(N, K, 4)`` as xyxy in pixels of the input and scores ``(N, K, num_classes)`` in [0, 1].
+    """
+    decoded = [
+        decode_yolo(
+            tensor,
+            level.anchors,
+            input_size=(tensor.shape[2] * level.stride, tensor.shape[3] * level.stride),
+            scale_x_y=level.scale_x_y,
+        )
+        for tensor, level in zip(raw, levels, strict=True)
+    ]
+    boxes, scores = zip(*decoded, strict=True)
+    return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
 
 
 def _check(strides: Sequence[int], levels: Sequence[AnchorLevel], num_classes: int) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from torch import Tensor
 
@@ -35,6 +35,33 @@ class Preprocessing:
         if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
             return images
         return (images - images.new_tensor(self.mean).view(3, 1, 1)) / images.new_tensor(self.std).view(3, 1, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields for a file's header, without a normalisation that does nothing: so earlier versions read it, too."""
+        idle = Preprocessing()
+        told = asdict(self)
+        return {key: value for key, value in told.items() if key in ("size", "resize") or value != getattr(idle, key)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Preprocessing:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: A value is out of range.
+            KeyError: One is missing.
+            TypeError: One is of another kind.
+        """
+        height, width = (int(side) for side in content["size"])
+        if content["resize"] not in get_args(Resize):
+            raise ValueError(f"resize is {content['resize']!r}")
+        idle = cls()
+        mean, std = _colours(content.get("mean", idle.mean)), _colours(content.get("std", idle.std))
+        return cls((height, width), content["resize"], mean, std)
+
+
+def _colours(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 class Detected(NamedTuple):

@@ -72,7 +72,9 @@ class PartialShortcut(nn.Module):
         """Sample, then cut or fill up with zeros."""
         if self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(x, (0, 0, 0, 0, 0, self.out_channels - self.in_channels))  # a negative pad cuts
+        if self.out_channels > self.in_channels:
+            return F.pad(x, (0, 0, 0, 0, 0, self.out_channels - self.in_channels))
+        return x[:, : self.out_channels]
 
     def extra_repr(self) -> str:
         """Settings shown by ``repr``."""

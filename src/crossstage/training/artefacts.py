@@ -29,6 +29,7 @@ from crossstage.evaluation.plots import (
 from crossstage.files import whole_file, write_text
 from crossstage.inference.drawing import draw, sheet
 from crossstage.inference.images import Pixels, load_image
+from crossstage.machine import processor
 from crossstage.training.checkpoint import Progress
 from crossstage.training.options import TrainOptions
 from crossstage.training.tasks import Scores
@@ -163,7 +164,4 @@ The licence of these weights is yours to state; mind that of the training data a
 def _machine(options: TrainOptions) -> str:
     if torch.cuda.is_available() and options.accelerator != "cpu":
         return f"{options.world} x {torch.cuda.get_device_name()}"
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{torch.get_num_threads()} threads of a CPU ({names[0] if names else platform.machine()})"
+    return f"{torch.get_num_threads()} threads of a CPU ({processor()})"

@@ -186,6 +186,24 @@ def peers() -> list[str]:
     return sorted(_ADAPTERS)
 
 
+def twin_of(name: str, library: str) -> str | None:
+    """A library's name of one of our networks; None if it has none that is the same.
+
+    Args:
+        name: Our name, with or without a tag.
+        library: ``"timm"`` or ``"torchvision"``.
+    """
+    ours = name.partition(".")[0]
+    return next(
+        (
+            peer.partition(":")[2]
+            for peer, (twin, _, _) in _ADAPTERS.items()
+            if twin == ours and peer.startswith(f"{library}:")
+        ),
+        None,
+    )
+
+
 def from_peer(
     name: str, state: State, *, num_classes: int | None = None, preprocessing: Preprocessing | None = None
 ) -> Classifier:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.heads import AnchorLevel
-from crossstage.inference.model import Preprocessing, Resize
+from crossstage.inference.model import Preprocessing
 from crossstage.nn import Partial
 
 FORMAT = 1
@@ -62,7 +62,7 @@ class ModelSpec:
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
             "overrides": {key: _encode(value) for key, value in self.overrides.items()},
-            "preprocessing": _told(self.preprocessing) if self.preprocessing else None,
+            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
             "provenance": asdict(self.provenance) if self.provenance else None,
         }
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -85,35 +85,11 @@ class ModelSpec:
                 num_classes=int(content["num_classes"]),
                 class_names=tuple(str(name) for name in content["class_names"]),
                 overrides={str(key): _decode(value) for key, value in content["overrides"].items()},
-                preprocessing=_preprocessing(content["preprocessing"]),
+                preprocessing=Preprocessing.from_dict(content["preprocessing"]) if content["preprocessing"] else None,
                 provenance=Provenance(**content["provenance"]) if content["provenance"] else None,
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigError) as error:
             raise WeightsError(f"{path}: its header does not describe a crossstage model: {error!r}") from None
-
-
-def _told(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Fields, without a normalisation that does nothing: so earlier versions read the file as well."""
-    told = asdict(preprocessing)
-    return {key: value for key, value in told.items() if key in ("size", "resize") or value != _IDLE[key]}
-
-
-def _preprocessing(content: Any) -> Preprocessing | None:
-    if content is None:
-        return None
-    height, width = content["size"]
-    if content["resize"] not in get_args(Resize):
-        raise ValueError(f"resize is {content['resize']!r}")
-    mean, std = (_colours(content.get(key, _IDLE[key])) for key in ("mean", "std"))
-    return Preprocessing((int(height), int(width)), content["resize"], mean, std)
-
-
-_IDLE = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-
-
-def _colours(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
 
 
 _DATACLASSES = {"Partial": Partial, "AnchorLevel": AnchorLevel}

@@ -1,0 +1,118 @@
+"""The verbs that take models elsewhere: export, benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from crossstage.cli.console import console
+
+
+def export(
+    model: str,
+    format: Literal["onnx", "openvino", "torchscript", "exported_program", "ncnn"] = "onnx",
+    out: str | None = None,
+    imgsz: int | None = None,
+    dynamic: bool = False,
+    half: bool = False,
+    int8: bool = False,
+    calib: str | None = None,
+    decode: bool = False,
+    nms: bool = False,
+    conf: float = 0.25,
+    iou: float = 0.45,
+) -> int:
+    """Write a model as a file that other programs run.
+
+    Args:
+        model: As for predict.
+        format: Of the file. predict and val run ONNX and OpenVINO with nothing else.
+        out: The file or folder to write; by default the model's name in the current folder.
+        imgsz: Side of the network's input in pixels; by default the one it was trained at.
+        dynamic: Take any number of pictures of any size.
+        half: Store float16.
+        int8: Quantise to int8, by the pictures of calib.
+        calib: Pictures to quantise by: a dataset, whose training part is taken, or a folder.
+        decode: Give boxes and scores instead of raw maps.
+        nms: Suppress overlapping boxes inside the graph, at conf and iou; gives detections alone.
+        conf: Score of detections of nms.
+        iou: Overlap of boxes of a class at which nms drops the weaker.
+    """
+    from crossstage.errors import ConfigError
+    from crossstage.export import export as write
+    from crossstage.zoo import load_on
+
+    if int8 != (calib is not None):
+        raise ConfigError("int8 and calib go together; expected --int8 --calib DATA")
+    loaded = load_on(model, "cpu")
+    suppression = (conf, iou) if nms else None
+    with console(stderr=True).status(f"writing {format}"):
+        done = write(
+            loaded,
+            _stem(model),
+            format,
+            out,
+            imgsz=imgsz,
+            dynamic=dynamic,
+            half=half,
+            calib=calib,
+            decode=decode,
+            suppression=suppression,
+        )
+    size = sum(file.stat().st_size for file in ([done.path] if done.path.is_file() else done.path.iterdir()))
+    checked = "" if done.difference is None else f"; its outputs differ from PyTorch's by {done.difference:.1e}"
+    console().print(
+        f"{done.path}: {size / 1e6:.1f} MB in {done.seconds:.0f} s{checked}", highlight=False, soft_wrap=True
+    )
+    return 0
+
+
+def benchmark(
+    *,
+    models: list[str],
+    imgsz: int | None = None,
+    runtimes: list[str] | None = None,
+    peers: bool = False,
+    rounds: int = 30,
+    threads: int | None = None,
+    memory: bool = True,
+    json: str | None = None,
+) -> int:
+    """Time networks in every installed runtime, side by side.
+
+    Args:
+        models: Names, with or without weights, or model files.
+        imgsz: Side of the networks' input in pixels; by default each network's own.
+        runtimes: Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino,
+            openvino-bf16, openvino-int8, opencv; by default all but torch-compiled.
+        peers: Add the same network by others, and ultralytics' nano models if they are installed.
+        rounds: Timed passes of each.
+        threads: For each runtime; by default all cores.
+        memory: Measure peak memory, too, each row in a process of its own.
+        json: File for all that was measured.
+    """
+    from crossstage.deploy.benchmark import benchmark as measure
+    from crossstage.deploy.benchmark import print_benchmark
+
+    chosen = [name for entry in runtimes for name in entry.split(",")] if runtimes else None
+    with console(stderr=True).status("benchmark") as status:
+        result = measure(
+            models,
+            imgsz=imgsz,
+            runtimes=chosen,
+            peers=peers,
+            rounds=rounds,
+            threads=threads,
+            memory=memory,
+            progress=status.update,
+        )
+    print_benchmark(result, console())
+    if json:
+        result.save(Path(json))
+    return 0
+
+
+def _stem(model: str) -> str:
+    """A model's name; of a path its last part without the suffix of a model's file."""
+    path = Path(model)
+    return path.stem if path.suffix in (".safetensors", ".cfg") else path.name

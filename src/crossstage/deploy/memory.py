@@ -1,0 +1,63 @@
+"""How much memory a run takes: measured in a fresh process, as everything else that was loaded would count as well."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PASSES = 3
+STATUS = Path("/proc/self/status")
+
+
+def peak_mib(source: str | Path, way: str, size: int, threads: int) -> float | None:
+    """Peak of the resident memory while a model is opened and run, above what its process had before, in MiB.
+
+    Args:
+        source: A model's name or file; an exported file's path for a way that runs one.
+        way: One of :data:`~crossstage.deploy.rows.WAYS`.
+        size: Side of the input in pixels.
+        threads: For the runtime.
+
+    Returns:
+        None where the system does not tell (Linux does), or the run failed.
+    """
+    if not STATUS.is_file():
+        return None
+    command = [sys.executable, "-W", "ignore", "-m", "crossstage.deploy.memory", str(source), way, str(size)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([*command, str(threads)], capture_output=True, text=True, check=False, env=environment)
+    words = done.stdout.split()
+    return float(words[-1]) if done.returncode == 0 and words else None
+
+
+def _mib(key: str) -> float:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1024
+
+
+def main() -> None:
+    """Print the peak of one run: what :func:`peak_mib` starts."""
+    import torch
+
+    from crossstage.deploy.benchmark import named_model
+    from crossstage.deploy.rows import WAYS
+    from crossstage.runtimes import RUNTIMES
+
+    source, way, size, threads = sys.argv[1], WAYS[sys.argv[2]], int(sys.argv[3]), int(sys.argv[4])
+    images = torch.rand(1, 3, size, size)
+    if way.runtime is not None:
+        importlib.import_module(RUNTIMES[way.runtime])
+    before = _mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    with torch.inference_mode():
+        run = way.open(named_model(source) if way.runtime is None else Path(source), threads)
+        for _ in range(PASSES):
+            run(images)
+    print(_mib("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    main()

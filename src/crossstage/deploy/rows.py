@@ -1,0 +1,110 @@
+"""The ways to run a network that a benchmark compares."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from crossstage.analysis import count_flops
+from crossstage.deploy.cached import exported_file, fingerprint
+from crossstage.deploy.pytorch import fast
+from crossstage.export import export
+from crossstage.export.graph import sample
+from crossstage.machine import cache_folder
+from crossstage.runtimes import Runtime, start
+from crossstage.runtimes.exported import read_header
+from crossstage.version import __version__
+from crossstage.zoo.registry import Model
+
+Number = Literal["fp32", "bf16", "int8"]
+Run = Callable[[Tensor], object]
+CALIBRATION = 8  # inputs to quantise by: speed hardly depends on them
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a network.
+
+    Attributes:
+        told: What runs it, for people.
+        precision: Of the arithmetic.
+        runtime: What runs its exported file; None for PyTorch.
+        fused: Whether PyTorch runs a fused copy.
+        compiled: Whether PyTorch compiles it.
+    """
+
+    told: str
+    precision: Number = "fp32"
+    runtime: Runtime | None = None
+    fused: bool = True
+    compiled: bool = False
+
+    def file(self, model: Model, size: int) -> Path | None:
+        """The exported file that it runs, made when first asked for; None for PyTorch.
+
+        Args:
+            model: With its weights.
+            size: Side of the input in pixels.
+
+        Raises:
+            CrossStageError: The model cannot be exported.
+        """
+        if self.runtime is None:
+            return None
+        return _quantised(model, size, self.runtime) if self.precision == "int8" else _exported(model, size)
+
+    def open(self, source: Model | Path, threads: int) -> Run:
+        """Make a model, or its exported file, run.
+
+        Raises:
+            CrossStageError: The runtime is not installed, lacks the precision or cannot run it.
+        """
+        if isinstance(source, Path):
+            assert self.runtime is not None
+            arithmetic = "bf16" if self.precision == "bf16" else "fp32"
+            names = read_header(source).output_names
+            session = start(source, self.runtime, names, threads=threads, precision=arithmetic)
+            return lambda images: session(images.numpy())
+        torch.set_num_threads(threads)
+        assert self.precision != "int8"
+        return fast(source, precision=self.precision, compiled=self.compiled) if self.fused else source
+
+
+WAYS: dict[str, Way] = {
+    "torch-eager": Way("torch eager", fused=False),
+    "torch": Way("torch fused"),
+    "torch-compiled": Way("torch compiled", compiled=True),
+    "torch-bf16": Way("torch fused", "bf16"),
+    "onnxruntime": Way("ONNX Runtime", runtime="onnxruntime"),
+    "onnxruntime-int8": Way("ONNX Runtime", "int8", "onnxruntime"),
+    "openvino": Way("OpenVINO", runtime="openvino"),
+    "openvino-bf16": Way("OpenVINO", "bf16", "openvino"),
+    "openvino-int8": Way("OpenVINO", "int8", "openvino"),
+    "opencv": Way("OpenCV DNN", runtime="opencv"),
+}
+
+
+def billions(model: torch.nn.Module, size: int) -> float:
+    """GFLOPs of a pass with one picture, two for each multiply-add."""
+    with torch.inference_mode(False):  # operations are not told apart inside it
+        return count_flops(copy.deepcopy(model).to("meta"), (1, 3, size, size)) / 1e9
+
+
+def _exported(model: Model, size: int) -> Path:
+    return exported_file(model, "benchmark", imgsz=size, batch=1)
+
+
+def _quantised(model: Model, size: int, runtime: Runtime) -> Path:
+    """The model in int8, quantised by noise, in the cache."""
+    key = fingerprint(model, size, runtime, __version__)
+    path = cache_folder() / "int8" / (f"{key}.onnx" if runtime == "onnxruntime" else key)
+    if not path.exists():
+        inputs = [sample(model, size, 1, seed=seed) for seed in range(CALIBRATION)]
+        export(model, "benchmark", "onnx" if runtime == "onnxruntime" else "openvino", path, imgsz=size, calib=inputs)
+    return path if runtime == "onnxruntime" else path / "model.xml"

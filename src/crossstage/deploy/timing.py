@@ -1,0 +1,46 @@
+"""Timing in turns, forth and back, so that a noisy machine is noisy for all runs and none always comes first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def in_turns(
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warm_up: int = 3,
+    seconds: float = float("inf"),
+    burst: int = 1,
+    pause: float = 0.0,
+) -> dict[str, list[float]]:
+    """Milliseconds of each run in each round.
+
+    Args:
+        runs: What to time, by name.
+        rounds: Rounds that count.
+        warm_up: Rounds before them.
+        seconds: No further round begins after these; one counts at least.
+        burst: Passes of a turn, the last of which counts: those before bring caches and threads back to it.
+        pause: Seconds before each turn: threads of one runtime spin for a while and would slow down the next.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    for number in range(rounds + warm_up):
+        if number > warm_up and time.perf_counter() > end:
+            break
+        turns = list(runs.items())
+        for name, run in turns if number % 2 else reversed(turns):
+            time.sleep(pause)
+            for _ in range(burst - 1):
+                run()
+            start = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number >= warm_up:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return times

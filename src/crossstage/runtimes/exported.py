@@ -1,0 +1,233 @@
+"""Exported files as models: what :mod:`crossstage.inference` and :mod:`crossstage.evaluation` ask of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossstage.detectors.postprocess import postprocess
+from crossstage.errors import ConfigError, ExportError, WeightsError
+from crossstage.heads import decode_levels
+from crossstage.inference.model import Detected, Preprocessing, Suppression
+from crossstage.runtimes.header import KEY, Header, read_onnx_header
+from crossstage.runtimes.sessions import Precision, Runtime, Session, installed, start
+
+
+class _Exported:
+    """A header and a session."""
+
+    def __init__(self, header: Header, session: Session, path: Path, runtime: Runtime) -> None:
+        self.header, self.session, self.path, self.runtime = header, session, path, runtime
+        self.class_names = header.class_names
+        self.max_stride = header.max_stride
+
+    def run(self, images: Tensor) -> list[Tensor]:
+        """The file's outputs for ``(N, 3, H, W)`` images.
+
+        Raises:
+            ConfigError: The file takes another number of pictures, or another size.
+            ExportError: The runtime failed.
+        """
+        self._check(tuple(images.shape))
+        try:
+            outputs = self.session(np.ascontiguousarray(images.numpy(), dtype=np.float32))
+        except Exception as error:  # each runtime has errors of its own, without a common base
+            raise ExportError(f"{self.path}: {self.runtime} cannot run it: {error}") from error
+        return [torch.from_numpy(output) for output in outputs]
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        expected = self.header.preprocessing
+        if self.header.batch is None or expected is None or shape == (self.header.batch, 3, *expected.size):
+            return
+        raise ConfigError(
+            f"{self.path} takes {self.header.batch} x 3 x {expected.size[0]} x {expected.size[1]}, not "
+            f"{' x '.join(map(str, shape))}; export it with --dynamic, or for that size"
+        )
+
+
+class ExportedDetector(_Exported):
+    """A detector in an exported file; meets :class:`~crossstage.inference.DetectionModel`.
+
+    Args:
+        header: What the file says of itself.
+        session: Runs it.
+        path: For messages.
+        runtime: For messages.
+    """
+
+    def __init__(self, header: Header, session: Session, path: Path, runtime: Runtime) -> None:
+        super().__init__(header, session, path, runtime)
+        if header.preprocessing is None:
+            raise WeightsError(f"{path}: a detector's header without preprocessing")
+        self.preprocessing: Preprocessing = header.preprocessing
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """The file's outputs for ``(N, 3, H, W)`` images in [0, 1]; see :meth:`detect`.
+
+        Raises:
+            ConfigError: The file takes another number of pictures, or another size.
+            ExportError: The runtime failed.
+        """
+        outputs = self.run(images)
+        if self.header.outputs == "detections":  # rows of all images: apart, as other outputs are
+            rows = outputs[0]
+            return [rows[rows[:, 0] == index] for index in range(len(images))]
+        return outputs
+
+    def decode(self, raw: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, C)`` in [0, 1].
+
+        Raises:
+            ConfigError: Boxes were suppressed inside the graph.
+            WeightsError: The outputs are not what the header says.
+        """
+        if self.header.outputs == "detections":
+            raise ConfigError(f"{self.path} suppresses boxes inside its graph; expected one exported without --nms")
+        shapes = [tuple(tensor.shape[1:]) for tensor in raw]
+        values = 5 + len(self.class_names)
+        if self.header.outputs == "raw":
+            widths = [len(level.anchors) * values for level in self.header.levels]
+            if [shape[0] for shape in shapes if len(shape) == 3] != widths:
+                raise WeightsError(f"{self.path}: outputs {shapes}; its header tells of {widths} channels")
+            return decode_levels(raw, self.header.levels)
+        boxes, scores = raw
+        if boxes.dim() != 3 or boxes.shape[2] != 4 or scores.shape != (*boxes.shape[:2], values - 5):
+            raise WeightsError(f"{self.path}: outputs {shapes}; its header tells of boxes and {values - 5} scores each")
+        return boxes, scores
+
+    def detect(
+        self,
+        raw: Sequence[Tensor],
+        *,
+        score_threshold: float = 0.25,
+        iou_threshold: float = 0.45,
+        class_ids: Sequence[int] | None = None,
+        max_detections: int = 300,
+        suppression: Suppression = "iou",
+    ) -> list[Detected]:
+        """See :meth:`crossstage.Detector.detect`.
+
+        Raises:
+            ConfigError: The file suppresses boxes inside its graph, and other thresholds are asked for than it has.
+        """
+        if self.header.outputs == "detections":
+            self._check_suppression(score_threshold, iou_threshold, suppression)
+            return [_read(rows, score_threshold, class_ids, max_detections) for rows in raw]
+        return postprocess(
+            *self.decode(raw),
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            class_ids=class_ids,
+            max_detections=max_detections,
+            suppression=suppression,
+        )
+
+    def _check_suppression(self, score: float, iou: float, suppression: Suppression) -> None:
+        low, own = self.header.score_threshold or 0.0, self.header.iou_threshold
+        if score < low or iou != own or suppression != "iou":
+            raise ConfigError(
+                f"{self.path} suppresses boxes inside its graph, at conf {low} and iou {own}; "
+                f"conf {score}, iou {iou} and nms {suppression} need one exported without --nms"
+            )
+
+
+def _read(rows: Tensor, score: float, class_ids: Sequence[int] | None, most: int) -> Detected:
+    keep = rows[:, 2] > score
+    if class_ids is not None:
+        keep &= torch.isin(rows[:, 1].long(), torch.tensor(list(class_ids), dtype=torch.long))
+    rows = rows[keep][:most]
+    return Detected(rows[:, 3:], rows[:, 2], rows[:, 1].long())
+
+
+class ExportedClassifier(_Exported):
+    """A classifier in an exported file; meets :class:`~crossstage.inference.classify.ClassificationModel`."""
+
+    def __init__(self, header: Header, session: Session, path: Path, runtime: Runtime) -> None:
+        super().__init__(header, session, path, runtime)
+        self.preprocessing: Preprocessing | None = header.preprocessing
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits ``(N, classes)`` of ``(N, 3, H, W)`` normalised images.
+
+        Raises:
+            ConfigError: The file takes another number of pictures, or another size.
+            ExportError: The runtime failed.
+        """
+        return self.run(images)[0]
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a path looks like an exported file that :func:`open_exported` opens."""
+    path = Path(path)
+    return path.suffix in (".onnx", ".xml") or (path.is_dir() and any(path.glob("*.xml")))
+
+
+def open_exported(
+    path: str | Path,
+    runtime: Runtime | None = None,
+    *,
+    threads: int | None = None,
+    precision: Precision = "fp32",
+) -> ExportedDetector | ExportedClassifier:
+    """Open a file that ``crossstage export`` wrote.
+
+    Args:
+        path: An ``.onnx`` file, OpenVINO's ``.xml``, or the folder that holds it.
+        runtime: What runs it; None takes the first installed of :data:`~crossstage.runtimes.RUNTIMES` that reads it.
+        threads: How many to use; None leaves it to the runtime.
+        precision: Of the arithmetic: ``"bf16"`` where runtime and processor have it.
+
+    Raises:
+        ConfigError: No installed runtime reads it, or the chosen one does not.
+        WeightsError: It cannot be read, or was not written by crossstage.
+        ExportError: The runtime cannot load it.
+    """
+    path = _file(Path(path))
+    if runtime is None:
+        able = installed(path)
+        if not able:
+            raise ConfigError(f"{path}: no runtime is installed that reads it; try: pip install openvino")
+        runtime = able[0]
+    header = read_header(path)
+    session = start(path, runtime, header.output_names, threads=threads, precision=precision)
+    kind = ExportedClassifier if header.task == "classify" else ExportedDetector
+    return kind(header, session, path, runtime)
+
+
+def read_header(path: Path) -> Header:
+    """Read what an ``.onnx`` or ``.xml`` file says of itself.
+
+    Raises:
+        WeightsError: It cannot be read, or was not written by crossstage.
+    """
+    return _openvino_header(path) if path.suffix == ".xml" else read_onnx_header(path)
+
+
+def _file(path: Path) -> Path:
+    if path.is_dir():
+        found = sorted(path.glob("*.xml"))
+        if len(found) != 1:
+            raise WeightsError(f"{path}: holds {len(found)} .xml files; expected OpenVINO's folder with one")
+        return found[0]
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    return path
+
+
+def _openvino_header(path: Path) -> Header:
+    try:
+        import openvino
+    except ImportError:
+        raise ConfigError(f"{path}: needs openvino, which is not installed; try: pip install openvino") from None
+    try:
+        model = openvino.Core().read_model(str(path))
+        text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: openvino cannot read it: {error}") from None
+    if text is None:
+        raise WeightsError(f"{path}: says nothing of classes and preprocessing; expected a file of `crossstage export`")
+    return Header.from_json(text, path)

@@ -1,0 +1,172 @@
+"""What rides in an exported file: everything that turns pictures into its input and its output into results."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, get_args
+
+from crossstage.errors import ConfigError, WeightsError
+from crossstage.heads import AnchorLevel
+from crossstage.inference.model import Preprocessing
+
+FORMAT = 1
+KEY = "crossstage"
+MAX_BYTES = 1 << 20  # of a header: a thousand class names are 20 KiB
+
+Task = Literal["classify", "detect"]
+Outputs = Literal["logits", "raw", "boxes", "detections"]
+
+
+@dataclass(frozen=True)
+class Header:
+    """An exported model, but for its weights.
+
+    Attributes:
+        name: The model's name.
+        task: What it does.
+        outputs: ``"logits"`` ``(N, C)``; ``"raw"`` head maps, shallow to deep; ``"boxes"`` ``(N, K, 4)`` xyxy in pixels
+            of the input, with scores ``(N, K, C)``; or ``"detections"`` ``(M, 7)``, best first: image, class, score,
+            xyxy.
+        max_stride: The input's height and width are multiples of this.
+        preprocessing: How pictures become input; None if nobody knows, as for a classifier before training.
+        class_names: Names by class id; empty if they have none.
+        batch: Pictures of one pass; None if any number will do, at any size.
+        levels: Strides and anchors of raw maps.
+        score_threshold: Of suppression inside the graph: detections score more than this.
+        iou_threshold: Of suppression inside the graph, by IoU within a class.
+    """
+
+    name: str
+    task: Task
+    outputs: Outputs
+    max_stride: int
+    preprocessing: Preprocessing | None
+    class_names: tuple[str, ...] = ()
+    batch: int | None = 1
+    levels: tuple[AnchorLevel, ...] = ()
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs, in order."""
+        if self.outputs == "raw":
+            return [f"stride{level.stride}" for level in self.levels]
+        return ["boxes", "scores"] if self.outputs == "boxes" else [self.outputs]
+
+    def to_json(self) -> str:
+        """The header as compact JSON with sorted keys, so that equal headers give equal bytes."""
+        content = {
+            "format": FORMAT,
+            **vars(self),
+            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
+            "levels": [asdict(level) for level in self.levels],
+        }
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, path: str | Path) -> Header:
+        """Read what :meth:`to_json` wrote; ``path`` is for messages.
+
+        Raises:
+            WeightsError: The text is no header, or one of a newer format.
+        """
+        try:
+            content = json.loads(text)
+            if content["format"] > FORMAT:
+                raise WeightsError(
+                    f"{path}: format {content['format']}; this version of crossstage reads up to {FORMAT}"
+                )
+            return cls(
+                name=str(content["name"]),
+                task=_one_of(Task, content["task"]),
+                outputs=_one_of(Outputs, content["outputs"]),
+                max_stride=max(1, int(content["max_stride"])),
+                preprocessing=Preprocessing.from_dict(content["preprocessing"]) if content["preprocessing"] else None,
+                class_names=tuple(str(name) for name in content["class_names"]),
+                batch=None if content["batch"] is None else max(1, int(content["batch"])),
+                levels=tuple(_level(level) for level in content["levels"]),
+                score_threshold=_optional(content["score_threshold"]),
+                iou_threshold=_optional(content["iou_threshold"]),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, ConfigError) as error:
+            raise WeightsError(f"{path}: its header does not describe a crossstage model: {error!r}") from None
+
+
+def _one_of(kind: Any, value: Any) -> Any:
+    if value not in get_args(kind):
+        raise ValueError(f"{value!r}; expected one of {', '.join(get_args(kind))}")
+    return value
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _level(content: dict[str, Any]) -> AnchorLevel:
+    anchors = tuple((float(width), float(height)) for width, height in content["anchors"])
+    return AnchorLevel(max(1, int(content["stride"])), anchors, float(content["scale_x_y"]))
+
+
+def read_onnx_header(path: Path) -> Header:
+    """Read the header of an ONNX file without loading its graph, or any library that could.
+
+    Raises:
+        WeightsError: The file cannot be read, is no ONNX file, or was not written by crossstage.
+    """
+    try:
+        with path.open("rb") as file:
+            for entry in _fields(file, _METADATA):
+                key, value = (b"".join(_fields(io.BytesIO(entry), number)) for number in (1, 2))
+                if key == KEY.encode():
+                    return Header.from_json(value.decode(), path)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (EOFError, ValueError) as error:
+        raise WeightsError(f"{path}: not an ONNX file: {error}") from None
+    raise WeightsError(f"{path}: says nothing of classes and preprocessing; expected a file of `crossstage export`")
+
+
+_METADATA = 14  # ModelProto.metadata_props
+_MAX_FIELDS = 10_000
+_LENGTHS = {1: 8, 5: 4}  # bytes of fixed-size wire types
+
+
+def _fields(file: BinaryIO, wanted: int) -> Iterator[bytes]:
+    """The values of a field of a protobuf message, the others skipped (protobuf's wire format)."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    for _ in range(_MAX_FIELDS):
+        if file.tell() == size:
+            return
+        number, wire = divmod(_varint(file), 8)
+        if wire == 0:
+            _varint(file)
+            continue
+        if wire != 2 and wire not in _LENGTHS:
+            raise ValueError(f"a field of wire type {wire}")
+        length = _varint(file) if wire == 2 else _LENGTHS[wire]
+        if length > size - file.tell():
+            raise EOFError(f"a field of {length:,} bytes reaches beyond its end")
+        if number == wanted and wire == 2 and length <= MAX_BYTES:
+            yield file.read(length)
+        else:
+            file.seek(length, os.SEEK_CUR)
+    raise ValueError(f"more than {_MAX_FIELDS:,} fields")
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            raise EOFError("it ends within a number")
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError("a number of more than 10 bytes")

@@ -1,0 +1,233 @@
+"""Exported files: they compute what the model does, say what they are, and are written whole or not at all."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+
+import crossstage
+from crossstage import ConfigError, ExportError
+from crossstage.detectors import Detector
+from crossstage.errors import DataError
+from crossstage.evaluation import evaluate
+from crossstage.export import FORMATS, export
+from crossstage.export import formats as formats_module
+from crossstage.inference import load_image, prepare
+from crossstage.runtimes import installed, open_exported
+from crossstage.zoo import convert_darknet
+
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Detector:
+    model = crossstage.load("cspdarknet53_tiny_yolo.coco")
+    assert isinstance(model, Detector)
+    return model
+
+
+@pytest.fixture(scope="module")
+def photo() -> torch.Tensor:
+    pixels = load_image(PHOTOS / "000000009483.jpg")
+    return prepare(pixels, (416, 416), "stretch")[0].unsqueeze(0)
+
+
+@pytest.fixture(scope="module")
+def tiny_onnx(tiny, tmp_path_factory) -> Path:
+    return export(tiny, "tiny", "onnx", tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_computes_what_the_model_does(tiny, format, tmp_path):
+    done = export(tiny, "tiny", format, tmp_path / f"x{FORMATS[format].suffix}", imgsz=96)
+    assert done.difference is not None and done.difference < 1e-5
+    assert done.path.exists() and [file.name for file in tmp_path.iterdir()] == [done.path.name]
+
+
+def test_the_onnx_file_agrees_with_opencv_on_darknets_own_files(photo, shared, tmp_path):
+    """The oracle knows neither PyTorch nor this package: OpenCV reads Darknet's cfg and weights."""
+    cfg, weights = PHOTOS.parent / "darknet" / "yolov4-tiny.cfg", shared / "weights" / "yolov4-tiny.weights"
+    net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
+    net.setInput(photo.numpy())
+    wanted = {array.shape: array for array in net.forward(["conv_36", "conv_29"])}  # what enters the output layers
+    names = shared / "weights" / "coco.names"
+    told = {"model": "cspdarknet53_tiny_yolo", "names": names, "source": "-", "licence": "-", "trained_on": "-"}
+    convert_darknet(weights, tmp_path / "full.safetensors", half=False, **told)
+    path = export(crossstage.load(tmp_path / "full.safetensors"), "x", "onnx", tmp_path / "x.onnx").path
+    for runtime in ("onnxruntime", "openvino", "opencv"):
+        for tensor in open_exported(path, runtime)(photo):
+            np.testing.assert_allclose(tensor.numpy(), wanted[tuple(tensor.shape)], rtol=1e-4, atol=5e-3)
+
+
+def test_a_classifier_gives_the_same_logits(tmp_path):
+    model = crossstage.create_model("csppeleenet", num_classes=7).eval()
+    path = export(model, "x", "onnx", tmp_path / "x.onnx", imgsz=64).path
+    images = torch.rand(1, 3, 64, 64)
+    for runtime in ("onnxruntime", "openvino", "opencv"):
+        with torch.inference_mode():
+            torch.testing.assert_close(open_exported(path, runtime)(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_dynamic_file_takes_any_number_of_pictures_of_any_size(tiny, tmp_path):
+    path = export(tiny, "x", "onnx", tmp_path / "x.onnx", imgsz=96, dynamic=True).path
+    for runtime in ("onnxruntime", "openvino"):
+        model = open_exported(path, runtime)
+        for shape in [(1, 3, 96, 96), (3, 3, 64, 160)]:
+            images = torch.rand(shape)
+            with torch.inference_mode():
+                for found, wanted in zip(model(images), tiny(images), strict=True):
+                    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_half_stores_half_the_bytes(tiny, tiny_onnx, tmp_path):
+    for format in ("onnx", "openvino", "ncnn"):
+        done = export(tiny, "x", format, tmp_path / f"x{FORMATS[format].suffix}", half=True)
+        files = [done.path] if done.path.is_file() else done.path.iterdir()
+        assert sum(file.stat().st_size for file in files) < 0.52 * tiny_onnx.stat().st_size
+        assert done.difference is not None and 0 < done.difference < 0.02
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_suppression_inside_the_graph_finds_the_same(tiny, photo, format, tmp_path):
+    path = export(tiny, "x", format, tmp_path / f"x{FORMATS[format].suffix}", suppression=(0.3, 0.5)).path
+    with torch.inference_mode():
+        (wanted,) = tiny.detect(tiny(photo), score_threshold=0.3, iou_threshold=0.5)
+    assert len(wanted.scores) > 2
+    for runtime in installed(path / "model.xml" if path.is_dir() else path):
+        if runtime == "opencv":  # reads no suppression
+            continue
+        model = open_exported(path, runtime)
+        (found,) = model.detect(model(photo), score_threshold=0.3, iou_threshold=0.5)
+        assert found.class_ids.tolist() == wanted.class_ids.tolist()
+        torch.testing.assert_close(found.boxes_xyxy, wanted.boxes_xyxy, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-4, atol=1e-4)
+        (higher,) = model.detect(model(photo), score_threshold=0.6, iou_threshold=0.5)
+        assert higher.scores.tolist() == [score for score in found.scores.tolist() if score > 0.6]
+        with pytest.raises(ConfigError, match=r"conf 0.3 and iou 0.5.*without --nms"):
+            model.detect(model(photo), score_threshold=0.1, iou_threshold=0.5)
+
+
+def test_the_file_says_what_it_is_and_nothing_of_this_machine(tiny, tiny_onnx):
+    model = open_exported(tiny_onnx)
+    assert model.class_names == tiny.class_names
+    assert model.preprocessing == tiny.preprocessing
+    assert model.header.output_names == ["stride16", "stride32"]
+    graph = onnx.load(str(tiny_onnx))
+    assert [entry.version for entry in graph.opset_import if entry.domain == ""] == [18]
+    assert [value.name for value in graph.graph.output] == ["stride16", "stride32"]
+    content = tiny_onnx.read_bytes()
+    for trace in (b"site-packages", str(Path.home()).encode() + b"/", b"crossstage/nn", b"stack_trace"):
+        assert trace not in content
+
+
+def test_an_openvino_folder_says_the_same(tiny, tmp_path):
+    path = export(tiny, "x", "openvino", tmp_path / "x", imgsz=96).path
+    assert sorted(file.name for file in path.iterdir()) == ["model.bin", "model.xml"]
+    model = open_exported(path)
+    assert model.class_names == tiny.class_names and model.preprocessing is not None
+    assert model.preprocessing.size == (96, 96)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_int8_runs_in_int8(tiny, format, tmp_path):
+    path = export(tiny, "x", format, tmp_path / f"x{FORMATS[format].suffix}", imgsz=96, calib=PHOTOS).path
+    if format == "onnx":
+        graph = onnx.load(str(path)).graph
+        kinds = [node.op_type for node in graph.node]
+        assert kinds.count("QuantizeLinear") > 15
+        makers = {output: node.op_type for node in graph.node for output in node.output}
+        assert {makers[value.name] for value in graph.output} == {"Conv"}  # those that predict are in float
+    else:
+        operations = openvino.Core().read_model(str(path / "model.xml")).get_ops()
+        assert sum(operation.get_type_name() == "FakeQuantize" for operation in operations) > 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_int8_loses_at_most_a_point_of_ap50(tiny, coco256, format, tmp_path):
+    """Calibrated on the training part, measured on the other."""
+    dataset = crossstage_part(coco256)
+    path = export(tiny, "x", format, tmp_path / f"x{FORMATS[format].suffix}", calib=coco256).path
+    full, eighth = (evaluate(model, dataset) for model in (tiny, open_exported(path)))
+    assert full.ap50 is not None and eighth.ap50 is not None
+    assert full.ap50 - eighth.ap50 < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "opencv"])
+def test_ap_is_the_same(tiny, tiny_onnx, coco256, runtime):
+    dataset = crossstage_part(coco256)
+    here, there = (evaluate(model, dataset) for model in (tiny, open_exported(tiny_onnx, runtime)))
+    assert here.ap is not None and there.ap is not None
+    assert abs(here.ap - there.ap) < 0.001
+
+
+def crossstage_part(folder: Path):
+    from crossstage.data import CocoDataset
+    from crossstage.data.source import part_to_measure
+
+    dataset = part_to_measure(folder)
+    assert isinstance(dataset, CocoDataset)
+    return dataset
+
+
+def test_a_file_that_computes_something_else_is_not_left_behind(tiny, tmp_path, monkeypatch):
+    def wrong(path, header, images):
+        return [output + 1 for output in formats_module._run_session(path, header, images)]
+
+    monkeypatch.setitem(FORMATS, "onnx", formats_module.Format(".onnx", frozenset(), formats_module._write_onnx, wrong))
+    with pytest.raises(ExportError, match="computes something else"):
+        export(tiny, "x", "onnx", tmp_path / "x.onnx", imgsz=96)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_other_things_in_it_is_kept(tiny, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "thesis.txt").write_text("years")
+    with pytest.raises(DataError, match=r"holds thesis.txt already"):
+        export(tiny, "x", "openvino", tmp_path / "x", imgsz=96)
+    assert [file.name for file in (tmp_path / "x").iterdir()] == ["thesis.txt"]
+
+
+def test_an_earlier_export_is_replaced(tiny, tmp_path):
+    first = export(tiny, "x", "openvino", tmp_path / "x", imgsz=96)
+    second = export(tiny, "x", "openvino", tmp_path / "x", imgsz=64)
+    assert first.path == second.path and [file.name for file in tmp_path.iterdir()] == ["x"]
+    header = open_exported(second.path).header
+    assert header.preprocessing is not None and header.preprocessing.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "told"),
+    [
+        (
+            "torchscript",
+            {"dynamic": True},
+            "torchscript files cannot be dynamic; onnx and openvino and exported_program",
+        ),
+        ("ncnn", {"suppression": (0.1, 0.5)}, "ncnn files cannot be nms; onnx and openvino files can"),
+        ("onnx", {"half": True, "calib": "x"}, "half and int8 exclude each other"),
+        ("onnx", {"imgsz": 100}, "imgsz=100; expected a multiple of 32, such as 96 or 128"),
+        ("onnx", {"out": "x.pt"}, "x.pt: expected a name that ends with .onnx"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tiny, format, options, told):
+    with pytest.raises(ConfigError, match=told):
+        export(tiny, "x", format, **options)
+
+
+def test_a_classifier_has_no_boxes(tmp_path):
+    model = crossstage.create_model("csppeleenet", num_classes=2)
+    with pytest.raises(ConfigError, match="a classifier has no boxes"):
+        export(model, "x", "onnx", tmp_path / "x.onnx", imgsz=64, decode=True)
+    with pytest.raises(ConfigError, match="expected imgsz"):
+        export(model, "x", "onnx", tmp_path / "x.onnx")
+
+
+def test_int8_wants_pictures(tiny, tmp_path):
+    with pytest.raises(DataError):
+        export(tiny, "x", "onnx", tmp_path / "x.onnx", imgsz=96, calib=tmp_path)
