@@ -22,6 +22,7 @@ def predict(
     nms: Literal["iou", "diou", "agnostic"] = "iou",
     imgsz: int | None = None,
     classes: list[str] | None = None,
+    batch: int = 1,
     device: str | None = None,
     save: str | None = None,
     json: str | None = None,
@@ -37,6 +38,7 @@ def predict(
         nms: How that overlap is measured: by IoU, by distance-IoU, or by IoU whatever the classes are.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
         classes: Names or ids of the classes to look for; by default all.
+        batch: Pictures that share a forward pass.
         device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
         save: Folder for annotated copies.
         json: File for the detections, one JSON object for each picture or frame.
@@ -50,11 +52,11 @@ def predict(
     if isinstance(loaded, Classifier):
         if classes or save:
             raise ConfigError(f"{model} is a classifier; classes and save are for detectors")
-        predictor = ClassPredictor(loaded, imgsz=imgsz)
+        predictor = ClassPredictor(loaded, imgsz=imgsz, batch=batch)
         unreadable = classify_to_files(predictor, source, console(), json=Path(json) if json else None)
         return FOUND_FAULTS if unreadable else 0
     wanted = [name for entry in classes for name in entry.split(",")] if classes else None
-    predictor = Predictor(loaded, conf=conf, iou=iou, imgsz=imgsz, classes=wanted, suppression=nms)
+    predictor = Predictor(loaded, conf=conf, iou=iou, imgsz=imgsz, classes=wanted, suppression=nms, batch=batch)
     summary = predict_to_files(predictor, source, save=Path(save) if save else None, json=Path(json) if json else None)
     print_summary(summary, console())
     if summary.interrupted:
