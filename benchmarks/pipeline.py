@@ -22,7 +22,7 @@ from torch import Tensor
 
 from crossstage import fuse
 from crossstage.detectors import Detector
-from crossstage.inference import DetectionModel, Detected, Predictor, Source, predict_to_files, prepare
+from crossstage.inference import Detected, DetectionModel, Predictor, Source, predict_to_files, prepare
 from crossstage.zoo import load_detector
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -65,7 +65,9 @@ def onnxruntime_session(native: Detector, onnx: Path) -> Session:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves its core to others
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # a waiting thread leaves its core to others
     session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     return Session(native, lambda images: session.run(None, {"images": images}))
 

@@ -99,7 +99,7 @@ def predict_to_files(
 ) -> Summary:
     """Find objects in every picture of a source, with a progress bar on stderr, and write what was asked for.
 
-    Pictures are read ahead of the network, and drawn and written behind it, in other threads. When nothing is drawn, large
+    Other threads read pictures ahead of the network, and draw and write behind it. When nothing is drawn, large
     JPEGs are read at a reduced scale, see :meth:`~crossstage.inference.Predictor.stream`.
 
     Args:
