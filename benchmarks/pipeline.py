@@ -22,7 +22,7 @@ from torch import Tensor
 
 from crossstage import fuse
 from crossstage.detectors import Detector
-from crossstage.inference import Detected, DetectionModel, Predictor, Source, predict_to_files, prepare
+from crossstage.inference import Detected, DetectionModel, Predictor, load_image, predict_to_files, prepare
 from crossstage.zoo import load_detector
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -69,7 +69,7 @@ def onnxruntime_session(native: Detector, onnx: Path) -> Session:
         "session.intra_op.allow_spinning", "0"
     )  # a waiting thread leaves its core to others
     session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    return Session(native, lambda images: session.run(None, {"images": images}))
+    return Session(native, lambda images: [np.asarray(raw) for raw in session.run(None, {"images": images})])
 
 
 def models(folder: Path) -> Iterator[tuple[str, DetectionModel]]:
@@ -108,8 +108,8 @@ def speed(pictures: int, rounds: int) -> None:
         for label, model in models(Path(name)):
             predictor = Predictor(model)
             inputs = [
-                prepare(picture.image, predictor.preprocessing.size, predictor.preprocessing.resize)[0].unsqueeze(0)
-                for picture in Source(PHOTOS)
+                prepare(load_image(photo), predictor.preprocessing.size, predictor.preprocessing.resize)[0].unsqueeze(0)
+                for photo in sorted(PHOTOS.glob("*.jpg"))
             ]
 
             def forward(model: DetectionModel = model, inputs: list[Tensor] = inputs) -> None:

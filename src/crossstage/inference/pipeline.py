@@ -102,7 +102,8 @@ def ahead(
     futures: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
     room = threading.Semaphore(depth)
     closed = threading.Event()
-    pool = ThreadPoolExecutor(workers, "crossstage-prepare", initializer=_use_one_thread)
+    torch_threads = (torch.get_num_threads(),)  # asked here, this thread's own number is settled before others begin
+    pool = ThreadPoolExecutor(workers, "crossstage-prepare", initializer=_use_one_thread, initargs=torch_threads)
 
     def draw() -> None:
         try:
@@ -133,17 +134,13 @@ def ahead(
         drawer.join(timeout=1)
 
 
-_one_at_a_time = threading.Lock()
-
-
-def _use_one_thread() -> None:
+def _use_one_thread(default: int) -> None:
     """Keep torch's operations within the calling thread, whose own helpers would fight the network's for the cores."""
-    with _one_at_a_time:
-        default = torch.get_num_threads()
-        torch.set_num_threads(1)  # for this thread, and for all that begin after it
-        restore = threading.Thread(target=torch.set_num_threads, args=(default,))
-        restore.start()
-        restore.join()
+    torch.get_num_threads()  # a thread takes torch's default at its first question, which must not come later
+    torch.set_num_threads(1)  # becomes the default, too, which another thread restores
+    restore = threading.Thread(target=torch.set_num_threads, args=(default,))
+    restore.start()
+    restore.join()
 
 
 class Behind(Generic[Item]):
