@@ -108,8 +108,8 @@ class ClassPredictor:
     def predict(self, source: Any) -> Iterator[Classification | Unreadable]:
         """Classify every picture of a source, see :class:`~crossstage.inference.Source`.
 
-        The next pictures are read and prepared by threads meanwhile; JPEGs of at least twice the input's size are read
-        at a reduced scale.
+        The next pictures are read and prepared by threads meanwhile; JPEGs of at least four times the input's size are
+        read at a reduced scale.
 
         Raises:
             DataError: Nothing was found at ``source``.

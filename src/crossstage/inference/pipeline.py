@@ -26,6 +26,7 @@ from crossstage.inference.preprocess import Placement, prepare
 from crossstage.inference.sources import Picture, Reader, Source, Unreadable
 
 WORKERS = min(4, os.cpu_count() or 1)
+SPARE = 2  # how many times the input's size a reduced JPEG keeps at least: with less, small objects blur
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,9 +60,10 @@ def prepared_batches(
         source: The pictures.
         preprocessing: How they become input.
         batch: Entries of a group, at least 1; the last one may be shorter.
-        whole: Read every pixel, or let large JPEGs be reduced to the input's size.
+        whole: Read every pixel. Otherwise JPEGs of at least four times the input's size are read at a reduced scale.
     """
-    readers = source.readers(None if whole else preprocessing.size)
+    height, width = preprocessing.size
+    readers = source.readers(None if whole else (SPARE * height, SPARE * width))
     depth = 1 if source.live else batch + WORKERS
     with closing(ahead(readers, partial(_prepare, preprocessing), depth=depth)) as entries:
         while group := list(islice(entries, batch)):
@@ -102,8 +104,7 @@ def ahead(
     futures: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
     room = threading.Semaphore(depth)
     closed = threading.Event()
-    torch_threads = (torch.get_num_threads(),)  # asked here, this thread's own number is settled before others begin
-    pool = ThreadPoolExecutor(workers, "crossstage-prepare", initializer=_use_one_thread, initargs=torch_threads)
+    pool = side_threads(workers)
 
     def draw() -> None:
         try:
@@ -134,8 +135,17 @@ def ahead(
         drawer.join(timeout=1)
 
 
+def side_threads(workers: int = 1) -> ThreadPoolExecutor:
+    """Threads that keep torch's operations within themselves.
+
+    Operations that share their work wait for their slowest part, which costs more than it saves while other threads use
+    the cores.
+    """
+    default = torch.get_num_threads()  # settles the calling thread's own number before others change the default
+    return ThreadPoolExecutor(workers, "crossstage-side", initializer=_use_one_thread, initargs=(default,))
+
+
 def _use_one_thread(default: int) -> None:
-    """Keep torch's operations within the calling thread, whose own helpers would fight the network's for the cores."""
     torch.get_num_threads()  # a thread takes torch's default at its first question, which must not come later
     torch.set_num_threads(1)  # becomes the default, too, which another thread restores
     restore = threading.Thread(target=torch.set_num_threads, args=(default,))

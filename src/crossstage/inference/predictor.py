@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from crossstage.errors import ConfigError, DataError
 from crossstage.inference.model import Detected, DetectionModel, Preprocessing, Suppression
-from crossstage.inference.pipeline import Prepared, prepared_batches, stacked
+from crossstage.inference.pipeline import Prepared, prepared_batches, side_threads, stacked
 from crossstage.inference.preprocess import Placement, prepare
 from crossstage.inference.sources import Picture, Source, Unreadable
 
@@ -171,25 +172,30 @@ class Predictor:
 
         Args:
             pictures: The source.
-            whole: Read every pixel. Otherwise JPEGs of at least twice the input's size are read at a reduced scale,
-                which is faster; ``Picture.image`` is small then, boxes are still in pixels of the whole picture.
+            whole: Read every pixel. Otherwise JPEGs of at least four times the input's size are read at a reduced
+                scale, which is faster; ``Picture.image`` is small then, boxes are still in pixels of the whole picture.
         """
-        with closing(prepared_batches(pictures, self.preprocessing, batch=self.batch, whole=whole)) as groups:
+        groups = prepared_batches(pictures, self.preprocessing, batch=self.batch, whole=whole)
+        with closing(groups), side_threads() as side:
             for group in groups:
-                predictions = iter(self._predict_batch([entry for entry in group if isinstance(entry, Prepared)]))
+                readable = [entry for entry in group if isinstance(entry, Prepared)]
+                predictions = iter(self._predict_batch(readable, side) if readable else ())
                 for entry in group:
                     yield entry if isinstance(entry, Unreadable) else next(predictions)
 
-    @torch.inference_mode()
-    def _predict_batch(self, entries: Sequence[Prepared]) -> list[Prediction]:
-        if not entries:
-            return []
+    def _predict_batch(self, entries: Sequence[Prepared], side: Executor) -> list[Prediction]:
         start = time.perf_counter()
-        raw = self._forward(stacked(entries).to(self.device))
-        forwarded = time.perf_counter()
+        with torch.inference_mode():
+            raw = self._forward(stacked(entries).to(self.device))
+        forward = (time.perf_counter() - start) * 1e3 / len(entries)
+        return side.submit(self._predictions, entries, raw, forward).result()
+
+    @torch.inference_mode()
+    def _predictions(self, entries: Sequence[Prepared], raw: Sequence[Tensor], forward: float) -> list[Prediction]:
+        """Post-process a batch, whose forward pass took some milliseconds for each picture."""
+        start = time.perf_counter()
         found = self._select(raw)
-        done = time.perf_counter()
-        forward, postprocess = ((ms * 1e3 / len(entries)) for ms in (forwarded - start, done - forwarded))
+        postprocess = (time.perf_counter() - start) * 1e3 / len(entries)
         return [
             Prediction(
                 entry.picture,
@@ -202,7 +208,7 @@ class Predictor:
     def detections(self, source: Any) -> Iterator[Detections]:
         """:meth:`predict` without the frills: detections alone, a warning for an unreadable file.
 
-        JPEGs of at least twice the input's size are read at a reduced scale.
+        JPEGs of at least four times the input's size are read at a reduced scale.
 
         Raises:
             DataError: Nothing was found at ``source``, or it is one picture that cannot be read.
