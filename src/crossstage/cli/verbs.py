@@ -22,10 +22,12 @@ def predict(
     nms: Literal["iou", "diou", "agnostic"] = "iou",
     imgsz: int | None = None,
     classes: list[str] | None = None,
+    batch: int = 1,
     device: str | None = None,
     runtime: Literal["auto", "torch", "onnxruntime", "openvino", "opencv"] | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     threads: int | None = None,
+    compiled: bool = False,
     save: str | None = None,
     json: str | None = None,
 ) -> int:
@@ -41,11 +43,13 @@ def predict(
         nms: How that overlap is measured: by IoU, by distance-IoU, or by IoU whatever the classes are.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
         classes: Names or ids of the classes to look for; by default all.
+        batch: Pictures that share a forward pass.
         device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
         runtime: What runs the model: torch, another runtime, or auto for the fastest installed; by default torch, for
             an exported file what reads it.
         precision: Of the arithmetic: bf16 where runtime and processor have it.
         threads: How many to use on a CPU.
+        compiled: Have torch compile the model, which takes a minute and pays off on long runs.
         save: Folder for annotated copies.
         json: File for the detections, one JSON object for each picture or frame.
     """
@@ -53,18 +57,28 @@ def predict(
     from crossstage.inference import Predictor, predict_to_files, print_summary
     from crossstage.inference.classify import ClassPredictor, classify_to_files
 
-    opened = open_model(model, runtime=runtime, device=device, threads=threads, precision=precision, imgsz=imgsz)
+    opened = open_model(
+        model,
+        runtime=runtime,
+        device=device,
+        threads=threads,
+        precision=precision,
+        compiled=compiled,
+        imgsz=imgsz,
+        batch=batch,
+    )
     if opened.told:
         console(stderr=True).print(opened.told, markup=False, highlight=False, soft_wrap=True)
     if opened.classifier:
         if classes or save:
             raise ConfigError(f"{model} is a classifier; classes and save are for detectors")
-        predictor = ClassPredictor(opened.classifier, imgsz=imgsz)
+        predictor = ClassPredictor(opened.classifier, imgsz=imgsz, batch=batch)
         unreadable = classify_to_files(predictor, source, console(), json=Path(json) if json else None)
         return FOUND_FAULTS if unreadable else 0
     assert opened.detector
     wanted = [name for entry in classes for name in entry.split(",")] if classes else None
-    predictor = Predictor(opened.detector, conf=conf, iou=iou, imgsz=imgsz, classes=wanted, suppression=nms)
+    options = {"conf": conf, "iou": iou, "imgsz": imgsz, "classes": wanted, "suppression": nms, "batch": batch}
+    predictor = Predictor(opened.detector, **options)
     summary = predict_to_files(predictor, source, save=Path(save) if save else None, json=Path(json) if json else None)
     print_summary(summary, console())
     if summary.interrupted:

@@ -6,6 +6,7 @@ import json as json_format
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from crossstage.errors import ConfigError
-from crossstage.files import write_text
+from crossstage.files import whole_file
 from crossstage.inference.images import Pixels
 from crossstage.inference.model import Preprocessing
+from crossstage.inference.pipeline import Prepared, prepared_batches, stacked
 from crossstage.inference.preprocess import prepare
 from crossstage.inference.sources import Source, Unreadable
 
@@ -63,17 +65,18 @@ class ClassPredictor:
         model: Any classifier; a module is put in evaluation mode.
         imgsz: Side of the input in pixels; None takes the size it was trained at.
         top: How many classes to tell.
+        batch: Pictures that share a forward pass.
 
     Raises:
         ConfigError: Nobody knows how the model's pictures are to be prepared, or an option is out of range.
     """
 
-    def __init__(self, model: ClassificationModel, *, imgsz: int | None = None, top: int = 5) -> None:
+    def __init__(self, model: ClassificationModel, *, imgsz: int | None = None, top: int = 5, batch: int = 1) -> None:
         if model.preprocessing is None:
             raise ConfigError("the classifier has no preprocessing, as before training; expected trained weights")
-        if top < 1 or (imgsz is not None and imgsz < 1):
-            raise ConfigError(f"top={top}, imgsz={imgsz}; expected at least 1")
-        self.model, self.top = model, top
+        if min(top, batch) < 1 or (imgsz is not None and imgsz < 1):
+            raise ConfigError(f"top={top}, batch={batch}, imgsz={imgsz}; expected at least 1")
+        self.model, self.top, self.batch = model, top, batch
         if isinstance(model, torch.nn.Module):
             model.eval()
         size = (imgsz, imgsz) if imgsz else model.preprocessing.size
@@ -81,31 +84,46 @@ class ClassPredictor:
         parameters = getattr(model, "parameters", lambda: iter(()))()
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
 
-    @torch.inference_mode()
     def classify(self, image: Pixels, source: str = "picture") -> Classification:
         """Classify one picture, ``(H, W, 3)`` RGB uint8."""
         start = time.perf_counter()
         tensor, _ = prepare(image, self.preprocessing.size, self.preprocessing.resize)
-        logits = self.model(self.preprocessing.normalise(tensor.unsqueeze(0).to(self.device)))[0]
-        best = logits.float().softmax(0).topk(min(self.top, len(logits)))
-        ids = best.indices.tolist()
-        names = self.model.class_names or tuple(map(str, range(len(logits))))
-        return Classification(
-            source,
-            tuple(ids),
-            tuple(names[index] for index in ids),
-            tuple(best.values.tolist()),
-            (time.perf_counter() - start) * 1e3,
-        )
+        prepared = (time.perf_counter() - start) * 1e3
+        return self._classify(tensor.unsqueeze(0), [source], [prepared])[0]
+
+    @torch.inference_mode()
+    def _classify(self, images: Tensor, names: Sequence[str], prepared: Sequence[float]) -> list[Classification]:
+        """Classify ``(N, 3, H, W)`` images in [0, 1], whose preparing took some milliseconds each."""
+        start = time.perf_counter()
+        logits = self.model(self.preprocessing.normalise(images.to(self.device)))
+        class_names = self.model.class_names or tuple(map(str, range(logits.shape[1])))
+        best = [row.float().softmax(0).topk(min(self.top, len(row))) for row in logits]
+        ids, probabilities = [row.indices.tolist() for row in best], [row.values.tolist() for row in best]
+        share = (time.perf_counter() - start) * 1e3 / len(names)
+        return [
+            Classification(name, tuple(found), tuple(class_names[i] for i in found), tuple(likely), spent + share)
+            for name, found, likely, spent in zip(names, ids, probabilities, prepared, strict=True)
+        ]
 
     def predict(self, source: Any) -> Iterator[Classification | Unreadable]:
         """Classify every picture of a source, see :class:`~crossstage.inference.Source`.
 
+        The next pictures are read and prepared by threads meanwhile; JPEGs of at least four times the input's size are
+        read at a reduced scale.
+
         Raises:
             DataError: Nothing was found at ``source``.
         """
-        for entry in Source(source):
-            yield entry if isinstance(entry, Unreadable) else self.classify(entry.image, entry.name)
+        return self._stream(Source(source))
+
+    def _stream(self, pictures: Source) -> Iterator[Classification | Unreadable]:
+        with closing(prepared_batches(pictures, self.preprocessing, batch=self.batch, whole=False)) as groups:
+            for group in groups:
+                readable = [entry for entry in group if isinstance(entry, Prepared)]
+                names, spent = [entry.picture.name for entry in readable], [entry.milliseconds for entry in readable]
+                found = iter(self._classify(stacked(readable), names, spent) if readable else [])
+                for entry in group:
+                    yield entry if isinstance(entry, Unreadable) else next(found)
 
 
 def classify_to_files(predictor: ClassPredictor, source: Any, console: Console, *, json: Path | None = None) -> int:
@@ -117,23 +135,30 @@ def classify_to_files(predictor: ClassPredictor, source: Any, console: Console, 
     Raises:
         DataError: Nothing was found at ``source``, or the file cannot be written.
     """
-    results: list[Classification] = []
+    counts: Counter[str] = Counter()
     unreadable = 0
-    for entry in predictor.predict(source):
-        if isinstance(entry, Unreadable):
-            unreadable += 1
-            console.print(f"skipped {entry.reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-            continue
-        results.append(entry)
-        if len(results) <= LISTED:
-            told = ", ".join(f"{n} {p:.2f}" for n, p in zip(entry.class_names, entry.probabilities, strict=True))
-            console.print(f"{entry.source}: {told}", markup=False, highlight=False, soft_wrap=True)
-    counts = Counter(entry.class_names[0] for entry in results)
+    with (
+        whole_file(json) if json else nullcontext() as path,
+        path.open("w", encoding="utf-8") if path else nullcontext() as lines,
+    ):
+        for entry in predictor.predict(source):
+            if isinstance(entry, Unreadable):
+                unreadable += 1
+                _tell(console, f"skipped {entry.reason}", style="yellow")
+                continue
+            counts[entry.class_names[0]] += 1
+            if lines:
+                lines.write(_line(entry))
+            if counts.total() <= LISTED:
+                told = ", ".join(f"{n} {p:.2f}" for n, p in zip(entry.class_names, entry.probabilities, strict=True))
+                _tell(console, f"{entry.source}: {told}")
     total = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    console.print(f"{len(results)} pictures: {total}", markup=False, highlight=False, soft_wrap=True)
-    if json is not None:
-        write_text(json, "".join(_line(entry) for entry in results))
+    _tell(console, f"{counts.total()} pictures: {total}")
     return unreadable
+
+
+def _tell(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _line(entry: Classification) -> str:

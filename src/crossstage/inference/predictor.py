@@ -1,10 +1,12 @@
-"""Pictures to detections, one at a time, with the time that each stage took."""
+"""Pictures to detections, with the time that each stage took."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from crossstage.errors import ConfigError, DataError
 from crossstage.inference.model import Detected, DetectionModel, Preprocessing, Suppression
+from crossstage.inference.pipeline import Prepared, prepared_batches, side_threads, stacked
 from crossstage.inference.preprocess import Placement, prepare
 from crossstage.inference.sources import Picture, Source, Unreadable
 
@@ -58,6 +61,7 @@ class Predictor:
         max_detections: Most detections of one picture.
         suppression: What the overlap is measured by, and among which boxes: "iou" and "diou" (distance-IoU) within a
             class, "agnostic" by IoU among all.
+        batch: Pictures that share a forward pass.
 
     Raises:
         ConfigError: An option is out of range or a class is unknown.
@@ -73,7 +77,10 @@ class Predictor:
         classes: Sequence[str | int] | None = None,
         max_detections: int = 300,
         suppression: Suppression = "iou",
+        batch: int = 1,
     ) -> None:
+        if batch < 1:
+            raise ConfigError(f"batch={batch}; expected at least 1")
         if suppression not in get_args(Suppression):
             raise ConfigError(f"suppression={suppression!r}; expected one of {', '.join(get_args(Suppression))}")
         for name, value in (("conf", conf), ("iou", iou)):
@@ -84,6 +91,7 @@ class Predictor:
             model.eval()
         self.conf, self.iou, self.max_detections = conf, iou, max_detections
         self.suppression: Suppression = suppression
+        self.batch = batch
         self.preprocessing = Preprocessing(_input_size(model, imgsz), model.preprocessing.resize)
         wanted = [classes] if isinstance(classes, str) else classes
         self.class_ids = None if wanted is None else [_class_id(name, model.class_names) for name in wanted]
@@ -112,16 +120,23 @@ class Predictor:
     def forward(self, image: np.ndarray) -> tuple[Sequence[Tensor], Placement, float]:
         """The first half of :meth:`detect`: raw tensors, where the picture lies, when it was prepared."""
         tensor, placement = prepare(image, self.preprocessing.size, self.preprocessing.resize)
-        batch = tensor.unsqueeze(0).to(self.device)
+        images = tensor.unsqueeze(0).to(self.device)
         prepared = time.perf_counter()
-        raw = self.model(batch)
+        return self._forward(images), placement, prepared
+
+    def _forward(self, images: Tensor) -> Sequence[Tensor]:
+        raw = self.model(images)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return raw, placement, prepared
+        return raw
 
     def select(self, raw: Sequence[Tensor]) -> Detected:
         """The second half of :meth:`detect`: the objects."""
-        (found,) = self.model.detect(
+        (found,) = self._select(raw)
+        return found
+
+    def _select(self, raw: Sequence[Tensor]) -> list[Detected]:
+        return self.model.detect(
             raw,
             score_threshold=self.conf,
             iou_threshold=self.iou,
@@ -129,7 +144,6 @@ class Predictor:
             max_detections=self.max_detections,
             suppression=self.suppression,
         )
-        return found
 
     def __call__(self, picture: Picture) -> Prediction:
         """Find objects in one picture, as ``supervision.Detections`` in its pixels."""
@@ -143,17 +157,58 @@ class Predictor:
     def predict(self, source: Any) -> Iterator[Prediction | Unreadable]:
         """Find objects in every picture of a source, see :class:`~crossstage.inference.Source`.
 
+        The next pictures are read and prepared by threads meanwhile.
+
         Yields:
-            A prediction for each picture or frame; for a file that cannot be read, why.
+            A prediction for each picture or frame, in order; for a file that cannot be read, why.
 
         Raises:
             DataError: Nothing was found at ``source``.
         """
-        pictures = Source(source)
-        return (entry if isinstance(entry, Unreadable) else self(entry) for entry in pictures)
+        return self.stream(Source(source))
+
+    def stream(self, pictures: Source, *, whole: bool = True) -> Generator[Prediction | Unreadable]:
+        """:meth:`predict` for a source that has been looked up.
+
+        Args:
+            pictures: The source.
+            whole: Read every pixel. Otherwise JPEGs of at least four times the input's size are read at a reduced
+                scale, which is faster; ``Picture.image`` is small then, boxes are still in pixels of the whole picture.
+        """
+        groups = prepared_batches(pictures, self.preprocessing, batch=self.batch, whole=whole)
+        with closing(groups), side_threads() as side:
+            for group in groups:
+                readable = [entry for entry in group if isinstance(entry, Prepared)]
+                predictions = iter(self._predict_batch(readable, side) if readable else ())
+                for entry in group:
+                    yield entry if isinstance(entry, Unreadable) else next(predictions)
+
+    def _predict_batch(self, entries: Sequence[Prepared], side: Executor) -> list[Prediction]:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            raw = self._forward(stacked(entries).to(self.device))
+        forward = (time.perf_counter() - start) * 1e3 / len(entries)
+        return side.submit(self._predictions, entries, raw, forward).result()
+
+    @torch.inference_mode()
+    def _predictions(self, entries: Sequence[Prepared], raw: Sequence[Tensor], forward: float) -> list[Prediction]:
+        """Post-process a batch, whose forward pass took some milliseconds for each picture."""
+        start = time.perf_counter()
+        found = self._select(raw)
+        postprocess = (time.perf_counter() - start) * 1e3 / len(entries)
+        return [
+            Prediction(
+                entry.picture,
+                _detections(detected, entry.placement, self.model.class_names, entry.picture),
+                StageTimes(entry.picture.decode_ms, entry.milliseconds, forward, postprocess),
+            )
+            for entry, detected in zip(entries, found, strict=True)
+        ]
 
     def detections(self, source: Any) -> Iterator[Detections]:
         """:meth:`predict` without the frills: detections alone, a warning for an unreadable file.
+
+        JPEGs of at least four times the input's size are read at a reduced scale.
 
         Raises:
             DataError: Nothing was found at ``source``, or it is one picture that cannot be read.
@@ -161,9 +216,9 @@ class Predictor:
         pictures = Source(source)
 
         def run() -> Iterator[Detections]:
-            for entry in pictures:
+            for entry in self.stream(pictures, whole=False):
                 if not isinstance(entry, Unreadable):
-                    yield self(entry).detections
+                    yield entry.detections
                 elif pictures.single:
                     raise DataError(entry.reason)
                 else:
@@ -200,7 +255,7 @@ def _detections(found: Detected, placement: Placement, class_names: Sequence[str
     from supervision import Detections
 
     class_ids = found.class_ids.cpu().numpy()
-    height, width = picture.image.shape[:2]
+    height, width = picture.size
     return Detections(
         xyxy=placement.to_picture(found.boxes_xyxy.cpu()).numpy().astype(np.float32).reshape(-1, 4),
         confidence=found.scores.cpu().numpy().astype(np.float32),

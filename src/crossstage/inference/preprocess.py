@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,6 +38,12 @@ class Placement:
     def to_input(self, boxes_xyxy: Tensor) -> Tensor:
         """Boxes ``(K, 4)`` in pixels of the picture to pixels of the input."""
         return boxes_xyxy * self._factor(boxes_xyxy) + self._shift(boxes_xyxy)
+
+    def of_whole(self, picture_size: tuple[int, int]) -> Placement:
+        """Where a picture lies of which a reduced copy was placed."""
+        reduced = self.picture_size
+        vertical, horizontal = (s * r / p for s, r, p in zip(self.scale, reduced, picture_size, strict=True))
+        return replace(self, picture_size=picture_size, scale=(vertical, horizontal))
 
     def _factor(self, like: Tensor) -> Tensor:
         vertical, horizontal = self.scale
@@ -100,7 +106,9 @@ def _resized(image: Pixels, size: tuple[int, int]) -> Tensor:
         rows.lerp_(torch.from_numpy(image[lower.numpy()]).float(), weight)
     else:
         rows = torch.from_numpy(np.require(image, requirements=["C", "W"])).float()
-    chw = rows.permute(2, 0, 1).unsqueeze(0)
-    if chw.shape[2:] != size:
-        chw = F.interpolate(chw, size=size, mode="bilinear", align_corners=True)
-    return (chw[0] / 255).clamp_(max=1).contiguous()  # interpolated white can exceed 1 by a rounding error
+    chw = rows.permute(2, 0, 1)
+    if chw.shape[1] != size[0]:
+        chw = F.interpolate(chw.unsqueeze(0), size=size, mode="bilinear", align_corners=True)[0]
+    elif chw.shape[2] != size[1]:
+        chw = F.interpolate(chw, size=size[1], mode="linear", align_corners=True)  # the same numbers in half the time
+    return (chw / 255).clamp_(max=1).contiguous()  # interpolated white can exceed 1 by a rounding error

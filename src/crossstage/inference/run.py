@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crossstage.inference.pipeline import Behind
 from crossstage.inference.predictor import Prediction, Predictor, StageTimes
 from crossstage.inference.sources import Source, Unreadable
 from crossstage.inference.writing import AnnotatedCopies, JsonLines
@@ -17,6 +19,29 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LISTED_PICTURES = 20  # longer runs print totals alone
+
+
+class RunningMedian:
+    """The median of milliseconds to within 1 %, in memory that does not grow with their number."""
+
+    _STEP = math.log(1.02)  # width of a histogram's bins
+
+    def __init__(self) -> None:
+        self._bins: Counter[int] = Counter()
+
+    def add(self, milliseconds: float) -> None:
+        """Count one; below a millionth all are equal."""
+        self._bins[round(math.log(max(milliseconds, 1e-6)) / self._STEP)] += 1
+
+    @property
+    def value(self) -> float:
+        """The median; 0 of nothing."""
+        below, half = 0, self._bins.total() / 2
+        for place, count in sorted(self._bins.items()):
+            below += count
+            if below >= half:
+                return math.exp(place * self._STEP)
+        return 0.0
 
 
 @dataclass
@@ -29,8 +54,8 @@ class Summary:
         listed: Name, size and finds of the first pictures.
         unreadable: Files that were skipped.
         interrupted: Whether Ctrl-C ended the run before its source.
-        times: Milliseconds of each picture's stages.
-        seconds: How long the run took.
+        medians: Of the milliseconds of each stage.
+        seconds: How long the run took, in which stages overlap.
         save: Folder of the annotated copies.
         json: File of the detections.
     """
@@ -40,7 +65,9 @@ class Summary:
     listed: list[tuple[str, str, str]] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     interrupted: bool = False
-    times: list[StageTimes] = field(default_factory=list)
+    medians: dict[str, RunningMedian] = field(
+        default_factory=lambda: {stage.name: RunningMedian() for stage in fields(StageTimes)}
+    )
     seconds: float = 0.0
     save: Path | None = None
     json: Path | None = None
@@ -48,18 +75,22 @@ class Summary:
     @property
     def median_times(self) -> StageTimes | None:
         """Median milliseconds of each stage; None if nothing was read."""
-        if not self.times:
-            return None
-        return StageTimes(*(statistics.median(getattr(t, f.name) for t in self.times) for f in fields(StageTimes)))
+        return StageTimes(**{name: median.value for name, median in self.medians.items()}) if self.pictures else None
+
+    @property
+    def pictures_per_second(self) -> float:
+        """By the clock on the wall."""
+        return self.pictures / self.seconds if self.seconds else 0.0
 
     def add(self, prediction: Prediction) -> None:
         """Count one picture."""
         self.pictures += 1
         names = [str(name) for name in prediction.detections.data["class_name"]]
         self.objects.update(names)
-        self.times.append(prediction.milliseconds)
+        for name, median in self.medians.items():
+            median.add(getattr(prediction.milliseconds, name))
         if len(self.listed) <= LISTED_PICTURES:
-            height, width = prediction.picture.image.shape[:2]
+            height, width = prediction.picture.size
             self.listed.append((prediction.picture.name, f"{width} x {height}", _finds(prediction)))
 
 
@@ -67,6 +98,9 @@ def predict_to_files(
     predictor: Predictor, source: Any, *, save: Path | None = None, json: Path | None = None
 ) -> Summary:
     """Find objects in every picture of a source, with a progress bar on stderr, and write what was asked for.
+
+    Other threads read pictures ahead of the network, and draw and write behind it. When nothing is drawn, large
+    JPEGs are read at a reduced scale, see :meth:`~crossstage.inference.Predictor.stream`.
 
     Args:
         predictor: A detector and its options.
@@ -87,29 +121,33 @@ def predict_to_files(
     summary = Summary(save=save, json=json)
     copies = AnnotatedCopies(save) if save else None
     lines = JsonLines(json) if json else None
-    start = time.perf_counter()
-    console = Console(stderr=True)
-    bar = track(pictures, "predict", total=pictures.total, console=console, transient=True, disable=pictures.single)
-    try:
-        for entry in bar:
-            if isinstance(entry, Unreadable):
-                summary.unreadable.append(entry)
-                continue
-            prediction = predictor(entry)
-            summary.add(prediction)
-            if lines:
-                lines.write(prediction)
-            if copies:
-                copies.write(prediction)
-    except KeyboardInterrupt:
-        summary.interrupted = True
-    finally:
+
+    def write(prediction: Prediction) -> None:
+        if lines:
+            lines.write(prediction)
+        if copies:
+            copies.write(prediction)
+
+    def finish() -> None:
         try:
             if copies:
                 copies.close()
         finally:
             if lines:
                 lines.close()
+
+    start = time.perf_counter()
+    bar = {"total": pictures.total, "console": Console(stderr=True), "transient": True, "disable": pictures.single}
+    with Behind(write, finish) as files, closing(predictor.stream(pictures, whole=save is not None)) as found:
+        try:
+            for entry in track(found, "predict", **bar):
+                if isinstance(entry, Unreadable):
+                    summary.unreadable.append(entry)
+                else:
+                    files.put(entry)
+                    summary.add(entry)
+        except KeyboardInterrupt:
+            summary.interrupted = True
     summary.seconds = time.perf_counter() - start
     return summary
 
@@ -135,7 +173,7 @@ def print_summary(summary: Summary, console: Console) -> None:
     )
     if times := summary.median_times:
         stages = ", ".join(f"{stage.name} {getattr(times, stage.name):.1f}" for stage in fields(times))
-        console.print(f"median ms: {stages}; {1000 / times.total:.1f} pictures/s", highlight=False)
+        console.print(f"median ms: {stages}; {summary.pictures_per_second:.1f} pictures/s", highlight=False)
     for label, path in (("annotated copies", summary.save), ("detections", summary.json)):
         if path:
             console.print(Text(f"{label}: {path}"), soft_wrap=True)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import glob
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from crossstage.errors import DataError
-from crossstage.inference.images import Pixels, load_image
+from crossstage.inference.images import Pixels, load_image, load_reduced
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -33,10 +34,11 @@ class Picture:
     Attributes:
         name: The path as it was given or found, or what stands for it.
         relative: Path below which an annotated copy belongs: inside of a folder its place there, else the bare name.
-        image: ``(H, W, 3)`` RGB uint8.
+        image: ``(H, W, 3)`` RGB uint8; of a JPEG that was read at a reduced scale, the reduced pixels.
         frame: Number of the frame in its video or camera, from 0; None for a picture.
         frame_rate: Frames per second of the video; None for a picture.
         decode_ms: Milliseconds that reading took.
+        whole_size: Height and width in the file, where ``image`` is a reduced copy.
     """
 
     name: str
@@ -45,6 +47,12 @@ class Picture:
     frame: int | None
     frame_rate: float | None
     decode_ms: float
+    whole_size: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the whole picture, in whose pixels detections are told."""
+        return self.whole_size or (self.image.shape[0], self.image.shape[1])
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,9 @@ class _Item:
     relative: PurePath
 
 
+Reader: TypeAlias = Callable[[], Picture | Unreadable]
+
+
 class Source:
     """Pictures from anything, one after the other.
 
@@ -74,6 +85,7 @@ class Source:
     Attributes:
         total: Number of pictures, if it is known before reading: None for videos and cameras.
         single: Whether it is one picture.
+        live: Whether pictures come when they come, as from a camera or a generator.
 
     Raises:
         DataError: Nothing is there, or nothing that could be read.
@@ -87,12 +99,29 @@ class Source:
             self._items = list(self._items)
             self.total = None if any(_is_video(item) for item in self._items) else len(self._items)
         self.single = self.total == 1
+        self.live = not isinstance(self._items, list) or self._camera is not None
 
     def __iter__(self) -> Iterator[Picture | Unreadable]:
+        return (read() for read in self.readers())
+
+    def readers(self, at_least: tuple[int, int] | None = None) -> Iterator[Reader]:
+        """A function for each picture, which reads it, in any thread and in any order.
+
+        What has an order or an owner is read before its function is given out: frames of videos, and pictures in
+        memory, of which a generator's are copied, since it may fill the same array again.
+
+        Args:
+            at_least: Height and width below which JPEGs are not reduced; None reads all as they are.
+        """
         if self._camera is not None:
-            yield from _read_camera(self._camera)
+            yield from map(_already_read, _read_camera(self._camera))
         for item in self._items:
-            yield from _read_video(item) if _is_video(item) else _read_image(item)
+            if _is_video(item):
+                yield from map(_already_read, _read_video(item))
+            elif isinstance(item.content, Path):
+                yield partial(_read_image, item, at_least)
+            else:
+                yield _already_read(_read_image(_copied(item) if self.live else item))
 
 
 def _camera_number(what: Any) -> int | None:
@@ -195,14 +224,25 @@ def _is_video(item: _Item) -> bool:
     return isinstance(item.content, Path) and item.content.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _read_image(item: _Item) -> Iterator[Picture | Unreadable]:
+def _already_read(entry: Picture | Unreadable) -> Reader:
+    return lambda: entry
+
+
+def _copied(item: _Item) -> _Item:
+    return replace(item, content=item.content.copy()) if isinstance(item.content, np.ndarray) else item
+
+
+def _read_image(item: _Item, at_least: tuple[int, int] | None = None) -> Picture | Unreadable:
     start = time.perf_counter()
+    size = None
     try:
-        image = load_image(item.content)
+        if at_least and isinstance(item.content, Path):
+            image, size = load_reduced(item.content, at_least)
+        else:
+            image = load_image(item.content)
     except DataError as error:
-        yield Unreadable(item.name, str(error))
-    else:
-        yield Picture(item.name, item.relative, image, None, None, _since(start))
+        return Unreadable(item.name, str(error))
+    return Picture(item.name, item.relative, image, None, None, _since(start), size)
 
 
 def _read_video(item: _Item) -> Iterator[Picture | Unreadable]:

@@ -84,8 +84,8 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
     return {
         "source": picture.name,
         "frame": picture.frame,
-        "width": picture.image.shape[1],
-        "height": picture.image.shape[0],
+        "width": picture.size[1],
+        "height": picture.size[0],
         "detections": [
             {
                 "class_id": int(class_id),

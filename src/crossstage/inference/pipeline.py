@@ -1,0 +1,203 @@
+"""Stages that overlap: pictures are read and prepared ahead of the network, and results are written behind it.
+
+Queues are bounded, so a slow stage holds up those before it instead of filling memory, and order is the source's.
+Threads suffice: decoders, array operations and networks release Python's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Generic, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from crossstage.inference.model import Preprocessing
+from crossstage.inference.preprocess import Placement, prepare
+from crossstage.inference.sources import Picture, Reader, Source, Unreadable
+
+WORKERS = min(4, os.cpu_count() or 1)
+SPARE = 2  # how many times the input's size a reduced JPEG keeps at least: with less, small objects blur
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture and the network's input made of it.
+
+    Attributes:
+        picture: What was read.
+        tensor: ``(3, H, W)`` RGB in [0, 1].
+        placement: Where the whole picture lies in it.
+        milliseconds: What preparing took.
+    """
+
+    picture: Picture
+    tensor: Tensor
+    placement: Placement
+    milliseconds: float
+
+
+def prepared_batches(
+    source: Source, preprocessing: Preprocessing, *, batch: int, whole: bool
+) -> Generator[list[Prepared | Unreadable]]:
+    """Read and prepare a source's pictures ahead of their use.
+
+    Of a live source one picture is read ahead, so that it does not grow old.
+
+    Args:
+        source: The pictures.
+        preprocessing: How they become input.
+        batch: Entries of a group, at least 1; the last one may be shorter.
+        whole: Read every pixel. Otherwise JPEGs of at least four times the input's size are read at a reduced scale.
+    """
+    height, width = preprocessing.size
+    readers = source.readers(None if whole else (SPARE * height, SPARE * width))
+    depth = 1 if source.live else batch + WORKERS
+    with closing(ahead(readers, partial(_prepare, preprocessing), depth=depth)) as entries:
+        while group := list(islice(entries, batch)):
+            yield group
+
+
+def stacked(entries: Sequence[Prepared]) -> Tensor:
+    """Inputs ``(N, 3, H, W)`` of some pictures."""
+    tensors = [entry.tensor for entry in entries]
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+
+
+def _prepare(preprocessing: Preprocessing, read: Reader) -> Prepared | Unreadable:
+    picture = read()
+    if isinstance(picture, Unreadable):
+        return picture
+    start = time.perf_counter()
+    tensor, placement = prepare(picture.image, preprocessing.size, preprocessing.resize)
+    if picture.whole_size:
+        placement = placement.of_whole(picture.whole_size)
+    return Prepared(picture, tensor, placement, (time.perf_counter() - start) * 1e3)
+
+
+def ahead(
+    items: Iterator[Item], work: Callable[[Item], Result], *, depth: int, workers: int = WORKERS
+) -> Generator[Result]:
+    """Results of ``work`` in the order of ``items``, which one thread draws and others work on.
+
+    Args:
+        items: Drawn in a thread of their own; a generator is closed there, too.
+        work: Called in several threads at once.
+        depth: Most items that are drawn and whose results have not been taken, at least 1.
+        workers: Threads that work.
+
+    Raises:
+        Exception: What ``items`` or ``work`` raised, in its turn.
+    """
+    futures: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
+    room = threading.Semaphore(depth)
+    closed = threading.Event()
+    pool = side_threads(workers)
+
+    def draw() -> None:
+        try:
+            while room.acquire() and not closed.is_set():
+                futures.put(pool.submit(work, next(items)))
+        except StopIteration:
+            pass
+        except BaseException as error:  # it is raised where results are taken
+            failed: Future[Result] = Future()
+            failed.set_exception(error)
+            futures.put(failed)
+        finally:
+            if isinstance(items, Generator):
+                items.close()
+            futures.put(None)
+
+    drawer = threading.Thread(target=draw, name="crossstage-source", daemon=True)  # a camera may never answer
+    drawer.start()
+    try:
+        while (future := futures.get()) is not None:
+            result = future.result()
+            room.release()
+            yield result
+    finally:
+        closed.set()
+        room.release()
+        pool.shutdown(cancel_futures=True)
+        drawer.join(timeout=1)
+
+
+def side_threads(workers: int = 1) -> ThreadPoolExecutor:
+    """Threads that keep torch's operations within themselves.
+
+    Operations that share their work wait for their slowest part, which costs more than it saves while other threads use
+    the cores.
+    """
+    default = torch.get_num_threads()  # settles the calling thread's own number before others change the default
+    return ThreadPoolExecutor(workers, "crossstage-side", initializer=_use_one_thread, initargs=(default,))
+
+
+def _use_one_thread(default: int) -> None:
+    torch.get_num_threads()  # a thread takes torch's default at its first question, which must not come later
+    torch.set_num_threads(1)  # becomes the default, too, which another thread restores
+    restore = threading.Thread(target=torch.set_num_threads, args=(default,))
+    restore.start()
+    restore.join()
+
+
+class Behind(Generic[Item]):
+    """Work that a thread does behind its caller, in order; a context, which ends when all is done.
+
+    Args:
+        work: Called with each item, up to the first error.
+        finish: Called once, after the last item, whatever happened.
+        depth: Most items that wait.
+
+    Raises:
+        Exception: What ``work`` or ``finish`` raised, at the next :meth:`put` or the end of the context.
+    """
+
+    def __init__(self, work: Callable[[Item], None], finish: Callable[[], None], *, depth: int = 4) -> None:
+        self._work, self._finish = work, finish
+        self._waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(depth)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="crossstage-write")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def put(self, item: Item) -> None:
+        """Hand over an item; wait while too many do."""
+        self._room.acquire()
+        if self._error is not None:
+            raise self._error
+        self._waiting.put(item)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def _run(self) -> None:
+        for item in iter(self._waiting.get, None):
+            if self._error is None:
+                self._attempt(partial(self._work, item))
+            self._room.release()
+        self._attempt(self._finish)
+
+    def _attempt(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException as error:  # it is raised in the caller's thread
+            self._error = self._error or error
