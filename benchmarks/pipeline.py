@@ -11,83 +11,27 @@ from __future__ import annotations
 import argparse
 import resource
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from timing import machine, medians
 from torch import Tensor
 
 from crossstage import fuse
-from crossstage.detectors import Detector
-from crossstage.inference import Detected, DetectionModel, Predictor, load_image, predict_to_files, prepare
+from crossstage.deploy import open_model
+from crossstage.inference import DetectionModel, Predictor, load_image, predict_to_files, prepare
 from crossstage.zoo import load_detector
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 MODEL = "cspdarknet53_tiny_yolo.coco"
 
 
-class Session:
-    """A detector whose forward pass another runtime runs; decoding and suppression are the native model's.
-
-    Args:
-        native: The model.
-        run: From ``(1, 3, H, W)`` float32 to raw head tensors.
-    """
-
-    def __init__(self, native: Detector, run: Callable[[np.ndarray], Sequence[np.ndarray]]) -> None:
-        self.class_names, self.preprocessing = native.class_names, native.preprocessing
-        self.max_stride = native.max_stride
-        self.native, self.run = native, run
-
-    def __call__(self, images: Tensor) -> Sequence[Tensor]:
-        """Raw head tensors."""
-        return [torch.from_numpy(raw) for raw in self.run(images.numpy())]
-
-    def detect(self, raw: Sequence[Tensor], **options: Any) -> list[Detected]:
-        """See :meth:`crossstage.detectors.Detector.detect`."""
-        return self.native.detect(raw, **options)
-
-
-def openvino_session(native: Detector, onnx: Path) -> Session:
-    import openvino
-
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    options["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
-    request = openvino.Core().compile_model(onnx, "CPU", options).create_infer_request()
-    return Session(native, lambda images: list(request.infer([images]).values()))
-
-
-def onnxruntime_session(native: Detector, onnx: Path) -> Session:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # a waiting thread leaves its core to others
-    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    return Session(native, lambda images: [np.asarray(raw) for raw in session.run(None, {"images": images})])
-
-
-def models(folder: Path) -> Iterator[tuple[str, DetectionModel]]:
-    native = fuse(load_detector(MODEL)).eval()
-    yield "torch, fused", native
-    onnx = folder / "model.onnx"
-    torch.onnx.export(
-        native,
-        (torch.rand(1, 3, *native.preprocessing.size),),
-        onnx,
-        dynamo=True,
-        input_names=["images"],
-        opset_version=18,
-        external_data=False,
-        verbose=False,
-    )
-    yield "ONNX Runtime", onnxruntime_session(native, onnx)
-    yield "OpenVINO", openvino_session(native, onnx)
+def models() -> Iterator[tuple[str, DetectionModel]]:
+    for runtime in ("torch", "onnxruntime", "openvino"):
+        opened = open_model(MODEL, runtime=runtime, device="cpu", threads=torch.get_num_threads())
+        assert opened.detector
+        yield runtime, opened.detector
 
 
 def linked(folder: Path, count: int) -> Path:
@@ -105,7 +49,7 @@ def speed(pictures: int, rounds: int) -> None:
     print("| runtime | forward, ms | end to end, ms | ratio |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = linked(Path(name) / "pictures", pictures)
-        for label, model in models(Path(name)):
+        for label, model in models():
             predictor = Predictor(model)
             inputs = [
                 prepare(load_image(photo), predictor.preprocessing.size, predictor.preprocessing.resize)[0].unsqueeze(0)
