@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from architectures import TABLE_1, counted
-from studies import Study, conditions, main, noise, standard_error, summaries
+from studies import Study, conditions, main, noise, spread_told, standard_error, summaries
 from study import Network, Recipe
 
 ALIKE = {"act": "leaky", "momentum": 0.1, "dropout": 0.0}
@@ -37,7 +37,7 @@ CIFAR-10, whose pictures are enlarged to 64 pixels because the networks' stride 
 norm's momentum 0.1 and no dropout.
 """
 COLUMNS = """\
-| network | BFLOPs at 224 | top-1 published, ImageNet | against PeleeNet | top-1 here, CIFAR-10 | s.d. | against PeleeNet | |
+| network | BFLOPs at 224 | top-1 published, ImageNet | against PeleeNet | here, CIFAR-10 | s.d. | against PeleeNet | |
 |---|---:|---:|---:|---:|---:|---:|---|"""
 
 
@@ -70,17 +70,16 @@ def verdict(results: dict[str, Any], spread: float, beyond: list[str]) -> str:
     both = [(claim.top1, found[claim.model].mean) for claim in TABLE_1 if claim.model in found]
     order = rank_correlation(*zip(*both, strict=True)) if len(both) > 2 else math.nan
     return (
-        f"Over seeds a network's accuracy varies by {spread:.2f} points (standard deviation, pooled over the networks). A "
-        "difference to PeleeNet counts as beyond the spread if it exceeds two standard errors of a difference of means: "
-        f"{', '.join(beyond) or 'none does'}.\n\nThe order of the networks here and in the paper: rank correlation "
-        f"{order:.2f} over {len(both)} networks (1 is the same order, 0 none, -1 the reverse)."
+        f"{spread_told(spread)} Against PeleeNet these are: {', '.join(beyond) or 'none'}.\n\n"
+        f"The order of the networks here and in the paper: rank correlation {order:.2f} over {len(both)} "
+        "networks (1 is the same order, 0 none, -1 the reverse)."
     )
 
 
 def rank_correlation(one: Any, other: Any) -> float:
     """Spearman's, with mean ranks for equal values."""
     ranks = [np.array([(np.sum(v < x) + np.sum(v <= x)) / 2 for x in v]) for v in map(np.asarray, (one, other))]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 if __name__ == "__main__":

@@ -134,10 +134,9 @@ longer of two times: operations at that rate, and inputs, weights and outputs, e
 Norms, activations, sums and concatenations count as done on the way, for nothing. *Share* is the roofline's time over
 the measured one.
 
-*timm* is timm's network of the same structure; ours then has its weights, and their logits agree (last column: norm of
-the difference over the norm, float32). *Compiled* is `torch.compile`; ours is fused first (`crossstage.fuse`). One
-picture is measured with mode "reduce-overhead". Medians, between events on the device; no other process computes
-meanwhile.
+*timm* is timm's network of the same structure; ours then has its weights, and their logits agree. *Compiled* is
+`torch.compile`; ours is fused first (`crossstage.fuse`). One picture is measured with mode "reduce-overhead". Medians,
+between events on the device; no other process computes meanwhile.
 """
 
 
@@ -163,7 +162,13 @@ def network_row(results: dict[str, Any], row: Row, batch: int, ceilings: Ceiling
     """Images a second (milliseconds for one picture) in all forms, and ours against the rest."""
     times = [
         value(results, row, side, form, batch)
-        for side, form in (("ours", "eager"), ("ours", "fused"), ("ours", "compiled"), ("timm", "eager"), ("timm", "compiled"))
+        for side, form in (
+            ("ours", "eager"),
+            ("ours", "fused"),
+            ("ours", "compiled"),
+            ("timm", "eager"),
+            ("timm", "compiled"),
+        )
     ]
     rates = [shown(ms, 2) if batch == 1 else shown(None if ms is None else batch / ms * 1e3) for ms in times]
     ours, peer = times[2], times[4]
@@ -196,10 +201,16 @@ def piece_rows(results: dict[str, Any], ceilings: Ceilings) -> tuple[list[list[s
 def report(results: dict[str, Any]) -> None:
     """Print the page."""
     ceilings = Ceilings(**results["ceilings"])
-    print(
-        HEAD.format(**results | {"tflops": ceilings.flops / 1e12, "tbytes": ceilings.bandwidth / 1e12})
+    print(HEAD.format(**results | {"tflops": ceilings.flops / 1e12, "tbytes": ceilings.bandwidth / 1e12}))
+    forms = (
+        "ours eager",
+        "ours fused",
+        "ours compiled",
+        "timm eager",
+        "timm compiled",
+        "ours over timm, compiled",
+        "share",
     )
-    forms = ("ours eager", "ours fused", "ours compiled", "timm eager", "timm compiled", "ours over timm, compiled", "share")
     for batch, title in ((MANY, f"images/s, batch {MANY}"), (1, "milliseconds, one picture")):
         print(f"## Forward pass: {title}\n")
         print(table(["network", *forms], [network_row(results, row, batch, ceilings) for row in ROWS]) + "\n")
@@ -210,7 +221,7 @@ def report(results: dict[str, Any]) -> None:
         rows.append([f"`{row.name}` {row.size}", *(shown(None if t is None else TRAINED / t * 1e3) for t in times)])
     print(table(["network", "ours eager", "ours compiled", "timm eager", "timm compiled"], rows) + "\n")
     agreed = ", ".join(f"{name} {error:.1e}" for name, error in results["parity"].items())
-    print(f"Logits of ours and timm's differ by: {agreed or 'not measured'}.\n")
+    print(f"Logits of ours and timm's, norm of the difference over the norm, float32: {agreed or 'not measured'}.\n")
     print_pieces(results, ceilings)
     if results["failures"]:
         told = "\n".join(f"- {name}: {why}" for name, why in results["failures"].items())
@@ -220,11 +231,20 @@ def report(results: dict[str, Any]) -> None:
 def print_pieces(results: dict[str, Any], ceilings: Ceilings) -> None:
     """The part of the page on stages and dense blocks."""
     rows, closed = piece_rows(results, ceilings)
-    columns = ("piece", "roofline, µs", "eager", "compiled", "kernel", "torch's best / kernel, x roofline", "kernel's error", "")
+    columns = (
+        "piece",
+        "roofline, µs",
+        "eager",
+        "compiled",
+        "kernel",
+        "torch's best / kernel, x roofline",
+        "kernel's error",
+        "",
+    )
     print(
         f"## Split, transition, concatenation\n\nBatch {BATCH}; launches are not counted (replayed graphs); norms are "
-        "folded in. *Joints* are split, T, concatenation and U of a stage, *dense reads* the first 1x1 convolutions of a "
-        "dense block's layers. The roofline moves each convolution's maps once and no concatenation. The kernel is "
+        "folded in. *Joints* are split, T, concatenation and U of a stage, *dense reads* the first 1x1 convolutions of "
+        "a dense block's layers. The roofline moves each convolution's maps once and no concatenation. The kernel is "
         "benchmarks/gpu_kernels.py's; its error is against float32, the norm of the difference over the norm.\n"
     )
     print(table(columns, rows))

@@ -42,8 +42,18 @@ TILES = (
 
 @triton.jit
 def _add_product(
-    sums, x, weight, rows, columns, pixels, outs, ins, row_step, weight_step, INS: tl.constexpr
-):  # pragma: no cover
+    sums,
+    x,
+    weight,
+    rows,
+    columns,
+    pixels,
+    outs,
+    ins,
+    row_step,
+    weight_step,
+    INS: tl.constexpr,  # noqa: N803 (Triton's custom)
+):
     for start in range(0, ins, INS):
         depth = start + tl.arange(0, INS)
         read = (rows[:, None] < pixels) & (depth[None, :] < ins)
@@ -58,8 +68,8 @@ def _add_product(
 def _pointwise(
     x1, x2, weight, bias, y1, y2, slope,
     pixels, ins1, ins2, outs1, outs2, x1_step, x2_step, y1_step, y2_step,
-    PIXELS: tl.constexpr, OUTS: tl.constexpr, INS: tl.constexpr,
-):  # fmt: skip  # pragma: no cover
+    PIXELS: tl.constexpr, OUTS: tl.constexpr, INS: tl.constexpr,  # noqa: N803
+):  # fmt: skip
     outs = outs1 + outs2
     across = tl.cdiv(outs, OUTS)  # neighbours share pixels, which the cache then holds
     rows = (tl.program_id(0) // across * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
@@ -132,7 +142,8 @@ def pointwise(inputs: Sequence[Tensor], how: Pointwise, outputs: Sequence[Tensor
     _pointwise[grid](
         x1, x2, how.weight, how.bias, y1, y2, how.slope,
         pixels, ins1, ins2, y1.shape[1], outs2, row_step(x1), row_step(x2), row_step(y1), row_step(y2),
-        PIXELS=tile.pixels, OUTS=tile.outs, INS=tile.ins, num_warps=tile.warps, num_stages=tile.stages,
+        PIXELS=tile.pixels, OUTS=tile.outs, INS=tile.ins,
+        num_warps=tile.warps, num_stages=tile.stages,  # pyright: ignore[reportCallIssue] (the launcher takes them)
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from crossstage.zoo import from_peer
 
 MANY = 256
 TRAINED = 64
+TO_GPU: dict[str, Any] = {"device": "cuda", "memory_format": torch.channels_last}
 OUT_OF_MEMORY = torch.cuda.OutOfMemoryError
 
 
@@ -44,7 +46,7 @@ class Row:
         return model
 
     def build_peer(self) -> nn.Module:
-        """timm's network, initialised as ever."""
+        """The peer's network, initialised as ever."""
         import timm
 
         torch.manual_seed(0)
@@ -94,7 +96,9 @@ def forward_variants(model: nn.Module, size: int, *, ours: bool) -> list[Variant
     for batch, given in images.items():
         mode = "reduce-overhead" if batch == 1 else "default"
         compiled = torch.compile(fused, dynamic=False, mode=mode)
-        forms = {"eager": model, "fused": fused, "compiled": compiled} if ours else {"eager": model, "compiled": compiled}
+        forms = (
+            {"eager": model, "fused": fused, "compiled": compiled} if ours else {"eager": model, "compiled": compiled}
+        )
         found += [Variant(form, batch, False, _forward(runs, given)) for form, runs in forms.items()]
     return found
 
@@ -143,7 +147,7 @@ def prepare(variant: Variant, until: float) -> None:
         torch.cuda.synchronize()
     except OUT_OF_MEMORY:
         pass
-    except Exception as error:  # noqa: BLE001 (compilers fail in many ways, and the others are measured)
+    except Exception as error:  # compilers fail in many ways, and the others are measured
         variant.failure = reason(error)
     torch.cuda.empty_cache()
 
@@ -162,13 +166,13 @@ def work_network(link: Link, row: Row, side: str, until: float) -> None:
     if side == "ours" and row.peer is not None:
         link.send({"row": row.name, "disagreement": disagreement(row)})
     model = row.build() if side == "ours" else row.build_peer()
-    model = model.to("cuda", torch.bfloat16, memory_format=torch.channels_last).eval()
+    model = model.to(torch.bfloat16).to(**TO_GPU).eval()
     variants = forward_variants(model, row.size, ours=side == "ours")
     for variant in variants:
         prepare(variant, until)
     if row.name != "cspdarknet53_tiny_yolo":  # its loss is not a classifier's
         trained = row.build() if side == "ours" else row.build_peer()
-        training = training_variants(trained.to("cuda", memory_format=torch.channels_last), row.size)
+        training = training_variants(trained.to(**TO_GPU), row.size)
         for variant in training:
             prepare(variant, until)
         variants += training
@@ -187,7 +191,7 @@ def measure(variant: Variant) -> dict[str, object]:
     if not variant.failure:
         try:
             told["ms"] = device_ms(variant.run, 0.3)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             variant.failure = reason(error)
     torch.cuda.empty_cache()
     return told | {"failure": variant.failure}

@@ -6,9 +6,10 @@ given what its blocks yield. The *reads* of a dense block: each layer's first 1x
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from time import monotonic
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from workers import Link, reason
 
 from crossstage import create_model, fuse
-from crossstage.nn import CrossStage, DenseBlock, TwoWayDenseLayer
+from crossstage.nn import ConvNormAct, CrossStage, DenseBlock, Split, TwoWayDenseLayer
 
 BATCH = 256
 CHECKED = 4  # pictures on which the kernel is compared with float32
@@ -43,8 +44,10 @@ class Reads(nn.Module):
 
     def __init__(self, block: DenseBlock) -> None:
         super().__init__()
-        self.near = nn.ModuleList(layer.near[0] for layer in block.layers)  # pyright: ignore[reportIndexIssue]
-        self.far = nn.ModuleList(layer.far[0] for layer in block.layers)  # pyright: ignore[reportIndexIssue]
+        layers = [layer for layer in block.layers if isinstance(layer, TwoWayDenseLayer)]
+        assert len(layers) == len(block.layers)
+        self.near = nn.ModuleList(layer.near[0] for layer in layers)
+        self.far = nn.ModuleList(layer.far[0] for layer in layers)
 
     def forward(self, *maps: Tensor) -> Maps:
         """What each layer's two branches go on with."""
@@ -101,19 +104,15 @@ def pieces_of(name: str, size: int) -> list[Piece]:
     return list(_cut(name, kept, shapes))
 
 
-def _cut(name: str, kept: list[nn.Module], shapes: dict[nn.Module, list[tuple[int, int, int]]]) -> Iterator[Piece]:
+def _cut(name: str, kept: Sequence[nn.Module], shapes: dict[nn.Module, list[tuple[int, int, int]]]) -> Iterator[Piece]:
     for kind, title, make in ((CrossStage, "joints", Joints), (DenseBlock, "dense reads", Reads)):
         for number, module in enumerate((m for m in kept if isinstance(m, kind)), 1):
             given = shapes[module]
             if isinstance(module, DenseBlock):
-                assert all(isinstance(layer, TwoWayDenseLayer) for layer in module.layers)
                 channels, height, width = given[0]
                 growth = (module.out_channels - channels) // len(module.layers)
                 given = given + [(growth, height, width)] * (len(module.layers) - 1)
             yield Piece(f"{name}, stage {number}: {title}", make(module), tuple(given))  # pyright: ignore[reportArgumentType]
-
-
-Step = tuple[Callable[[Maps], tuple[Maps, Maps]], Pointwise]
 
 
 class KernelJoints:
@@ -121,8 +120,9 @@ class KernelJoints:
 
     def __init__(self, joints: Joints) -> None:
         split = joints.split
+        assert isinstance(split, Split) and isinstance(split.processed, ConvNormAct)
         self.split = folded(split.processed, split.carried)
-        self.processed = split.processed.conv.out_channels  # pyright: ignore[reportAttributeAccessIssue]
+        self.processed = split.processed.conv.out_channels
         self.transition = None if isinstance(joints.transition, nn.Identity) else folded(joints.transition)
         self.merge = None if isinstance(joints.merge, nn.Identity) else folded(joints.merge)
 
@@ -205,16 +205,15 @@ class Measured:
 
     def prepare(self) -> float:
         """Compile everything; returns the kernel's error against float32, relative to its norm."""
-        worst = 0.0
+        errors = []
         for tile in TILES:
             few = self.piece.inputs(CHECKED, "cuda", torch.bfloat16)
             expected = self.exact(*(x.float() for x in few))
             found = self.kernel([tile] * len(self.tiles), *few)
             for one, other in zip(found, expected, strict=True):
-                error = float((one.float() - other).norm() / other.norm())
-                worst = max(worst, error) if error == error else float("nan")
+                errors.append((one.float() - other).norm() / other.norm())
         self.compiled(*self.maps)
-        return worst
+        return float(torch.stack(errors).max())  # NaN if any is
 
     def measure(self) -> dict[str, float]:
         """Milliseconds of each form, launches not counted; of each convolution the best tile is taken."""
@@ -226,15 +225,13 @@ class Measured:
             tried = {}
             for tile in TILES:
                 tiles = [*self.tiles[:place], tile, *self.tiles[place + 1 :]]
-                tried[tile] = replayed_ms(lambda tiles=tiles: self.kernel(tiles, *self.maps), repeats=2)
+                tried[tile] = replayed_ms(lambda tiles=tiles: self.kernel(tiles, *self.maps), 2, 0.02)
             self.tiles[place] = min(tried, key=tried.__getitem__)
         return times | {"kernel": replayed_ms(lambda: self.kernel(self.tiles, *self.maps))}
 
 
 def work_stages(link: Link, name: str, size: int, until: float) -> None:
     """A process that prepares a network's pieces, and measures them when it is told to."""
-    from time import monotonic
-
     torch.backends.cudnn.allow_tf32 = False  # the comparison is with float32
     prepared: list[tuple[Measured, float]] = []
     with torch.no_grad():
@@ -245,7 +242,7 @@ def work_stages(link: Link, name: str, size: int, until: float) -> None:
             try:
                 measured = Measured(piece)
                 prepared.append((measured, measured.prepare()))
-            except Exception as error:  # noqa: BLE001 (compilers fail in many ways, and the others are measured)
+            except Exception as error:  # compilers fail in many ways, and the others are measured
                 link.send({"failed": piece.label, "why": reason(error)})
         torch.cuda.empty_cache()
         link.send("ready")
@@ -253,7 +250,7 @@ def work_stages(link: Link, name: str, size: int, until: float) -> None:
         for measured, error in prepared:
             try:
                 times = measured.measure()
-            except Exception as failure:  # noqa: BLE001
+            except Exception as failure:
                 link.send({"failed": measured.piece.label, "why": reason(failure)})
                 continue
             tiles = [list(tile) for tile in measured.tiles]

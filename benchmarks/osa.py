@@ -1,7 +1,7 @@
 """The VoVNet paper's study on CIFAR-10: DenseNet-40, and one-shot aggregations in place of its dense blocks.
 
-    python benchmarks/osa.py run --data CIFAR10 --out osa.json [--seconds N] [--seeds N]
-    python benchmarks/osa.py report osa.json > docs/claims/osa.md      and osa.json, images/osa_*.png beside it
+python benchmarks/osa.py run --data CIFAR10 --out osa.json [--seconds N] [--seeds N]
+python benchmarks/osa.py report osa.json > docs/claims/osa.md      and osa.json, images/osa_*.png beside it
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from studies import Study, conditions, main, noise, standard_error, summaries
+from studies import Study, conditions, main, noise, spread_told, standard_error, summaries
 from study import Network, Recipe
 from torch import nn
 
@@ -125,7 +125,8 @@ def report(results: dict[str, Any], docs: Path) -> None:
     for claim in CLAIMS:
         parameters, multiply_adds, moved = access(claim.network)
         shown = "–" if claim.mac is None else f"{claim.mac:.1f}"
-        row = f"| {claim.network.label} | {parameters:.3f} | {multiply_adds:.0f} | {shown} | {moved:.2f} | {claim.top1:.2f}"
+        row = f"| {claim.network.label} | {parameters:.3f} | {multiply_adds:.0f} | {shown} | {moved:.2f} | "
+        row += f"{claim.top1:.2f}"
         ours, published = found.get(claim.network.label), claim.top1 - CLAIMS[0].top1
         if ours is None or dense is None:
             print(f"{row} | – | – | {published:+.2f} | – | not measured |")
@@ -135,10 +136,8 @@ def report(results: dict[str, Any], docs: Path) -> None:
         told = f"{ours.mean:.2f} | {ours.deviation:.2f} | {published:+.2f} | {difference:+.2f}"
         print(f"{row} | {told} | {'beyond the spread' if clear else ''} |")
     print(
-        f"\nOver seeds a network's accuracy varies by {spread:.2f} points (standard deviation, pooled over the networks). "
-        "A difference counts as beyond the spread if it exceeds two standard errors of a difference of means. Memory "
-        "access is `h w (ci + co) + k k ci co`, summed over all convolutions; what the published figures sum is not told.\n"
-        "\n## What layers weigh what they read\n\n"
+        f"\n{spread_told(spread)} Memory access is `h w (ci + co) + k k ci co`, summed over all convolutions; what the "
+        "published figures sum is not told.\n\n## How layers weigh what they read\n\n"
         "Mean |w| between the layers of each block, each column in units of its largest, mean over the seeds. Below, for "
         "each block's last reader: mean of the middle layers' relative weights / coefficient of variation over all.\n"
     )

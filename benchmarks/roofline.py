@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
 
 import torch
@@ -81,10 +82,10 @@ def device_ms(run: Callable[[], object], seconds: float = 0.4) -> float:
         run()
         event.record()
     torch.cuda.synchronize()
-    return statistics.median(one.elapsed_time(other) for one, other in zip(events, events[1:], strict=False))
+    return statistics.median(one.elapsed_time(other) for one, other in pairwise(events))
 
 
-def replayed_ms(run: Callable[[], object], repeats: int = 5) -> float:
+def replayed_ms(run: Callable[[], object], repeats: int = 5, seconds: float = 0.15) -> float:
     """The same without the gaps between launches: repeats of the function are recorded and replayed."""
     run()
     torch.cuda.synchronize()
@@ -92,4 +93,4 @@ def replayed_ms(run: Callable[[], object], repeats: int = 5) -> float:
     with torch.cuda.graph(graph):
         for _ in range(repeats):
             run()
-    return device_ms(graph.replay, 0.15) / repeats
+    return device_ms(graph.replay, seconds) / repeats

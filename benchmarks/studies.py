@@ -137,7 +137,10 @@ def _note(results: dict[str, Any], message: dict[str, Any], tell: Callable[[str]
         results["failures"][message["failed"]] = message["why"]
         tell(f"{message['failed']} failed: {message['why']}")
     elif "built" in message:
-        tell(f"{message['built']} is ready" + (f", not recorded: {message['unrecorded']}" if message["unrecorded"] else ""))
+        tell(
+            f"{message['built']} is ready"
+            + (f", not recorded: {message['unrecorded']}" if message["unrecorded"] else "")
+        )
     else:
         results["runs"].append(message)
         last = f"{100 * message['accuracy'][-1]:.2f} %" if message["accuracy"] else "nothing"
@@ -170,18 +173,28 @@ def standard_error(one: Summary, other: Summary, spread: float) -> float:
     return spread * math.sqrt(1 / one.seeds + 1 / other.seeds)
 
 
+def spread_told(spread: float) -> str:
+    """What "beyond the spread" means, in sentences."""
+    return (
+        f"Over seeds a network's accuracy varies by {spread:.2f} points (standard deviation, pooled over "
+        "the networks). A difference is beyond the spread if it exceeds two standard errors of a difference of means."
+    )
+
+
 def conditions(results: Mapping[str, Any]) -> str:
     """What was trained, how long and where, in sentences."""
     recipe = results["recipe"]
+    complete = sum(summary.seeds for summary in summaries(results).values())
     failed = "".join(f" {label} is missing: {why}." for label, why in results["failures"].items())
     enlarged = f", enlarged {recipe['enlarge']} times" if recipe["enlarge"] > 1 else ""
     return (
         f"{results['epochs']} epochs over {results['pictures']:,} pictures of CIFAR-10{enlarged}, {results['seeds']} "
-        f"seeds; {results['machine']}, {results['date']}, {results['seconds']:.0f} s in all. This is a short schedule. "
-        f"SGD with Nesterov momentum {recipe['momentum']}, weight decay {recipe['weight_decay']}, batch "
-        f"{recipe['batch']}; the rate rises linearly to {recipe['peak_lr']} in the first {recipe['warm_up']:.0%} of the "
-        f"steps and falls linearly to 0; label smoothing {recipe['label_smoothing']}; pictures are shifted by up to 4 "
-        f"pixels and mirrored. Runs of one seed see the same pictures in the same order.{failed}"
+        f"seeds; {results['machine']}, {results['date']}, {results['seconds']:.0f} s in all; {complete} runs are "
+        f"complete. This is a short schedule. SGD with Nesterov momentum {recipe['momentum']}, weight decay "
+        f"{recipe['weight_decay']}, batch {recipe['batch']}; the rate rises linearly to {recipe['peak_lr']} in the "
+        f"first {recipe['warm_up']:.0%} of the steps and falls linearly to 0; label smoothing {recipe['label_smoothing']}; "
+        "pictures are shifted by up to 4 pixels and mirrored. Runs of one seed see the same pictures in the same "
+        f"order.{failed}"
     )
 
 
@@ -198,7 +211,9 @@ def main(study: Study, report: Callable[[dict[str, Any], Path], None], argv: Seq
     running = verbs.add_parser("run", help="train, and write results")
     running.add_argument("--data", type=Path, required=True, help="CIFAR-10, or the like, with parts train and test")
     running.add_argument("--out", type=Path, required=True, help="JSON file of the results")
-    running.add_argument("--seconds", type=float, default=3600.0, help="for everything; the epochs are planned to fill it")
+    running.add_argument(
+        "--seconds", type=float, default=3600.0, help="for everything; the epochs are planned to fill it"
+    )
     running.add_argument("--seeds", type=int, default=3)
     running.add_argument("--epochs", type=int, help="instead of what fills the time")
     running.add_argument("--pictures", type=int, help="of each part, instead of all")

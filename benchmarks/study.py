@@ -88,7 +88,10 @@ def read_part(path: Path, split: str, limit: int | None) -> tuple[Arrays, tuple[
     data = find_data(path).read(split)
     assert isinstance(data, ClassificationData)
     count = min(limit or len(data.labels), len(data.labels))
-    return (np.stack([load_image(data.pictures[index]) for index in range(count)]), data.labels[:count]), data.class_names
+    return (
+        np.stack([load_image(data.pictures[index]) for index in range(count)]),
+        data.labels[:count],
+    ), data.class_names
 
 
 class Training:
@@ -111,7 +114,8 @@ class Training:
         pixels = train.pictures[:5000, PAD:-PAD, PAD:-PAD].double() / 255
         self.mean, self.std = pixels.mean((0, 1, 2)).float(), pixels.std((0, 1, 2)).float()
 
-        self.model = network.build(classes).to(device, memory_format=torch.channels_last)
+        to: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
+        self.model = network.build(classes).to(**to)
         self.lr = torch.zeros((), device=device)
         self.optimiser = torch.optim.SGD(
             self.model.parameters(),
@@ -199,14 +203,14 @@ class Training:
         chosen = self.order[places]
         along = torch.arange(self.side, device=self.device)
         rows = self.shifts[0, places, None] + along
-        columns = self.shifts[1, places, None] + torch.where(
-            self.mirrored[places, None], self.side - 1 - along, along
-        )
+        columns = self.shifts[1, places, None] + torch.where(self.mirrored[places, None], self.side - 1 - along, along)
         images = self._prepared(self.train.pictures[chosen[:, None, None], rows[:, :, None], columns[:, None, :]])
         self.lr.copy_(self.rates[self.number].squeeze(0))
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self._logits(images), self.train.labels[chosen], label_smoothing=self.recipe.label_smoothing)
+        loss = F.cross_entropy(
+            self._logits(images), self.train.labels[chosen], label_smoothing=self.recipe.label_smoothing
+        )
         loss.backward()
         self.optimiser.step()
         self.loss.add_(loss.detach())
@@ -301,5 +305,5 @@ def work(
     epochs, seeds, deadline = link.recv()
     for seed in seeds:
         for training, entry in zip(trainings, train_seed(trainings, seed, epochs, deadline), strict=True):
-            link.send(entry | (also(training.model) if also else {}))
+            link.send({**entry, **(also(training.model) if also else {})})
     link.send("done")

@@ -98,7 +98,7 @@ def end(workers: Sequence[Worker]) -> None:
 def _guarded(target: Callable[..., None], link: Link, *arguments: Any) -> None:
     try:
         target(link, *arguments)
-    except Exception as error:  # noqa: BLE001 (whatever it is, the others go on and it is reported)
+    except Exception as error:  # whatever it is, the others go on and it is reported
         traceback.print_exc()
         link.send(Failure(reason(error)))
 
