@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from crossstage.cli.cost import profile
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.deploy import benchmark, export
 from crossstage.cli.train import run_train, train
@@ -35,6 +36,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "pack": pack,
     "models": models,
     "info": info,
+    "profile": profile,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {
@@ -42,6 +44,7 @@ GROUPS = {
     "data": "Datasets: check, describe, fit anchors, look at.",
 }
 LISTS = {  # options that take several values
+    "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all.",
     "runtimes": "Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino, "
     "openvino-bf16, openvino-int8, opencv, apart or with commas; by default all but torch-compiled.",
@@ -53,6 +56,8 @@ FLAGS = {
     "dynamic",
     "half",
     "int8",
+    "layers",
+    "measure",
     "nms",
     "fit_anchors",
     "freeze_backbone",
