@@ -1,10 +1,11 @@
-"""What a network costs, operation by operation."""
+"""What a network costs, operation by operation, and what its layers weigh."""
 
 from crossstage.analysis.cost import count_flops, operations
 from crossstage.analysis.formulas import dense_block_cio, partial_dense_block_cio
 from crossstage.analysis.layer import Kind, Layer, Precision
 from crossstage.analysis.profile import Bottleneck, Profile, profile_module
 from crossstage.analysis.roof import Roof
+from crossstage.analysis.weights import WeightNorms, plot_weight_norms, weight_norms
 
 __all__ = [
     "Bottleneck",
@@ -13,9 +14,12 @@ __all__ = [
     "Precision",
     "Profile",
     "Roof",
+    "WeightNorms",
     "count_flops",
     "dense_block_cio",
     "operations",
     "partial_dense_block_cio",
+    "plot_weight_norms",
     "profile_module",
+    "weight_norms",
 ]
