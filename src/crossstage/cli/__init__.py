@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from crossstage.cli.cost import profile_network
+from crossstage.cli.cost import profile_network, report
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.deploy import benchmark, export
 from crossstage.cli.train import run_train, train
@@ -37,6 +37,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "models": models,
     "info": info,
     "profile": profile_network,
+    "report": report,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {
@@ -94,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plain(words: Sequence[str]) -> list[str]:
-    """Options as they are defined: hyphens become underscores, and a flag without a value is true."""
+    """Options as they are defined: hyphens become underscores, a flag without a value is true, and -o is --out."""
+    words = ["--out" if word == "-o" else word for word in words]
     result = []
     for word, following in zip_longest(words, words[1:], fillvalue="--"):
         if word.startswith("--"):
