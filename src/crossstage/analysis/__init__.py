@@ -1,7 +1,9 @@
 """What a network costs, operation by operation; how gradients flow through it; what its layers weigh."""
 
-from crossstage.analysis.cost import Kind, Operation, count_flops, operations
+from crossstage.analysis.cost import count_flops, operations
+from crossstage.analysis.layer import Kind, Layer, Precision
 from crossstage.analysis.paths import GradientPaths, gradient_paths
+from crossstage.analysis.profile import Bottleneck, Profile, profile_module
 from crossstage.analysis.redundancy import (
     Similarity,
     Tap,
@@ -14,9 +16,12 @@ from crossstage.analysis.redundancy import (
 from crossstage.analysis.weights import WeightNorms, plot_weight_norms, weight_norms
 
 __all__ = [
+    "Bottleneck",
     "GradientPaths",
     "Kind",
-    "Operation",
+    "Layer",
+    "Precision",
+    "Profile",
     "Similarity",
     "Tap",
     "WeightNorms",
@@ -27,6 +32,7 @@ __all__ = [
     "operations",
     "plot_similarity",
     "plot_weight_norms",
+    "profile_module",
     "stage_taps",
     "subspace_overlap",
     "weight_norms",
