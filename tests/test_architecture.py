@@ -27,7 +27,19 @@ ALLOWED = {
     "runtimes": {"heads", "detectors", "inference"},
     "export": {"nn", "heads", "detectors", "darknet", "inference", "runtimes", "data"},
     "deploy": {"nn", "heads", "detectors", "inference", "runtimes", "export", "zoo", "analysis"},
-    "cli": {"darknet", "data", "deploy", "detectors", "evaluation", "export", "heads", "inference", "training", "zoo"},
+    "cli": {
+        "analysis",
+        "darknet",
+        "data",
+        "deploy",
+        "detectors",
+        "evaluation",
+        "export",
+        "heads",
+        "inference",
+        "training",
+        "zoo",
+    },
 }
 
 

@@ -206,3 +206,8 @@ def test_the_model_is_left_as_it_was():
     assert not model.fc.weight.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_model_that_cannot_run_is_told_with_its_input():
+    with pytest.raises(ConfigError, match=r"Conv2d cannot run on an input of \(1, 4, 8, 8\)"):
+        gradient_paths(nn.Conv2d(3, 4, 1), (1, 4, 8, 8))

@@ -12,7 +12,6 @@ that what reads one part of a concatenation has no path into the others.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree
 
-from crossstage.errors import ConfigError
+from crossstage.analysis.cost import cannot_run, evaluating
+from crossstage.errors import ConfigError, CrossStageError
 
 INPUT = "input"
 
@@ -54,17 +54,23 @@ def gradient_paths(model: nn.Module, input_shape: Sequence[int]) -> list[Gradien
         input_shape: ``(N, C, H, W)``.
 
     Raises:
-        ConfigError: No output depends on the input.
+        ConfigError: The model cannot run on such an input, needs values and has none, or yields nothing that depends on
+            its input.
     """
     parameters = {
         name: parameter.detach().requires_grad_()
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point()
     }
-    device = next(iter(parameters.values())).device if parameters else None
+    device = next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
     images = torch.zeros(*input_shape, device=device, requires_grad=True)
-    with torch.enable_grad(), _evaluating(model):
-        outputs = functional_call(model, parameters, (images.clone(),))  # a clone may be changed in place
+    try:
+        with torch.enable_grad(), evaluating(model):
+            outputs = functional_call(model, parameters, (images.clone(),))  # a clone may be changed in place
+    except CrossStageError:
+        raise
+    except Exception as error:  # whatever a user's module raises
+        raise cannot_run(type(model).__name__, input_shape, device, error) from error
     owners = {id(parameter): name.rpartition(".")[0] or name for name, parameter in parameters.items()}
     return _Graph(_pytree.tree_leaves(outputs), images, owners).paths()
 
@@ -224,14 +230,3 @@ def _by_layer(runs: Sequence[GradientPaths]) -> list[GradientPaths]:
         )
         for layer, same in found.items()
     ]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

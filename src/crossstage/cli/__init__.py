@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.deploy import benchmark, export
+from crossstage.cli.gradients import gradients
 from crossstage.cli.train import run_train, train
 from crossstage.cli.verbs import INTERRUPTED, darknet_convert, darknet_info, info, models, pack, predict, val
 from crossstage.errors import CrossStageError
@@ -35,6 +36,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "pack": pack,
     "models": models,
     "info": info,
+    "gradients": gradients,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {
