@@ -170,13 +170,13 @@ def _sources(edge: Edge, channels: Channels) -> Iterator[tuple[Edge, Channels]]:
     kind = node.name().partition("Backward")[0]
     sources = [source for source in node.next_functions if source[0] is not None]
     start, stop = channels or (0, _width(edge))
-    if kind == "Slice" and node._saved_dim == 1 and node._saved_step == 1:
+    if kind == "Slice" and _by_channel(edge) and node._saved_step == 1:
         first = _signed(node._saved_start) % max(1, _width(sources[0]))
         yield sources[0], (first + start, first + stop)
-    elif kind in ("Split", "SplitWithSizes") and node._saved_dim == 1:
+    elif kind in ("Split", "SplitWithSizes") and _by_channel(edge):
         first = sum(_width((node, before)) for before in range(position))
         yield sources[0], (first + start, first + stop)
-    elif kind == "Cat" and node._saved_dim == 1 and len(sources) == len(node.next_functions):
+    elif kind == "Cat" and _by_channel(edge) and len(sources) == len(node.next_functions):
         first = 0
         for source in sources:
             width = _width(source)
@@ -186,6 +186,12 @@ def _sources(edge: Edge, channels: Channels) -> Iterator[tuple[Edge, Channels]]:
         for source in sources:
             keeps = kind in _CHANNELWISE and _width(source) == _width(edge)
             yield source, channels if keeps else None
+
+
+def _by_channel(edge: Edge) -> bool:
+    """Whether a slice, split or concatenation is one of channels."""
+    node, position = edge
+    return _signed(node._saved_dim) % len(node._input_metadata[position].shape) == 1
 
 
 def _width(edge: Edge) -> int:
