@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from crossstage.cli.cost import profile_network, report
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.deploy import benchmark, export
+from crossstage.cli.gradients import gradients
 from crossstage.cli.train import run_train, train
 from crossstage.cli.verbs import INTERRUPTED, darknet_convert, darknet_info, info, models, pack, predict, val
 from crossstage.errors import CrossStageError
@@ -38,6 +39,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "info": info,
     "profile": profile_network,
     "report": report,
+    "gradients": gradients,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {
