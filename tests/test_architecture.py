@@ -20,6 +20,7 @@ ALLOWED = {
     "darknet": {"nn"},
     "detectors": {"nn", "backbones", "necks", "heads", "inference"},
     "zoo": {"nn", "backbones", "necks", "heads", "inference", "detectors", "darknet", "analysis"},
+    "claims": {"nn", "analysis", "zoo"},
     "timm": {"backbones", "zoo"},
     "data": {"nn", "inference"},
     "evaluation": {"data", "inference"},
@@ -27,7 +28,10 @@ ALLOWED = {
     "runtimes": {"heads", "detectors", "inference"},
     "export": {"nn", "heads", "detectors", "darknet", "inference", "runtimes", "data"},
     "deploy": {"nn", "heads", "detectors", "inference", "runtimes", "export", "zoo", "analysis"},
-    "cli": {"darknet", "data", "deploy", "detectors", "evaluation", "export", "heads", "inference", "training", "zoo"},
+    "cli": {
+        *("claims", "darknet", "data", "deploy", "detectors", "evaluation", "export", "heads", "inference"),
+        *("training", "zoo"),
+    },
 }
 
 

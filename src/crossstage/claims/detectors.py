@@ -114,6 +114,7 @@ def built(name: str, act: str | None = None, maxout: bool = True) -> nn.Module:
     return model
 
 
+@cache
 def counted(row: DetectorRow) -> tuple[float, float, float]:
     """BFLOPs, weights of convolutions in M, and all values of a Darknet file in M."""
     model = built(row.ours, row.act)

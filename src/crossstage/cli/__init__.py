@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from crossstage.cli.claims import claims
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.deploy import benchmark, export
 from crossstage.cli.train import run_train, train
@@ -35,6 +36,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "pack": pack,
     "models": models,
     "info": info,
+    "claims": claims,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {
