@@ -17,9 +17,10 @@ from typing import Any
 import claims_speed
 import numpy as np
 
-from crossstage.claims import LEDGER, Claim, Value, ledger_page, ledger_text, read_ledger, rerun
+from crossstage.claims import LEDGER, Claim, Value, ledger_page, ledger_text, read_ledger
 from crossstage.claims.ledger import Found
 from crossstage.claims.networks import TABLE_1
+from crossstage.claims.structural import rerun
 from crossstage.files import write_text
 
 DOCS = Path(__file__).parents[1] / "docs" / "claims"

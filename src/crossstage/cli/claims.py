@@ -53,8 +53,8 @@ def _show(ledger: list[Claim]) -> None:
 
 def _count_again(claim: Claim) -> bool:
     """Print a claim counted again; whether it differs from the ledger."""
-    from crossstage.claims import rerun
-    from crossstage.claims.page import number
+    from crossstage.claims import number
+    from crossstage.claims.structural import rerun
 
     found = rerun(claim)
     assert found.rule
