@@ -39,7 +39,7 @@ def bottleneck() -> list[str]:
         found, top = convolutions(name), largest(name)
         costs = sorted((entry.flops for entry in found), reverse=True)
         most = next(count for count, total in enumerate(accumulate(costs), start=1) if total >= 0.9 * sum(costs))
-        where = top.module.removesuffix(".conv")
+        where = top.name.removesuffix(".conv")
         shape = " x ".join(map(str, top.output_shape[1:]))
         lines.append(f"| {title} | {len(found)} | {top.flops / 1e9:.3f} | `{where}`, {shape} | {most} layers |")
     transitions, yolo = largest("peleenet_yolo", "backbone"), largest("peleenet_yolo")
@@ -81,7 +81,7 @@ def plot(path: str) -> None:
     figure, rows = plt.subplots(3, 1, figsize=(10, 7), sharex=True, sharey=True, layout="constrained")
     for axes, (name, title) in zip(rows, BARS.items(), strict=True):
         found = convolutions(name)
-        neck = next(index for index, entry in enumerate(found) if not entry.module.startswith("backbone"))
+        neck = next(index for index, entry in enumerate(found) if not entry.name.startswith("backbone"))
         costs = [entry.flops / 1e9 for entry in found]
         axes.bar(range(neck), costs[:neck], width=0.9, color="#7a8aa0", label="backbone")
         axes.bar(range(neck, len(costs)), costs[neck:], width=0.9, color="#d1603d", label="neck and heads")

@@ -29,8 +29,18 @@ ALLOWED = {
     "export": {"nn", "heads", "detectors", "darknet", "inference", "runtimes", "data"},
     "deploy": {"nn", "heads", "detectors", "inference", "runtimes", "export", "zoo", "analysis"},
     "cli": {
-        *("claims", "darknet", "data", "deploy", "detectors", "evaluation", "export", "heads", "inference"),
-        *("training", "zoo"),
+        "analysis",
+        "claims",
+        "darknet",
+        "data",
+        "deploy",
+        "detectors",
+        "evaluation",
+        "export",
+        "heads",
+        "inference",
+        "training",
+        "zoo",
     },
 }
 

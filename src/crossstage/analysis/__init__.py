@@ -1,17 +1,23 @@
 """What a network costs, operation by operation, and what its layers weigh."""
 
-from crossstage.analysis.cost import Kind, Operation, count_flops, operations
+from crossstage.analysis.cost import count_flops, operations
+from crossstage.analysis.layer import Kind, Layer, Precision
 from crossstage.analysis.paths import GradientPaths, gradient_paths
+from crossstage.analysis.profile import Bottleneck, Profile, profile_module
 from crossstage.analysis.weights import WeightNorms, plot_weight_norms, weight_norms
 
 __all__ = [
+    "Bottleneck",
     "GradientPaths",
     "Kind",
-    "Operation",
+    "Layer",
+    "Precision",
+    "Profile",
     "WeightNorms",
     "count_flops",
     "gradient_paths",
     "operations",
     "plot_weight_norms",
+    "profile_module",
     "weight_norms",
 ]

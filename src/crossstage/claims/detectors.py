@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from crossstage.analysis import Operation, count_flops, operations
+from crossstage.analysis import Layer, count_flops, operations
 from crossstage.zoo import create_model
 
 Basis = Literal["cfg", "paper", "reconstruction"]
@@ -124,14 +124,14 @@ def counted(row: DetectorRow) -> tuple[float, float, float]:
     return bflops, weights, stored
 
 
-def convolutions(name: str) -> list[Operation]:
+def convolutions(name: str) -> list[Layer]:
     """The convolutions of a detector at 416 pixels, in order."""
     return [entry for entry in operations(built(name), (1, 3, 416, 416)) if entry.kind == "convolution"]
 
 
-def largest(name: str, part: str = "") -> Operation:
+def largest(name: str, part: str = "") -> Layer:
     """The dearest convolution whose module's name begins with ``part``."""
-    return max((entry for entry in convolutions(name) if entry.module.startswith(part)), key=lambda entry: entry.flops)
+    return max((entry for entry in convolutions(name) if entry.name.startswith(part)), key=lambda entry: entry.flops)
 
 
 def traffic(maxout: bool) -> dict[str, int]:
@@ -139,11 +139,11 @@ def traffic(maxout: bool) -> dict[str, int]:
     moved: Counter[str] = Counter()
     seen: set[str] = set()
     for entry in operations(built("csppeleenet_efm", maxout=maxout), (1, 3, 416, 416)):
-        if entry.module.startswith("neck"):
+        if entry.name.startswith("neck"):
             moved[entry.kind] += entry.read + entry.written
             if entry.kind == "pooling":
                 moved["handed down"] += entry.read
             if entry.kind == "maxout":  # a chain of maxima of two maps; in one go each map is read and written once
-                moved["maxout in one go"] += entry.written * (1 if entry.module in seen else 3)
-                seen.add(entry.module)
+                moved["maxout in one go"] += entry.written * (1 if entry.name in seen else 3)
+                seen.add(entry.name)
     return moved

@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from crossstage.cli.claims import claims
+from crossstage.cli.cost import profile
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.deploy import benchmark, export
 from crossstage.cli.train import run_train, train
@@ -37,6 +38,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "models": models,
     "info": info,
     "claims": claims,
+    "profile": profile,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {
@@ -44,6 +46,7 @@ GROUPS = {
     "data": "Datasets: check, describe, fit anchors, look at.",
 }
 LISTS = {  # options that take several values
+    "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all.",
     "runtimes": "Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino, "
     "openvino-bf16, openvino-int8, opencv, apart or with commas; by default all but torch-compiled.",
@@ -55,6 +58,8 @@ FLAGS = {
     "dynamic",
     "half",
     "int8",
+    "layers",
+    "measure",
     "nms",
     "fit_anchors",
     "freeze_backbone",
