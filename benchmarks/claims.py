@@ -18,6 +18,7 @@ import claims_speed
 import numpy as np
 
 from crossstage.claims import LEDGER, Claim, Value, ledger_page, ledger_text, read_ledger
+from crossstage.claims.detectors import TABLE_2
 from crossstage.claims.ledger import Found
 from crossstage.claims.networks import TABLE_1
 from crossstage.claims.structural import rerun
@@ -101,8 +102,8 @@ def efm(file: Path) -> dict[Key, Found]:
         name: Value(float(published), tuple(map(float, ours.split(", "))))
         for name, published, ours, *_ in (row for row in rows if re.match(r"AP\d*: ", row[0]))
     }
-    published = {row[0]: [float(each) for each in row[1].split(", ")] for row in rows if row[1].count(", ") == 2}
-    ours = {row[0]: [float(cell.split()[0]) for cell in row[2:5]] for row in rows if row[0] in published}
+    published = {row.model: row.ap for row in TABLE_2}
+    ours = {row[0]: [float(cell.split()[0]) for cell in row[2:5]] for row in rows if row[0] in published and row[7:]}
 
     def of_means(better: str, worse: str, metric: int) -> Value:
         return Value(*(table[better][metric] - table[worse][metric] for table in (published, ours)))
