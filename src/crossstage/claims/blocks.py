@@ -25,8 +25,8 @@ from crossstage.zoo import create_model
 STYLE = ConvStyle("relu")
 DENSE_BLOCKS = {  # channels of the input, layers, growth
     "DenseNet-121's first dense block": (64, 6, 32),
-    "its third": (256, 24, 32),
-    "a wide input, 2048 channels, and 6 layers that add 8": (2048, 6, 8),
+    "DenseNet-121's third dense block": (256, 24, 32),
+    "2048 channels and 6 layers that add 8": (2048, 6, 8),
 }
 
 
