@@ -136,9 +136,8 @@ def main(arguments: list[str] | None = None) -> None:
     print("\n".join(("## Figure 7: memory traffic of the pyramid", "", *memory(), "")))
     (quarter,) = published("pyramid-memory")
     print(
-        f"The published {quarter} % is the first line, to the digit. Maxout itself is not free: it reads each map whole, "
-        "and\n"
-        "with that counted the traffic of the pyramid falls by less."
+        f"The published {quarter} % is the first line, to the digit. "
+        "Maxout itself is not free: it reads each map whole, and\nwith that counted the traffic of the pyramid falls by less."
     )
 
 

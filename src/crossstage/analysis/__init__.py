@@ -1,9 +1,11 @@
 """What a network costs, operation by operation, and what its layers weigh."""
 
 from crossstage.analysis.cost import count_flops, operations
+from crossstage.analysis.formulas import dense_block_cio, partial_dense_block_cio
 from crossstage.analysis.layer import Kind, Layer, Precision
 from crossstage.analysis.paths import GradientPaths, gradient_paths
 from crossstage.analysis.profile import Bottleneck, Profile, profile_module
+from crossstage.analysis.roof import Roof
 from crossstage.analysis.weights import WeightNorms, plot_weight_norms, weight_norms
 
 __all__ = [
@@ -13,10 +15,13 @@ __all__ = [
     "Layer",
     "Precision",
     "Profile",
+    "Roof",
     "WeightNorms",
     "count_flops",
+    "dense_block_cio",
     "gradient_paths",
     "operations",
+    "partial_dense_block_cio",
     "plot_weight_norms",
     "profile_module",
     "weight_norms",

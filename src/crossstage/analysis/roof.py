@@ -23,6 +23,7 @@ CONVOLUTIONS = ((256, 3, 52), (512, 3, 26), (1024, 1, 52))
 COPIED = 1 << 26  # values, far more than caches hold
 ROUNDS, SECONDS = 20, 10.0
 LEAST_ROUNDS = 3
+PEAK_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _best(run: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest of some runs."""
     taken = []
     with torch.inference_mode():
-        for _ in range(LEAST_ROUNDS + ROUNDS):
+        for _ in range(PEAK_ROUNDS):
             start = time.perf_counter()
             run()
             if device.type == "cuda":

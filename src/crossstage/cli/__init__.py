@@ -12,7 +12,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from crossstage.cli.claims import claims
-from crossstage.cli.cost import profile
+from crossstage.cli.cost import profile_network
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.deploy import benchmark, export
 from crossstage.cli.train import run_train, train
@@ -38,7 +38,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "models": models,
     "info": info,
     "claims": claims,
-    "profile": profile,
+    "profile": profile_network,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {

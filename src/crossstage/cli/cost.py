@@ -1,11 +1,14 @@
-"""The verbs that tell what a network costs: profile."""
+"""The verbs that tell what a network costs: profile.
+
+Their functions are not called as those of the package, which jsonargparse would load to see whether they are the same.
+"""
 
 from __future__ import annotations
 
 from crossstage.cli.console import console
 
 
-def profile(
+def profile_network(
     model: str,
     imgsz: int | None = None,
     batch: int = 1,

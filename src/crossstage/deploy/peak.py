@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from crossstage.analysis.roof import CONVOLUTIONS
 from crossstage.deploy.rows import Number
 from crossstage.errors import CrossStageError
 from crossstage.export.int8 import quantise_onnx
@@ -23,9 +24,6 @@ from crossstage.runtimes import RUNTIMES, start
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-# Channels, kernel, side: what real networks spend their time on, large enough to hide all but the arithmetic.
-CONVOLUTIONS = ((256, 3, 52), (512, 3, 26), (1024, 1, 52))
 
 
 @dataclass(frozen=True)
