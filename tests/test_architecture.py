@@ -21,6 +21,7 @@ ALLOWED = {
     "report": {"analysis"},
     "detectors": {"nn", "backbones", "necks", "heads", "inference"},
     "zoo": {"nn", "backbones", "necks", "heads", "inference", "detectors", "darknet", "analysis"},
+    "claims": {"nn", "analysis", "zoo"},
     "timm": {"backbones", "zoo"},
     "data": {"nn", "inference"},
     "evaluation": {"data", "inference"},
@@ -30,6 +31,7 @@ ALLOWED = {
     "deploy": {"nn", "heads", "detectors", "inference", "runtimes", "export", "zoo", "analysis"},
     "cli": {
         "analysis",
+        "claims",
         "darknet",
         "data",
         "deploy",

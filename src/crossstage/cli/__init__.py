@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from crossstage.cli.claims import claims
 from crossstage.cli.cost import profile_network, report
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.deploy import benchmark, export
@@ -37,6 +38,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "pack": pack,
     "models": models,
     "info": info,
+    "claims": claims,
     "profile": profile_network,
     "report": report,
     "gradients": gradients,
