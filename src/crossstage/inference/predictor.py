@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -17,12 +18,14 @@ from torch import Tensor
 
 from crossstage.errors import ConfigError, DataError
 from crossstage.inference.model import Detected, DetectionModel, Preprocessing, Suppression
-from crossstage.inference.pipeline import Prepared, prepared_batches, side_threads, stacked
+from crossstage.inference.pipeline import Prepared, ahead, prepared_batches, side_threads, stacked
 from crossstage.inference.preprocess import Placement, prepare
 from crossstage.inference.sources import Picture, Source, Unreadable
 
 if TYPE_CHECKING:
     from supervision import Detections
+
+_Group = list[Prepared | Unreadable]
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Predictor:
         suppression: What the overlap is measured by, and among which boxes: "iou" and "diou" (distance-IoU) within a
             class, "agnostic" by IoU among all.
         batch: Pictures that share a forward pass.
+        streams: Passes that :meth:`predict` computes side by side, which share torch's threads.
 
     Raises:
         ConfigError: An option is out of range or a class is unknown.
@@ -78,9 +82,10 @@ class Predictor:
         max_detections: int = 300,
         suppression: Suppression = "iou",
         batch: int = 1,
+        streams: int = 1,
     ) -> None:
-        if batch < 1:
-            raise ConfigError(f"batch={batch}; expected at least 1")
+        if min(batch, streams) < 1:
+            raise ConfigError(f"batch={batch}, streams={streams}; expected at least 1")
         if suppression not in get_args(Suppression):
             raise ConfigError(f"suppression={suppression!r}; expected one of {', '.join(get_args(Suppression))}")
         for name, value in (("conf", conf), ("iou", iou)):
@@ -91,7 +96,7 @@ class Predictor:
             model.eval()
         self.conf, self.iou, self.max_detections = conf, iou, max_detections
         self.suppression: Suppression = suppression
-        self.batch = batch
+        self.batch, self.streams = batch, streams
         self.preprocessing = Preprocessing(_input_size(model, imgsz), model.preprocessing.resize)
         wanted = [classes] if isinstance(classes, str) else classes
         self.class_ids = None if wanted is None else [_class_id(name, model.class_names) for name in wanted]
@@ -176,19 +181,33 @@ class Predictor:
                 scale, which is faster; ``Picture.image`` is small then, boxes are still in pixels of the whole picture.
         """
         groups = prepared_batches(pictures, self.preprocessing, batch=self.batch, whole=whole)
+        if self.streams == 1:
+            predicted = self._one_by_one(groups)
+        else:
+            inner = max(1, torch.get_num_threads() // self.streams)
+            depth = self.streams + 1
+            predicted = ahead(groups, self._predict_group, depth=depth, workers=self.streams, inner=inner)
+        with closing(predicted):
+            for group in predicted:
+                yield from group
+
+    def _one_by_one(self, groups: Generator[_Group]) -> Generator[list[Prediction | Unreadable]]:
         with closing(groups), side_threads() as side:
             for group in groups:
-                readable = [entry for entry in group if isinstance(entry, Prepared)]
-                predictions = iter(self._predict_batch(readable, side) if readable else ())
-                for entry in group:
-                    yield entry if isinstance(entry, Unreadable) else next(predictions)
+                yield self._predict_group(group, side)
 
-    def _predict_batch(self, entries: Sequence[Prepared], side: Executor) -> list[Prediction]:
-        start = time.perf_counter()
-        with torch.inference_mode():
-            raw = self._forward(stacked(entries).to(self.device))
-        forward = (time.perf_counter() - start) * 1e3 / len(entries)
-        return side.submit(self._predictions, entries, raw, forward).result()
+    def _predict_group(self, group: _Group, side: Executor | None = None) -> list[Prediction | Unreadable]:
+        """Predict a group in this thread; all but the forward pass in another one, if one is given."""
+        readable = [entry for entry in group if isinstance(entry, Prepared)]
+        found: Iterator[Prediction] = iter(())
+        if readable:
+            start = time.perf_counter()
+            with torch.inference_mode():
+                raw = self._forward(stacked(readable).to(self.device))
+            forward = (time.perf_counter() - start) * 1e3 / len(readable)
+            rest = partial(self._predictions, readable, raw, forward)
+            found = iter(side.submit(rest).result() if side else rest())
+        return [entry if isinstance(entry, Unreadable) else next(found) for entry in group]
 
     @torch.inference_mode()
     def _predictions(self, entries: Sequence[Prepared], raw: Sequence[Tensor], forward: float) -> list[Prediction]:
