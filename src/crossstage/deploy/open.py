@@ -85,8 +85,8 @@ class Opened:
         """
         size, batch = self.imgsz, self.batch
         if self.classifier is not None:
-            found = ClassPredictor(self.classifier, imgsz=size, top=top, batch=batch).predict(source)
-            return (entry for entry in found if isinstance(entry, Classification))
+            predictor = ClassPredictor(self.classifier, imgsz=size, top=top, batch=batch, streams=self.streams)
+            return (entry for entry in predictor.predict(source) if isinstance(entry, Classification))
         assert self.detector is not None
         options = {"conf": conf, "iou": iou, "classes": classes, "imgsz": size, "batch": batch}
         return Predictor(self.detector, **options, streams=self.streams).detections(source)
@@ -167,7 +167,7 @@ def _opened(model: Runnable, runtime: str, **about: Any) -> Opened:
     return Opened(runtime, detector=model, **about)
 
 
-def side_by_side(threads: int | None, *, single: bool, live: bool) -> int:
+def streams_for(threads: int | None, *, single: bool, live: bool) -> int:
     """How many passes to compute side by side for a source.
 
     Threads that share a pass wait for each other at every layer, and so for each picture that another thread reads or

@@ -136,6 +136,25 @@ def ahead(
         drawer.join(timeout=1)
 
 
+def side_by_side(groups: Generator[Item], work: Callable[[Item], Result], streams: int) -> Generator[Result]:
+    """Results of ``work`` in order: in the caller's thread, or in several at once, which share torch's threads.
+
+    Args:
+        groups: What to work on; closed at the end.
+        work: Called with each.
+        streams: How many at once, at least 1.
+    """
+    if streams > 1:
+        inner = max(1, torch.get_num_threads() // streams)
+        return ahead(groups, work, depth=streams + 1, workers=streams, inner=inner)
+    return _in_turn(groups, work)
+
+
+def _in_turn(groups: Generator[Item], work: Callable[[Item], Result]) -> Generator[Result]:
+    with closing(groups):
+        yield from map(work, groups)
+
+
 def side_threads(workers: int = 1, inner: int = 1) -> ThreadPoolExecutor:
     """Threads that keep torch's operations within themselves, or share each among ``inner`` threads.
 
