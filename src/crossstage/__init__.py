@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from crossstage.nn import Partial
     from crossstage.nn.fuse import fuse
     from crossstage.training import TrainOptions, train
-    from crossstage.zoo import create_detector, create_model, list_models, load, model_info
+    from crossstage.zoo import create_detector, create_model, list_models, load, model_info, profile
 
 _HOMES = {
     "Detector": "crossstage.detectors",
@@ -37,6 +37,7 @@ _HOMES = {
     "TrainOptions": "crossstage.training",
     "model_info": "crossstage.zoo",
     "open_model": "crossstage.deploy",
+    "profile": "crossstage.zoo",
     "train": "crossstage.training",
 }
 
@@ -59,6 +60,7 @@ __all__ = [
     "load",
     "model_info",
     "open_model",
+    "profile",
     "train",
 ]
 
