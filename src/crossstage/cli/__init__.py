@@ -52,11 +52,12 @@ LISTS = {  # options that take several values
     "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all.",
     "runtimes": "Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino, "
-    "openvino-bf16, openvino-int8, opencv, apart or with commas; by default all but torch-compiled.",
+    "openvino-bf16, openvino-int8, ncnn, ncnn-bf16, opencv, apart or with commas; by default all.",
 }
 SEVERAL = {"models": "Models, with or without weights, or model files."}  # positional
 FLAGS = {
     "augment",
+    "compiled",
     "decode",
     "dynamic",
     "half",
@@ -67,6 +68,7 @@ FLAGS = {
     "fit_anchors",
     "freeze_backbone",
     "nms_sweep",
+    "peers",
 }  # may stand without a value
 OPTIONAL = {"pattern": "Shell-style wildcards, such as 'csp*'; by default all."}  # positional, and may be left out
 
