@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from architectures import TABLE_1, counted
 from studies import Study, conditions, main, noise, spread_told, standard_error, summaries
 from study import Network, Recipe
+
+from crossstage.claims.networks import TABLE_1, counted
 
 ALIKE = {"act": "leaky", "momentum": 0.1, "dropout": 0.0}
 PLAIN = TABLE_1[0].model
