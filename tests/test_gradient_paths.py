@@ -152,14 +152,24 @@ def test_a_split_adds_one_path_to_a_stage():
     assert found_in(stage(dense, 17), shape)["input"] == GradientPaths("input", 33, 1, 7)
 
 
-def test_what_reads_a_slice_has_no_path_to_the_rest_of_a_concatenation():
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda x: x.split([5, 3], dim=1),
+        lambda x: x.split([5, 3], dim=-3),
+        lambda x: (x[:, :5], x[:, -3:]),
+        lambda x: (x[:, 0:-3], x[:, 5:]),
+        lambda x: (x.narrow(1, 0, 5), x.narrow(-3, 5, 3)),
+    ],
+)
+def test_what_reads_a_slice_has_no_path_to_the_rest_of_a_concatenation(cut):
     class Cut(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            first, second = torch.cat([self.a(x), self.b(x)], dim=1).split([5, 3], dim=1)
+            first, second = cut(torch.cat([self.a(x), self.b(x)], dim=1))
             return self.c(torch.relu(first)[:, :4]) + second.mean()
 
     found = found_in(Cut())
@@ -206,3 +216,8 @@ def test_the_model_is_left_as_it_was():
     assert not model.fc.weight.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_model_that_cannot_run_is_told_with_its_input():
+    with pytest.raises(ConfigError, match=r"Conv2d cannot run on an input of \(1, 4, 8, 8\)"):
+        gradient_paths(nn.Conv2d(3, 4, 1), (1, 4, 8, 8))

@@ -254,6 +254,8 @@ def test_the_bottleneck_is_the_largest_layer():
     assert found.share == 25 / 36
     assert found.max_over_mean == 25 / 9
     assert profile_module(nn.ReLU(), (1, 2, 4, 4)).bottleneck.layers == ()
+    with pytest.raises(ConfigError, match="Identity runs no operation"):
+        profile_module(nn.Identity(), (1, 2, 4, 4))
 
 
 def test_timed_layers_are_the_counted_ones_and_stand_under_the_roof():

@@ -12,7 +12,6 @@ that what reads one part of a concatenation has no path into the others.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree
 
-from crossstage.errors import ConfigError
+from crossstage.analysis.cost import cannot_run, evaluating
+from crossstage.errors import ConfigError, CrossStageError
 
 INPUT = "input"
 
@@ -54,17 +54,23 @@ def gradient_paths(model: nn.Module, input_shape: Sequence[int]) -> list[Gradien
         input_shape: ``(N, C, H, W)``.
 
     Raises:
-        ConfigError: No output depends on the input.
+        ConfigError: The model cannot run on such an input, needs values and has none, or yields nothing that depends on
+            its input.
     """
     parameters = {
         name: parameter.detach().requires_grad_()
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point()
     }
-    device = next(iter(parameters.values())).device if parameters else None
+    device = next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
     images = torch.zeros(*input_shape, device=device, requires_grad=True)
-    with torch.enable_grad(), _evaluating(model):
-        outputs = functional_call(model, parameters, (images.clone(),))  # a clone may be changed in place
+    try:
+        with torch.enable_grad(), evaluating(model):
+            outputs = functional_call(model, parameters, (images.clone(),))  # a clone may be changed in place
+    except CrossStageError:
+        raise
+    except Exception as error:  # whatever a user's module raises
+        raise cannot_run(type(model).__name__, input_shape, device, error) from error
     owners = {id(parameter): name.rpartition(".")[0] or name for name, parameter in parameters.items()}
     return _Graph(_pytree.tree_leaves(outputs), images, owners).paths()
 
@@ -164,13 +170,13 @@ def _sources(edge: Edge, channels: Channels) -> Iterator[tuple[Edge, Channels]]:
     kind = node.name().partition("Backward")[0]
     sources = [source for source in node.next_functions if source[0] is not None]
     start, stop = channels or (0, _width(edge))
-    if kind == "Slice" and node._saved_dim == 1 and node._saved_step == 1:
+    if kind == "Slice" and _by_channel(edge) and node._saved_step == 1:
         first = _signed(node._saved_start) % max(1, _width(sources[0]))
         yield sources[0], (first + start, first + stop)
-    elif kind in ("Split", "SplitWithSizes") and node._saved_dim == 1:
+    elif kind in ("Split", "SplitWithSizes") and _by_channel(edge):
         first = sum(_width((node, before)) for before in range(position))
         yield sources[0], (first + start, first + stop)
-    elif kind == "Cat" and node._saved_dim == 1 and len(sources) == len(node.next_functions):
+    elif kind == "Cat" and _by_channel(edge) and len(sources) == len(node.next_functions):
         first = 0
         for source in sources:
             width = _width(source)
@@ -180,6 +186,12 @@ def _sources(edge: Edge, channels: Channels) -> Iterator[tuple[Edge, Channels]]:
         for source in sources:
             keeps = kind in _CHANNELWISE and _width(source) == _width(edge)
             yield source, channels if keeps else None
+
+
+def _by_channel(edge: Edge) -> bool:
+    """Whether a slice, split or concatenation is one of channels."""
+    node, position = edge
+    return _signed(node._saved_dim) % len(node._input_metadata[position].shape) == 1
 
 
 def _width(edge: Edge) -> int:
@@ -224,14 +236,3 @@ def _by_layer(runs: Sequence[GradientPaths]) -> list[GradientPaths]:
         )
         for layer, same in found.items()
     ]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -14,6 +14,7 @@ from torch import nn
 from crossstage.analysis.cost import operations
 from crossstage.analysis.layer import BYTES, RIDING, Layer, Precision
 from crossstage.analysis.roof import Roof, measure_layers, measure_roof
+from crossstage.errors import ConfigError
 
 LARGEST = 5
 
@@ -125,7 +126,7 @@ class Profile:
 
     def arithmetic_intensity(self, precision: Precision = "fp32", *, folded: bool = True) -> float:
         """Operations for each byte of :meth:`dram_bytes`."""
-        return self.flops / self.dram_bytes(precision, folded=folded)
+        return self.flops / max(self.dram_bytes(precision, folded=folded), 1)
 
     @property
     def computing(self) -> tuple[Layer, ...]:
@@ -216,12 +217,15 @@ def profile_module(model: nn.Module, input_shape: Sequence[int], name: str = "",
         measure: Run it for real, where its weights are, and time each operation.
 
     Raises:
-        ConfigError: It cannot run on such an input, or computes nothing.
+        ConfigError: It cannot run on such an input, or no operation runs.
     """
+    name = name or type(model).__name__
     parameters = list(model.parameters())
     layers = measure_layers(model, input_shape) if measure else operations(model, input_shape)
+    if not layers:
+        raise ConfigError(f"{name} runs no operation on an input of {tuple(input_shape)}")
     return Profile(
-        name or type(model).__name__,
+        name,
         tuple(input_shape),
         tuple(layers),
         sum(parameter.numel() for parameter in parameters),
