@@ -199,7 +199,7 @@ def test_a_rerun_that_differs_from_the_ledger_gives_exit_code_1(capsys, monkeypa
     [
         ("peleenet", "no claim is called 'peleenet'; did you mean speleenet or peleenext"),
         ("tx2-fps", "'tx2-fps' is not decided by counting: there is no Jetson TX2 here"),
-        ("giou-tradeoff", "'giou-tradeoff' is not decided by counting: `python benchmarks/efm.py"),
+        ("giou-tradeoff", "'giou-tradeoff' is not decided by counting: `python benchmarks/efm.py train"),
     ],
 )
 def test_what_cannot_be_run_is_told(name, message, capsys):
