@@ -136,8 +136,8 @@ the measured one.
 
 *timm* is timm's network of the same structure; ours then has its weights, and their logits agree. *Compiled* is
 `torch.compile`; ours is fused first (`crossstage.fuse`). One picture is measured with mode "reduce-overhead". Medians,
-between events on the device. One process measures at a time, but those that were not ready after {ready:.0%} of the time
-went on compiling beside it. What was measured then may be too slow.
+between events on the device. One process measures at a time, but those that were not ready after {ready:.0%} of the
+time went on compiling beside it. What was measured then may be too slow.
 """
 
 
