@@ -57,7 +57,7 @@ def operations(model: nn.Module, input_shape: Sequence[int], *, timed: bool = Fa
     Raises:
         ConfigError: The model cannot run on such an input, or needs values and has none.
     """
-    device = next((tensor.device for tensor in _tensors_of(model)), torch.device("meta"))
+    device = next((tensor.device for tensor in _tensors_of(model)), torch.device("cpu"))
     if not timed:
         try:
             return _pass(_without_data(model), input_shape, torch.device("meta"))
