@@ -3,7 +3,7 @@
     python benchmarks/gradients.py DATA RUNS
 
 DATA is imagenette128, RUNS a folder for the results of the trainings; those that are there already are not run again.
-Writes docs/claims/gradients.md and its pictures. About 13 minutes of a core's time in all, of which each core takes its share.
+Writes docs/claims/gradients.md and its pictures. About 13 minutes of processor time, shared by the cores.
 """
 
 from __future__ import annotations
