@@ -9,30 +9,35 @@ from crossstage.convert.plan import Edit, StagePlan
 from crossstage.nn import Channels, ConvNormAct, CrossStage, Split, transition
 
 
-def convert_stage(model: nn.Module, plan: StagePlan) -> None:
-    """Make a stage partial, in place.
+def convert_stage(model: nn.Module, plan: StagePlan) -> CrossStage:
+    """Make a stage partial, in place, and return it.
 
-    Where the blocks are all that a ``Sequential`` holds, the partial stage is its only child from then on; elsewhere it
-    takes the first block's place and identities those of the others, so that what follows keeps its name.
+    A ``Sequential`` that holds the blocks and nothing else then holds the partial stage alone. Elsewhere that takes the
+    first block's place and identities those of the others, so that what follows keeps its name.
     """
+    stage = plan.stage
     for edit in plan.edits:
         apply_edit(model, edit)
-    stage = plan.stage
-    parent = model.get_submodule(stage.parent)
-    blocks = [parent.get_submodule(child) for child in stage.children]
+    blocks = [model.get_submodule(path) for path in stage.paths]
     like = next(parameter for block in blocks for parameter in block.parameters())
     partial = cross_stage(blocks, plan).to(like.device, like.dtype).train(model.training)
-    setattr(parent, stage.children[0], partial)
-    for child in stage.children[1:]:
-        if stage.whole:
-            delattr(parent, child)
-        else:
-            setattr(parent, child, nn.Identity())
+    if stage.whole:
+        _replace(model, stage.parent, nn.Sequential(partial))
+    else:
+        first, *others = stage.paths
+        _replace(model, first, partial)
+        for path in others:
+            _replace(model, path, nn.Identity())
     if plan.merge_after:
-        owner, _, name = plan.merge_after.rpartition(".")
         pool = model.get_submodule(plan.merge_after)
         merged = nn.Sequential(pool, merge(plan)).to(like.device, like.dtype).train(model.training)
-        setattr(model.get_submodule(owner), name, merged)
+        _replace(model, plan.merge_after, merged)
+    return partial
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
 
 
 def apply_edit(model: nn.Module, edit: Edit) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from crossstage.analysis import count_flops
 from crossstage.convert.build import convert_stage, cross_stage, merge
@@ -30,14 +31,12 @@ class Plan:
         stages: The stages that become partial, and what each costs before and after.
         left: The stages that do not, and why.
         example: The network's input.
-        output_shapes: Of its outputs.
     """
 
     partial: Partial
     stages: tuple[tuple[StagePlan, StageReport], ...]
     left: tuple[tuple[str, str], ...]
     example: Tensor
-    output_shapes: tuple[tuple[int, ...], ...]
 
 
 def to_partial(
@@ -77,11 +76,11 @@ def to_partial(
     """
     plan = make_plan(model, partial or Partial(), stages, example_input)
     converted = copy.deepcopy(model)
-    origins = {id(module): name for name, module in converted.named_modules()}
+    origins = {module: name for name, module in converted.named_modules()}
     before = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for stage, _ in plan.stages:
         convert_stage(converted, stage)
-    _check_outputs(converted, plan)
+    _check_outputs(model, converted, plan.example)
     return converted, _report(model, converted, plan, origins, before)
 
 
@@ -100,12 +99,13 @@ def make_plan(
         )
     chosen = found if stages is None else _choose(found, stages)
     blocks = [path for stage in found for path in stage.paths]
+    sketch = copy.deepcopy(trace.model)
     plans: list[tuple[StagePlan, StageReport]] = []
     left = [(stage.name, "not chosen") for stage in found if stage not in chosen]
     for stage in chosen:
         try:
             plan = plan_stage(trace, stage, partial, blocks)
-            report = _try(trace, plan)
+            report = _try(trace.model, sketch, plan)
         except ConfigError as error:
             if stages is not None:
                 raise
@@ -118,7 +118,7 @@ def make_plan(
     if not plans:
         reasons = "; ".join(why for _, why in left)
         raise ConfigError(f"{type(model).__name__}: no stage can be made partial to advantage: {reasons}")
-    return Plan(partial, tuple(plans), tuple(left), example, tuple(trace.output_shapes))
+    return Plan(partial, tuple(plans), tuple(left), example)
 
 
 def _example(model: nn.Module) -> Tensor:
@@ -143,22 +143,19 @@ def _choose(found: Sequence[Stage], wanted: Sequence[str | int]) -> list[Stage]:
     return [found[index] for index in sorted(chosen)]
 
 
-def _try(trace: Trace, plan: StagePlan) -> StageReport:
-    """Convert a copy of a stage that takes no memory, see that it runs, and count what it costs."""
+def _try(model: nn.Module, sketch: nn.Module, plan: StagePlan) -> StageReport:
+    """Convert a stage of a sketch, a copy that takes no memory; see that the stage runs, and count what it costs."""
     stage, region = plan.stage, plan.stage.region
-    plain = nn.ModuleList(trace.model.get_submodule(path) for path in stage.paths)
-    sketch = copy.deepcopy(trace.model)
-    after = pooled = None
+    plain = nn.Sequential(*(model.get_submodule(path) for path in stage.paths))
     try:
-        convert_stage(sketch, plan)
-        after = sketch.get_submodule(stage.paths[0])
-        flops = count_flops(after, region.in_shape)
-        shape = tuple(after(torch.empty(*region.in_shape, device="meta")).shape)
-    except (RuntimeError, ValueError, TypeError) as error:
+        partial = convert_stage(sketch, plan)
+        flops = count_flops(partial, region.in_shape)
+        shape = tuple(partial(torch.empty(*region.in_shape, device="meta")).shape)
+    except (ConfigError, RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(f"{stage.name}: its blocks do not run when narrower: {first_line(error)}") from error
     if shape != region.out_shape:
         raise ConfigError(f"{stage.name}: gives {shape} when narrower; expected {region.out_shape}")
-    parameters = _parameters(after)
+    parameters = _parameters(partial)
     if plan.merge_after:
         reader = next(iter(region.result.users))
         pooled = merge(plan).to("meta").eval()
@@ -175,24 +172,39 @@ def _try(trace: Trace, plan: StagePlan) -> StageReport:
         processed_out=plan.processed_out,
         transition=plan.transition,
         merge=(plan.merge_after or "stage") if plan.merge else None,
-        flops_before=count_flops(nn.Sequential(*plain), region.in_shape),
+        flops_before=count_flops(plain, region.in_shape),
         flops_after=flops,
         parameters_before=_parameters(plain),
         parameters_after=parameters,
     )
 
 
-def _check_outputs(converted: nn.Module, plan: Plan) -> None:
+def _check_outputs(model: nn.Module, converted: nn.Module, example: Tensor) -> None:
     """See that the whole network gives what it gave."""
-    shapes = tuple(Trace(converted, plan.example).output_shapes)
-    assert shapes == plan.output_shapes, f"{shapes} instead of {plan.output_shapes}"
+    before = _output_shapes(model, example)
+    try:
+        after = _output_shapes(converted, example)
+    except Exception as error:  # whatever the network's own code raises
+        raise ConfigError(
+            f"{type(model).__name__} does not run with partial stages: its own code relies on the blocks that were "
+            f"replaced: {first_line(error)}; expected stages= without those"
+        ) from error
+    if after != before:
+        raise ConfigError(f"{type(model).__name__} gives {after} with partial stages; expected {before}, as before")
+
+
+def _output_shapes(model: nn.Module, example: Tensor) -> list[tuple[int, ...]]:
+    sketch = copy.deepcopy(model).to("meta").eval()
+    with torch.no_grad():
+        output = sketch(torch.empty_like(example, device="meta"))
+    return [tuple(leaf.shape) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def _report(
-    model: nn.Module, converted: nn.Module, plan: Plan, origins: dict[int, str], before: dict[str, torch.Size]
+    model: nn.Module, converted: nn.Module, plan: Plan, origins: dict[nn.Module, str], before: dict[str, torch.Size]
 ) -> Report:
     whole, cut, new = [], [], []
-    owners = {name: origins.get(id(module)) for name, module in converted.named_modules()}
+    owners = {name: origins.get(module) for name, module in converted.named_modules()}
     for name, tensor in converted.state_dict().items():
         owner, _, own = name.rpartition(".")
         origin = owners.get(owner)
@@ -207,18 +219,14 @@ def _report(
         input_shape=shape,
         stages=tuple(report for _, report in plan.stages),
         left=plan.left,
-        flops_before=count_flops(_sketch(model), shape),
-        flops_after=count_flops(_sketch(converted), shape),
+        flops_before=count_flops(model, shape),
+        flops_after=count_flops(converted, shape),
         parameters_before=_parameters(model),
         parameters_after=_parameters(converted),
         whole=tuple(whole),
         cut=tuple(cut),
         new=tuple(new),
     )
-
-
-def _sketch(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).to("meta").eval()
 
 
 def _parameters(module: nn.Module) -> int:

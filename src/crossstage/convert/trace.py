@@ -56,7 +56,7 @@ class Trace:
         model: A copy of the network on the meta device, in evaluation mode.
         nodes: All operations, in order.
         names: Name in the state dict of each node that stands for a parameter or buffer.
-        output_shapes: Of the network's outputs.
+        inputs: The nodes that stand for what the network is given.
 
     Raises:
         ConfigError: The network does not run on the example, or torch.export cannot follow it.
@@ -83,8 +83,6 @@ class Trace:
         self.nodes = [node for node in program.graph.nodes if node.op == "call_function"]
         self.names = {node: tensors[node.name] for node in program.graph.nodes if node.name in tensors}
         self.inputs = {node for node in program.graph.nodes if node.op == "placeholder"} - self.names.keys()
-        output = next(node for node in program.graph.nodes if node.op == "output")
-        self.output_shapes = [shape_of(node) for node in output.all_input_nodes]
         self._members: Mapping[str, list[Node]] = defaultdict(list)
         for node in self.nodes:
             for path in module_paths(node):
