@@ -1,7 +1,19 @@
 """Any network's cross stage partial variant, as a module and as source."""
 
-from crossstage.convert.convert import to_partial
+from crossstage.convert.convert import carry_out, make_plan, to_partial
 from crossstage.convert.narrow import narrow, narrow_tensor
+from crossstage.convert.origin import origin_of
 from crossstage.convert.report import Report, StageReport
+from crossstage.convert.source import write_source
 
-__all__ = ["Report", "StageReport", "narrow", "narrow_tensor", "to_partial"]
+__all__ = [
+    "Report",
+    "StageReport",
+    "carry_out",
+    "make_plan",
+    "narrow",
+    "narrow_tensor",
+    "origin_of",
+    "to_partial",
+    "write_source",
+]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from crossstage.analysis import count_flops
-from crossstage.convert.build import convert_stage, cross_stage, merge
+from crossstage.convert.build import convert_stage, merge
 from crossstage.convert.plan import StagePlan, plan_stage
 from crossstage.convert.report import Report, StageReport
 from crossstage.convert.stages import Stage, find_stages
@@ -74,14 +74,21 @@ def to_partial(
         ConfigError: The network cannot be traced, has no stages, or a stage cannot be made partial: the message names
             the module and the reason.
     """
-    plan = make_plan(model, partial or Partial(), stages, example_input)
+    return carry_out(model, make_plan(model, partial or Partial(), stages, example_input))
+
+
+def carry_out(model: nn.Module, plan: Plan) -> tuple[nn.Module, Report]:
+    """Do what a plan of :func:`make_plan` says to a copy of its network.
+
+    Raises:
+        ConfigError: The network's own code relies on the blocks that were replaced.
+    """
     converted = copy.deepcopy(model)
     origins = {module: name for name, module in converted.named_modules()}
-    before = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for stage, _ in plan.stages:
         convert_stage(converted, stage)
     _check_outputs(model, converted, plan.example)
-    return converted, _report(model, converted, plan, origins, before)
+    return converted, _report(model, converted, plan, origins)
 
 
 def make_plan(
@@ -109,15 +116,18 @@ def make_plan(
         except ConfigError as error:
             if stages is not None:
                 raise
-            left.append((stage.name, str(error)))
+            left.append((stage.name, str(error).removeprefix(f"{stage.name}: ")))
             continue
         if stages is None and report.warning:
-            left.append((stage.name, f"it would cost more: {report.warning.partition(': ')[2]}"))
+            left.append((stage.name, report.warning.removeprefix(f"{stage.name}: ").replace("grows", "would grow")))
         else:
             plans.append((plan, report))
     if not plans:
-        reasons = "; ".join(why for _, why in left)
-        raise ConfigError(f"{type(model).__name__}: no stage can be made partial to advantage: {reasons}")
+        reasons = "; ".join(f"{name}: {why}" for name, why in left)
+        raise ConfigError(
+            f"{type(model).__name__}: no stage can be made partial to advantage: {reasons}; expected another gamma, "
+            "fusion or split, or stages= to have it all the same"
+        )
     return Plan(partial, tuple(plans), tuple(left), example)
 
 
@@ -137,9 +147,7 @@ def _choose(found: Sequence[Stage], wanted: Sequence[str | int]) -> list[Stage]:
         elif want in names:
             chosen.add(names.index(str(want)))
         else:
-            raise ConfigError(
-                f"stages holds {want!r}; expected 0 to {len(found) - 1}, or some of {', '.join(names)}"
-            )
+            raise ConfigError(f"stages holds {want!r}; expected 0 to {len(found) - 1}, or some of {', '.join(names)}")
     return [found[index] for index in sorted(chosen)]
 
 
@@ -200,10 +208,9 @@ def _output_shapes(model: nn.Module, example: Tensor) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
-def _report(
-    model: nn.Module, converted: nn.Module, plan: Plan, origins: dict[nn.Module, str], before: dict[str, torch.Size]
-) -> Report:
+def _report(model: nn.Module, converted: nn.Module, plan: Plan, origins: dict[nn.Module, str]) -> Report:
     whole, cut, new = [], [], []
+    before = {name: tensor.shape for name, tensor in model.state_dict().items()}
     owners = {name: origins.get(module) for name, module in converted.named_modules()}
     for name, tensor in converted.state_dict().items():
         owner, _, own = name.rpartition(".")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from torch import nn
 
@@ -59,9 +59,7 @@ def _lines(sequence: str, units: Sequence[_Unit], name: str) -> Iterator[str]:
         start = stop
 
 
-def _loop(
-    sequence: str, units: Sequence[_Unit], start: int, stop: int, growth: _Growth, name: str
-) -> Iterator[str]:
+def _loop(sequence: str, units: Sequence[_Unit], start: int, stop: int, growth: _Growth, name: str) -> Iterator[str]:
     """Lines for units ``start`` to ``stop``, which differ by their growth alone."""
     unit = units[start]
     if not unit.edits:
@@ -108,7 +106,7 @@ def _worth_a_loop(units: Sequence[_Unit]) -> bool:
     """Whether most of a block's edits are in children that are alike."""
     pairs = sum(
         len(after.edits)
-        for before, after in zip(units, units[1:], strict=False)
+        for before, after in pairwise(units)
         if len(after.edits) > 1 and _growth(before, after) is not None
     )
     return pairs > sum(len(unit.edits) for unit in units) / 2
@@ -117,8 +115,7 @@ def _worth_a_loop(units: Sequence[_Unit]) -> bool:
 def _line(own: str, module: nn.Module, edit: Edit, growth: _Growth, place: int) -> str:
     layer = access(module, edit.path, own)
     written = [
-        None if kept is None else _channels(kept, growth.get((place, dim)))
-        for dim, kept in enumerate(edit.channels)
+        None if kept is None else _channels(kept, growth.get((place, dim))) for dim, kept in enumerate(edit.channels)
     ]
     if edit.tensor:
         return f'narrow_tensor({layer}, "{edit.tensor}", {", ".join(map(str, written))})'

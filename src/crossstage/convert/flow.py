@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from crossstage.convert.parts import Axis, Parts, Unequal, regroup
+from crossstage.convert.parts import Axis, Parts, ChannelsError, regroup
 from crossstage.convert.trace import Region, Trace, first_line, module_paths, shape_of
 from crossstage.errors import ConfigError
 
@@ -48,10 +48,12 @@ class Flow:
         for node in region.nodes:
             try:
                 self._axes[node] = self._pass(node)
-            except Unequal as error:
+            except ChannelsError as error:
                 raise _refusal(node, str(error)) from None
             except (LookupError, TypeError) as error:
-                raise _refusal(node, f"it works on {shape_of(node)} in a way not foreseen ({first_line(error)})") from None
+                raise _refusal(
+                    node, f"it works on {shape_of(node)} in a way not foreseen ({first_line(error)})"
+                ) from None
         result = self._axes[region.result][1]
         if result is None:
             raise _refusal(region.result, "its output's channels do not come from a layer that can be narrowed")
@@ -70,7 +72,7 @@ class Flow:
             return rule(self, node, *node.args, **node.kwargs)
         if torch.Tag.pointwise in getattr(node.target, "tags", ()):
             return self.pointwise(node)
-        raise Unequal(f"{name} is not an operation whose channels are known")
+        raise ChannelsError(f"{name} is not an operation whose channels are known")
 
     def of(self, node: Node) -> Axes:
         """The channels along each dimension of a tensor."""
@@ -140,7 +142,7 @@ def _convolution(
         flow.set_weight(weight, outputs, inputs)
     else:
         if shape_of(node)[1] != shape_of(x)[1]:
-            raise Unequal(f"a convolution in {groups} groups changes the number of channels")
+            raise ChannelsError(f"a convolution in {groups} groups changes the number of channels")
         outputs = inputs
         flow.parts.group(inputs, shape_of(x)[1] // groups)
         flow.set_weight(weight, outputs)
@@ -170,7 +172,7 @@ def _group_norm(flow: Flow, node: Node, x: Node, groups: int, *arguments: Any) -
 
 def _layer_norm(flow: Flow, node: Node, x: Node, shape: Sequence[int], *arguments: Any) -> Axes:
     if len(shape) > 1:
-        raise Unequal(f"a layer norm over {len(shape)} dimensions")
+        raise ChannelsError(f"a layer norm over {len(shape)} dimensions")
     flow.set_norm(node, flow.channels(x, -1), *arguments[:2])
     return flow.of(x)
 
@@ -187,7 +189,7 @@ def _same(flow: Flow, node: Node, x: Node, *_: Any, **__: Any) -> Axes:  # noqa:
 
 def _pad(flow: Flow, node: Node, x: Node, *_: Any, **__: Any) -> Axes:
     if shape_of(node)[:2] != shape_of(x)[:2]:
-        raise Unequal("channels are padded")
+        raise ChannelsError("channels are padded")
     return flow.of(x)
 
 
@@ -229,7 +231,7 @@ def _slice(
     if axis is None or shape_of(node)[dim] == size:
         return tuple(axes)
     if step != 1:
-        raise Unequal("every n-th channel is taken")
+        raise ChannelsError("every n-th channel is taken")
     begin, end = _bound(start, size, 0), _bound(stop, size, size)
     axes[dim] = flow.parts.slice(axis, begin, end)
     return tuple(axes)

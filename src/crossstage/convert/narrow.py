@@ -11,7 +11,7 @@ from crossstage.convert.parts import Kept
 
 Norm = nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm
 Channels = int | Sequence[tuple[int, int]]
-"""How many channels stay, the last ones; or for channels that were concatenated, (how many stay, of how many) of each."""
+"""How many channels stay, the last ones; or of channels that were concatenated, (how many stay, of how many) each."""
 
 TENSORS = ("weight", "bias", "running_mean", "running_var")
 

@@ -32,7 +32,9 @@ def origin_of(name: str, written: Path) -> Origin:
     if library == "timm":
         return Origin(("import timm",), f'timm.create_model("{rest.partition(".")[0]}")')
     if library == "torchvision":
-        return Origin(("import torchvision",), f'torchvision.models.get_model("{rest.partition(".")[0]}", weights=None)')
+        return Origin(
+            ("import torchvision",), f'torchvision.models.get_model("{rest.partition(".")[0]}", weights=None)'
+        )
     file, _, function = name.rpartition(":")
     if file.endswith(".py"):
         return _own(Path(file).resolve(), function, written.resolve().parent)
@@ -42,7 +44,9 @@ def origin_of(name: str, written: Path) -> Origin:
 
 
 def _own(file: Path, function: str, folder: Path) -> Origin:
-    made = [node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    made = [
+        node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    ]
     if file.parent == folder and file.stem.isidentifier() and function in {node.name for node in made}:
         return Origin((f"from {file.stem} import {function}",), f"{function}()")
     path = Path(os.path.relpath(file, folder)).as_posix()

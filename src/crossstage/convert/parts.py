@@ -15,7 +15,7 @@ Kept = tuple[tuple[int, int], ...]
 """For each part of an axis, how many of its channels stay, the last ones, and how many there were."""
 
 
-class Unequal(Exception):
+class ChannelsError(Exception):
     """Channels that cannot be cut or united as a network asks for."""
 
 
@@ -52,10 +52,10 @@ class Parts:
         """Make two axes the same.
 
         Raises:
-            Unequal: They differ in width, or groups of channels would be cut.
+            ChannelsError: They differ in width, or groups of channels would be cut.
         """
         if self.size(one) != self.size(other):
-            raise Unequal(f"{self.size(one)} channels meet {self.size(other)}")
+            raise ChannelsError(f"{self.size(one)} channels meet {self.size(other)}")
         position = 0
         while position < len(one := self.resolve(one)):
             mine, yours = one[position], self.resolve(other)[position]
@@ -73,7 +73,7 @@ class Parts:
         """Channels ``start`` to ``stop``.
 
         Raises:
-            Unequal: A group of channels would be cut.
+            ChannelsError: A group of channels would be cut.
         """
         for bound in (start, stop):
             offset = 0
@@ -92,11 +92,11 @@ class Parts:
         """Cut an axis into pieces that stay equal to each other in width.
 
         Raises:
-            Unequal: It does not divide.
+            ChannelsError: It does not divide.
         """
         width, rest = divmod(self.size(axis), count)
         if rest:
-            raise Unequal(f"{self.size(axis)} channels are parted into {count} pieces")
+            raise ChannelsError(f"{self.size(axis)} channels are parted into {count} pieces")
         for number in range(1, count):
             self.unite(self.slice(axis, 0, width), self.slice(axis, number * width, (number + 1) * width))
         return [self.slice(axis, number * width, (number + 1) * width) for number in range(count)]
@@ -105,11 +105,11 @@ class Parts:
         """Keep blocks of ``width`` channels together.
 
         Raises:
-            Unequal: They lie across parts.
+            ChannelsError: They lie across parts.
         """
         for part in self.resolve(axis):
             if self._size[part] % width:
-                raise Unequal(f"groups of {width} channels lie across parts of {self._size[part]}")
+                raise ChannelsError(f"groups of {width} channels lie across parts of {self._size[part]}")
             self._unit[part] = lcm(self._unit[part], width)
 
     def keep_whole(self, axis: Axis) -> None:
@@ -139,7 +139,7 @@ class Parts:
     def _cut(self, part: int, at: int) -> None:
         unit = self._unit[part]
         if at % unit:
-            raise Unequal(f"channels are parted at {at}, inside a group of {unit}")
+            raise ChannelsError(f"channels are parted at {at}, inside a group of {unit}")
         pieces = (*self.new(at), *self.new(self._size[part] - at))
         for piece in pieces:
             self._unit[piece] = unit
@@ -159,7 +159,7 @@ def regroup(
         axes: Before; None where a dimension holds no channels.
 
     Raises:
-        Unequal: Channels are mixed with other dimensions so that no dimension holds them alone.
+        ChannelsError: Channels are mixed with other dimensions so that no dimension holds them alone.
     """
     old = [(size, axis) for size, axis in zip(shape, axes, strict=True) if size != 1]
     new = [size for size in new_shape if size != 1]
@@ -176,9 +176,7 @@ def regroup(
     return tuple(None if size == 1 else next(remaining) for size in new_shape)
 
 
-def _regroup_one(
-    parts: Parts, sources: Sequence[tuple[int, Axis | None]], targets: Sequence[int]
-) -> list[Axis | None]:
+def _regroup_one(parts: Parts, sources: Sequence[tuple[int, Axis | None]], targets: Sequence[int]) -> list[Axis | None]:
     labelled = [(size, axis) for size, axis in sources if axis is not None]
     if not labelled:
         return [None] * len(targets)
@@ -187,4 +185,4 @@ def _regroup_one(
         return [axis * (targets[0] // size)]
     if len(sources) == 1:  # the innermost dimension holds the channels of a piece
         return [*[None] * (len(targets) - 1), parts.equal_pieces(axis, prod(targets[:-1]))[0]]
-    raise Unequal("channels are parted or joined with other dimensions")
+    raise ChannelsError("channels are parted or joined with other dimensions")

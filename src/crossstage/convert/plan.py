@@ -105,10 +105,7 @@ def plan_stage(trace: Trace, stage: Stage, partial: Partial, blocks_of_stages: I
     region = stage.region
     source, result = flow.parts.resolve(flow.source), flow.parts.resolve(flow.result)
     opening = (
-        partial.split == "project"
-        and stage.first.strided
-        and len(stage.children) > 1
-        and not set(source) & set(result)
+        partial.split == "project" and stage.first.strided and len(stage.children) > 1 and not set(source) & set(result)
     )
     whole = source if opening else ()
     processed = width_of(flow.parts.kept(source, share, whole=whole))
@@ -117,7 +114,7 @@ def plan_stage(trace: Trace, stage: Stage, partial: Partial, blocks_of_stages: I
     carried = in_channels - processed if partial.split == "slice" else out_channels - processed_out
     if carried < 1:
         raise ConfigError(
-            f"{stage.name}: gamma = {partial.gamma} of {in_channels} channels carries none past groups that stay whole; "
+            f"{stage.name}: gamma = {partial.gamma} of {in_channels} channels carries none, as groups stay whole; "
             "expected a larger gamma"
         )
     transition = None

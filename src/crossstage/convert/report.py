@@ -49,9 +49,10 @@ class StageReport:
         """What to tell where computation grows."""
         if self.flops_after < self.flops_before:
             return None
+        before, after = self.flops_before / 1e9, self.flops_after / 1e9
         return (
-            f"{self.name}: computation grows from {self.flops_before / 1e9:.3f} to {self.flops_after / 1e9:.3f} BFLOPs: "
-            f"the transitions cost more than the narrower blocks save"
+            f"{self.name}: computation grows from {before:.3f} to {after:.3f} BFLOPs, as "
+            "what is added costs more than the narrower blocks save"
         )
 
 
@@ -101,18 +102,23 @@ class Report:
                 f"{stage.blocks} {stage.block}",
                 f"{stage.in_channels} > {stage.out_channels}",
                 f"{stage.carried} + {stage.processed} > {stage.processed_out}",
-                stage.merge or "-",
                 *_change(stage.flops_before, stage.flops_after, stage.parameters_before, stage.parameters_after),
             ]
             for stage in self.stages
         ]
         total = _change(self.flops_before, self.flops_after, self.parameters_before, self.parameters_after)
-        return [*rows, ["network", "", "", "", "", *total]]
+        return [*rows, ["network", "", "", "", *total]]
 
     def notes(self) -> list[str]:
-        """What the table does not hold: weights, stages left, warnings."""
+        """What the table does not hold: where U runs, weights, stages left, warnings."""
+        kept, cut, new = len(self.whole), len(self.cut), len(self.new)
         return [
-            f"weights: {len(self.whole)} tensors as they were, {len(self.cut)} cut from wider ones, {len(self.new)} new",
+            *(
+                f"{stage.name}: U runs after {stage.merge}"
+                for stage in self.stages
+                if stage.merge not in (None, "stage")
+            ),
+            f"weights: {kept} tensors as they were, {cut} cut from wider ones, {new} new",
             *(f"left: {name}: {why}" for name, why in self.left),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
@@ -121,17 +127,17 @@ class Report:
         return "\n".join([*_aligned([COLUMNS, *self.rows()]), *self.notes()])
 
 
-COLUMNS = ["stage", "blocks", "channels", "carried + processed", "U in", "BFLOPs", "", "", "M parameters", "", ""]
-"""Of :meth:`Report.rows`: what is measured stands before, after, and as a change."""
+COLUMNS = ("stage", "blocks", "channels", "carried + processed", "BFLOPs", "", "M parameters", "")
+"""Of :meth:`Report.rows`: channels of the input > of the output, of the two parts > of the blocks' output, and what is
+measured as before > after, and as a change.
+"""
 
 
 def _change(flops: int, flops_after: int, parameters: int, parameters_after: int) -> list[str]:
     return [
-        f"{flops / 1e9:.3f}",
-        f"{flops_after / 1e9:.3f}",
+        f"{flops / 1e9:.3f} > {flops_after / 1e9:.3f}",
         f"{flops_after / flops - 1:+.0%}",
-        f"{parameters / 1e6:.3f}",
-        f"{parameters_after / 1e6:.3f}",
+        f"{parameters / 1e6:.3f} > {parameters_after / 1e6:.3f}",
         f"{parameters_after / parameters - 1:+.0%}",
     ]
 

@@ -41,7 +41,7 @@ def write_source(model: nn.Module, plan: Plan, report: Report, origin: Origin, t
     body = "\n\n\n".join(
         [
             "\n".join(f"{_style_name(style)} = {_style(style)}" for style in _styles(plan)),
-            f'def plain() -> nn.Module:\n    """The plain network, with weights drawn anew."""\n    return {origin.expression}',
+            _function("plain", "The plain network, with weights drawn anew.", origin.expression),
             *functions,
             "\n".join(
                 [
@@ -51,11 +51,15 @@ def write_source(model: nn.Module, plan: Plan, report: Report, origin: Origin, t
                     "    return network",
                 ]
             ),
-            'def build() -> nn.Module:\n    """The partial network, with weights drawn anew."""\n    return convert(plain())',
+            _function("build", "The partial network, with weights drawn anew.", "convert(plain())"),
             'if __name__ == "__main__":\n    print(build())',
         ]
     )
     return f'"""{title}\n\n{_totals(report)}\n"""\n\n{_imports(origin, body)}\n\n{body}\n'
+
+
+def _function(name: str, docstring: str, result: str) -> str:
+    return f'def {name}() -> nn.Module:\n    """{docstring}"""\n    return {result}'
 
 
 def _imports(origin: Origin, body: str) -> str:
@@ -74,10 +78,10 @@ def _imports(origin: Origin, body: str) -> str:
 
 def _totals(report: Report) -> str:
     *_, total = report.rows()
-    before, after, change, parameters, parameters_after, parameters_change = total[-6:]
+    flops, flops_change, parameters, parameters_change = total[-4:]
     return (
-        f"On {' x '.join(map(str, report.input_shape))}: {before} BFLOPs before, {after} after ({change}); "
-        f"{parameters} M parameters before,\n{parameters_after} after ({parameters_change})."
+        f"On {' x '.join(map(str, report.input_shape))}: {flops} BFLOPs ({flops_change}), {parameters} M parameters "
+        f"({parameters_change})."
     )
 
 
@@ -120,7 +124,9 @@ def _body(model: nn.Module, plan: StagePlan) -> Iterator[str]:
         blocks = "blocks[1]" if count == 2 else "nn.Sequential(*blocks[1:])"
     else:
         blocks = "blocks[0]" if count == 1 else "nn.Sequential(*blocks)"
-    merge = "nn.Identity()" if plan.merge_after else _convolution(plan.merge, plan.joined_channels, plan.out_channels, plan)
+    merge = (
+        "nn.Identity()" if plan.merge_after else _convolution(plan.merge, plan.joined_channels, plan.out_channels, plan)
+    )
     yield "    return CrossStage("
     yield "        Split("
     yield from (f"            {line}" for line in _parts(plan))
@@ -161,7 +167,9 @@ def _call(model: nn.Module, plan: StagePlan, function: str) -> Iterator[str]:
     else:
         indices = _positions(model.get_submodule(stage.parent), stage.children)
         paths = [access(model, path) for path in stage.paths]
-        blocks = f"{parent}[{indices[0]}:{indices[-1] + 1}]" if indices and len(indices) > 1 else f"[{', '.join(paths)}]"
+        blocks = (
+            f"{parent}[{indices[0]}:{indices[-1] + 1}]" if indices and len(indices) > 1 else f"[{', '.join(paths)}]"
+        )
         first, *others = stage.paths
         yield assignment(model, first, f"{function}({blocks})")
         if indices and others:

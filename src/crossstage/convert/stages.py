@@ -41,8 +41,8 @@ class Stage:
         """The parent's if it holds nothing else, or the children's."""
         if self.whole:
             return self.parent
-        last = f"..{self.children[-1]}" if len(self.children) > 1 else ""
-        return joined(self.parent, self.children[0]) + last
+        first, *_, last = (*self.children[:1], *self.children[-1:])
+        return joined(self.parent, first) + (f"..{last}" if last != first else "")
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -120,12 +120,7 @@ def _rows(blocks: Sequence[_Block]) -> list[list[_Block]]:
     rows: list[list[_Block]] = []
     for block in blocks:
         before = rows[-1][-1] if rows else None
-        if (
-            before
-            and before.kind == block.kind
-            and not block.region.strided
-            and _follows(block.region, before.region)
-        ):
+        if before and before.kind == block.kind and not block.region.strided and _follows(block.region, before.region):
             rows[-1].append(block)
         else:
             rows.append([block])
