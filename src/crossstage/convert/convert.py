@@ -96,11 +96,16 @@ def make_plan(
 ) -> Plan:
     """Work out what :func:`to_partial` does, of the same arguments, without doing it."""
     example = _example(model) if example_input is None else example_input
-    trace = Trace(model, example)
+    return plan_network(Trace(model, example), partial, stages)
+
+
+def plan_network(trace: Trace, partial: Partial, stages: Sequence[str | int] | None = None) -> Plan:
+    """Work out what :func:`to_partial` does to a traced network, which serves for any number of plans."""
+    kind = type(trace.model).__name__
     found = find_stages(trace)
     if not found:
         raise ConfigError(
-            f"{type(model).__name__} has no stages: no nn.Sequential, list or module in which blocks that read one "
+            f"{kind} has no stages: no nn.Sequential, list or module in which blocks that read one "
             "feature map and give one follow each other at one resolution; expected blocks as modules of their own, "
             "not layers called one by one in forward()"
         )
@@ -125,10 +130,10 @@ def make_plan(
     if not plans:
         reasons = "; ".join(f"{name}: {why}" for name, why in left)
         raise ConfigError(
-            f"{type(model).__name__}: no stage can be made partial to advantage: {reasons}; expected another gamma, "
+            f"{kind}: no stage can be made partial to advantage: {reasons}; expected another gamma, "
             "fusion or split, or stages= to have it all the same"
         )
-    return Plan(partial, tuple(plans), tuple(left), example)
+    return Plan(partial, tuple(plans), tuple(left), trace.example)
 
 
 def _example(model: nn.Module) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from crossstage.convert.parts import Axis, Parts, ChannelsError, regroup
+from crossstage.convert.parts import Axis, ChannelsError, Parts, regroup
 from crossstage.convert.trace import Region, Trace, first_line, module_paths, shape_of
 from crossstage.errors import ConfigError
 

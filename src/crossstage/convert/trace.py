@@ -54,6 +54,7 @@ class Trace:
 
     Attributes:
         model: A copy of the network on the meta device, in evaluation mode.
+        example: Its input.
         nodes: All operations, in order.
         names: Name in the state dict of each node that stands for a parameter or buffer.
         inputs: The nodes that stand for what the network is given.
@@ -63,6 +64,7 @@ class Trace:
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self.example = example
         self.model = copy.deepcopy(model).to("meta").eval()
         meta = torch.empty_like(example, device="meta")
         try:
