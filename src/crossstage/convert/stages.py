@@ -148,19 +148,18 @@ def runs_in_order(module: nn.Module) -> bool:
 
 def _plain_stages(trace: Trace, path: str, module: nn.Module) -> Iterator[Stage]:
     """Rows of single layers in a ``Sequential``, such as VGG's, from the first that reads a feature map."""
-    rows: list[list[_Block]] = []
+    rows: list[list[_Block]] = [[]]
     for name, child in module.named_children():
+        inner = list(_plain_stages(trace, joined(path, name), child))
+        yield from inner
         region = trace.region([joined(path, name)])
-        if region is None or not runs_in_order(module):
-            yield from _plain_stages(trace, joined(path, name), child)
-            continue
-        layers = _layers(region)
-        if rows and rows[-1] and not region.strided and _follows(region, rows[-1][-1].region):
-            rows[-1].append(_Block(name, region, None))
-        elif layers and region.source not in trace.inputs:
-            rows.append([_Block(name, region, None)])
-        else:
+        if inner or region is None or not runs_in_order(module):
             rows.append([])
+        elif rows[-1] and not region.strided and _follows(region, rows[-1][-1].region):
+            rows[-1].append(_Block(name, region, None))
+        else:
+            begins = _layers(region) and region.source not in trace.inputs
+            rows.append([_Block(name, region, None)] if begins else [])
     for row in rows:
         if row and _layers(stage := _stage(trace, path, module, row)) >= MIN_LAYERS:
             yield stage
