@@ -19,8 +19,8 @@ from crossstage.version import __version__
 
 if TYPE_CHECKING:
     from crossstage import darknet
-    from crossstage.deploy import open_model
     from crossstage.convert import to_partial
+    from crossstage.deploy import open_model
     from crossstage.detectors import Detector
     from crossstage.nn import Partial
     from crossstage.nn.fuse import fuse
