@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from crossstage import create_model
-from crossstage.analysis import Operation, count_flops, operations
+from crossstage.analysis import Layer, count_flops, operations
 
 Basis = Literal["cfg", "paper", "reconstruction"]
 
@@ -130,14 +130,14 @@ def row(claim: Claim) -> str:
 BARS = {"peleenet_yolo": "PeleeNet-YOLO", "peleenet_prn": "PeleeNet-PRN", "csppeleenet_efm": "CSPPeleeNet-EFM"}
 
 
-def convolutions(name: str) -> list[Operation]:
+def convolutions(name: str) -> list[Layer]:
     """The convolutions of a detector at 416 pixels, in order."""
     return [entry for entry in operations(built(name), (1, 3, 416, 416)) if entry.kind == "convolution"]
 
 
-def largest(name: str, part: str = "") -> Operation:
+def largest(name: str, part: str = "") -> Layer:
     """The dearest convolution whose module's name begins with ``part``."""
-    return max((entry for entry in convolutions(name) if entry.module.startswith(part)), key=lambda entry: entry.flops)
+    return max((entry for entry in convolutions(name) if entry.name.startswith(part)), key=lambda entry: entry.flops)
 
 
 def bottleneck() -> list[str]:
@@ -148,7 +148,7 @@ def bottleneck() -> list[str]:
         found, top = convolutions(name), largest(name)
         costs = sorted((entry.flops for entry in found), reverse=True)
         most = next(count for count, total in enumerate(accumulate(costs), start=1) if total >= 0.9 * sum(costs))
-        where = top.module.removesuffix(".conv")
+        where = top.name.removesuffix(".conv")
         shape = " x ".join(map(str, top.output_shape[1:]))
         lines.append(f"| {title} | {len(found)} | {top.flops / 1e9:.3f} | `{where}`, {shape} | {most} layers |")
     transitions, yolo = largest("peleenet_yolo", "backbone"), largest("peleenet_yolo")
@@ -168,13 +168,13 @@ def traffic(maxout: bool) -> dict[str, int]:
     moved: Counter[str] = Counter()
     seen: set[str] = set()
     for entry in operations(built("csppeleenet_efm", maxout=maxout), (1, 3, 416, 416)):
-        if entry.module.startswith("neck"):
+        if entry.name.startswith("neck"):
             moved[entry.kind] += entry.read + entry.written
             if entry.kind == "pooling":
                 moved["handed down"] += entry.read
             if entry.kind == "maxout":  # a chain of maxima of two maps; in one go each map is read and written once
-                moved["maxout in one go"] += entry.written * (1 if entry.module in seen else 3)
-                seen.add(entry.module)
+                moved["maxout in one go"] += entry.written * (1 if entry.name in seen else 3)
+                seen.add(entry.name)
     return moved
 
 
@@ -205,7 +205,7 @@ def plot(path: str) -> None:
     figure, rows = plt.subplots(3, 1, figsize=(10, 7), sharex=True, sharey=True, layout="constrained")
     for axes, (name, title) in zip(rows, BARS.items(), strict=True):
         found = convolutions(name)
-        neck = next(index for index, entry in enumerate(found) if not entry.module.startswith("backbone"))
+        neck = next(index for index, entry in enumerate(found) if not entry.name.startswith("backbone"))
         costs = [entry.flops / 1e9 for entry in found]
         axes.bar(range(neck), costs[:neck], width=0.9, color="#7a8aa0", label="backbone")
         axes.bar(range(neck, len(costs)), costs[neck:], width=0.9, color="#d1603d", label="neck and heads")

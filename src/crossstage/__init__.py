@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crossstage.nn import Partial
     from crossstage.nn.fuse import fuse
     from crossstage.training import TrainOptions, train
-    from crossstage.zoo import create_detector, create_model, list_models, load, model_info
+    from crossstage.zoo import create_detector, create_model, list_models, load, model_info, profile
 
 _HOMES = {
     "Detector": "crossstage.detectors",
@@ -35,6 +35,7 @@ _HOMES = {
     "load": "crossstage.zoo",
     "TrainOptions": "crossstage.training",
     "model_info": "crossstage.zoo",
+    "profile": "crossstage.zoo",
     "train": "crossstage.training",
 }
 
@@ -56,6 +57,7 @@ __all__ = [
     "list_models",
     "load",
     "model_info",
+    "profile",
     "train",
 ]
 

@@ -1,0 +1,175 @@
+"""What a network costs, layer by layer and in total."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from torch import nn
+
+from crossstage.analysis.cost import operations
+from crossstage.analysis.layer import BYTES, RIDING, Layer, Precision
+
+LARGEST = 5
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """The layers that most of the computing is in.
+
+    Attributes:
+        layers: The five with the most operations, largest first; as few as there are.
+        share: Of the largest in all operations.
+        max_over_mean: Operations of the largest, over the mean of all layers that have any.
+    """
+
+    layers: tuple[Layer, ...]
+    share: float
+    max_over_mean: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a network costs; operations are counted, see :class:`Layer` for what each figure means.
+
+    Attributes:
+        name: Of the network.
+        input_shape: ``(N, C, H, W)``; all figures but those of learned values are of a pass over the whole batch.
+        layers: The operations, in the order they run.
+        parameters: All learned values, whether the pass reads them or not; running statistics of batch norm excluded.
+        weights: Those of kernels alone, without norms and biases: what CSPNet's tables call parameters.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    parameters: int
+    weights: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: two for each multiply-add."""
+        return sum(layer.flops for layer in self.layers)
+
+    @property
+    def darknet_flops(self) -> int:
+        """Operations with pooling, as Darknet counts."""
+        return sum(layer.darknet_flops for layer in self.layers)
+
+    @property
+    def bflops(self) -> float:
+        """Billions of operations."""
+        return self.flops / 1e9
+
+    @property
+    def darknet_bflops(self) -> float:
+        """Billions of operations, as Darknet prints them."""
+        return self.darknet_flops / 1e9
+
+    @property
+    def activations(self) -> int:
+        """Values that convolutions and linear layers write."""
+        return sum(layer.activations for layer in self.layers)
+
+    @property
+    def memory_access(self) -> int:
+        """Values that convolutions and linear layers read and write, with their kernels."""
+        return sum(layer.memory_access for layer in self.layers)
+
+    @property
+    def memory_access_bound(self) -> float:
+        """The least memory access with as many operations in each layer."""
+        return sum(layer.memory_access_bound for layer in self.layers)
+
+    @property
+    def cio(self) -> int:
+        """Values that convolutions read and write."""
+        return sum(layer.cio for layer in self.layers)
+
+    @property
+    def cio_with_pooling(self) -> int:
+        """Values that convolutions and poolings read and write: what CSPNet's figures hold."""
+        return self.cio + sum(layer.read + layer.written for layer in self.layers if layer.kind == "pooling")
+
+    def dram_bytes(self, precision: Precision = "fp32", *, folded: bool = True) -> int:
+        """Bytes that move between memory and processor if no operation finds what it reads in a cache.
+
+        Args:
+            precision: Of maps and learned values.
+            folded: Norms and activation functions are computed along with the layer beside them, as inference runtimes
+                do; else each is an operation of its own, as in eager PyTorch.
+        """
+        moved = sum(layer.moved for layer in self.layers if not (folded and layer.kind in RIDING))
+        return moved * BYTES[precision]
+
+    @property
+    def peak_layer(self) -> Layer:
+        """The operation during which most memory is held by maps."""
+        return max(self.layers, key=lambda layer: layer.live)
+
+    def peak_activation_bytes(self, precision: Precision = "fp32") -> int:
+        """The most memory that maps take at any time, if each is freed after the last operation that reads it."""
+        return self.peak_layer.live * BYTES[precision]
+
+    def arithmetic_intensity(self, precision: Precision = "fp32", *, folded: bool = True) -> float:
+        """Operations for each byte of :meth:`dram_bytes`."""
+        return self.flops / self.dram_bytes(precision, folded=folded)
+
+    @property
+    def computing(self) -> tuple[Layer, ...]:
+        """The layers that have multiply-adds, in order."""
+        return tuple(layer for layer in self.layers if layer.macs)
+
+    @property
+    def bottleneck(self) -> Bottleneck:
+        """The layers that most of the computing is in."""
+        ordered = sorted(self.computing, key=lambda layer: layer.flops, reverse=True)
+        if not ordered:
+            return Bottleneck((), 0.0, 0.0)
+        largest = ordered[0].flops
+        return Bottleneck(
+            tuple(ordered[:LARGEST]), largest / self.flops, largest / mean(layer.flops for layer in ordered)
+        )
+
+    def totals(self) -> dict[str, Any]:
+        """All totals by name."""
+        counted = (
+            *("parameters", "weights", "macs", "flops", "bflops", "darknet_bflops", "activations"),
+            *("memory_access", "memory_access_bound", "cio", "cio_with_pooling"),
+        )
+        return {
+            **{name: getattr(self, name) for name in counted},
+            "dram_bytes": {precision: self.dram_bytes(precision) for precision in BYTES},
+            "dram_bytes_unfolded": {precision: self.dram_bytes(precision, folded=False) for precision in BYTES},
+            "peak_activation_bytes": {precision: self.peak_activation_bytes(precision) for precision in BYTES},
+            "arithmetic_intensity": {precision: self.arithmetic_intensity(precision) for precision in BYTES},
+        }
+
+
+def profile_module(model: nn.Module, input_shape: Sequence[int], name: str = "", *, timed: bool = False) -> Profile:
+    """Count what a module costs.
+
+    Args:
+        model: See :func:`~crossstage.analysis.operations`.
+        input_shape: ``(N, C, H, W)``, or whatever the model takes.
+        name: For tables and reports; by default that of the module's class.
+        timed: Run it for real, and take the time of each operation.
+
+    Raises:
+        ConfigError: It cannot run on such an input, or computes nothing.
+    """
+    parameters = list(model.parameters())
+    return Profile(
+        name or type(model).__name__,
+        tuple(input_shape),
+        tuple(operations(model, input_shape, timed=timed)),
+        sum(parameter.numel() for parameter in parameters),
+        sum(parameter.numel() for parameter in parameters if parameter.dim() > 1),
+    )

@@ -1,0 +1,60 @@
+"""What a network costs, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from crossstage.analysis import Profile, profile_module
+from crossstage.analysis.cost import NeedsValuesError
+from crossstage.errors import ConfigError
+from crossstage.zoo.resolving import Resolved, input_of, resolve
+
+
+def profile(model: str | Path | nn.Module, input_size: int | Sequence[int] | None = None, *, batch: int = 1) -> Profile:
+    """Count what a network costs: parameters, operations, memory traffic, peak memory, bottleneck; layer by layer.
+
+    Only shapes go through the network; weights are neither read nor allocated.
+
+    Args:
+        model: What :func:`~crossstage.zoo.resolve` takes, or a module.
+        input_size: Side of the input in pixels, its height and width, or its whole shape without the batch, such as
+            ``(1, 28, 28)``; by default the network's own, see :class:`~crossstage.zoo.Resolved`.
+        batch: Pictures of a pass.
+
+    Raises:
+        ConfigError: The name is unknown, a file fails, or the network cannot run on such an input.
+
+    Example:
+        >>> cost = profile("csppeleenet")
+        >>> round(cost.bflops, 3), round(cost.darknet_bflops, 3), cost.weights
+        (0.887, 0.888, 2831744)
+    """
+    named = not isinstance(model, nn.Module)
+    found = resolve(model) if named else Resolved(type(model).__name__, model, input_of(model))
+    shape = input_shape(found.input_shape, input_size, batch)
+    try:
+        return profile_module(found.module, shape, found.name)
+    except NeedsValuesError:
+        if not named:
+            raise
+        return profile_module(resolve(model, "cpu").module, shape, found.name)
+
+
+def input_shape(own: Sequence[int], wanted: int | Sequence[int] | None, batch: int) -> tuple[int, ...]:
+    """The shape of a batch, from a network's own input and what was asked for; see :func:`profile`.
+
+    Raises:
+        ConfigError: A size is not positive.
+    """
+    if wanted is None:
+        shape = tuple(own)
+    elif isinstance(wanted, int):
+        shape = (own[0], wanted, wanted)
+    else:
+        shape = (own[0], *wanted) if len(wanted) == 2 else tuple(wanted)
+    if batch < 1 or min(shape, default=0) < 1:
+        raise ConfigError(f"an input of {batch} x {shape}; expected sizes of at least 1")
+    return batch, *shape
