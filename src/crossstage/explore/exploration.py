@@ -163,11 +163,11 @@ class Exploration:
 
     @property
     def trade_offs(self) -> list[tuple[Measure, Measure]]:
-        """Pairs of measures worth a front: accuracy for time and operations; untrained, costs that differ in kind."""
+        """Pairs of measures worth a front: accuracy against time and operations; untrained, time against both costs."""
         times = [latency(runtime) for runtime in self.runtimes]
         if self.trained:
             return [(cost, self.accuracy) for cost in (*times, BFLOPS)]
-        return [*((BFLOPS, time) for time in times), (TRAFFIC, PEAK_MEMORY)]
+        return [*((BFLOPS, time) for time in times), *((TRAFFIC, time) for time in times)]
 
     def front(self, first: Measure, second: Measure) -> list[Row]:
         """The rows that no other row beats in two measures, by the first of them."""

@@ -24,7 +24,7 @@ def plot(found: Exploration) -> Figure:
     from matplotlib.figure import Figure
 
     pairs = found.trade_offs
-    across = min(ACROSS, len(pairs))
+    across = len(found.runtimes) if not found.trained and 1 < len(found.runtimes) <= ACROSS else min(ACROSS, len(pairs))
     down = ceil(len(pairs) / across)
     figure = Figure(figsize=(4.3 * across + 1.6, 4.1 * down), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).flatten()
@@ -35,8 +35,9 @@ def plot(found: Exploration) -> Figure:
     for axes in panels[len(pairs) :]:
         axes.set_axis_off()
     figure.legend(handles=_legend(found, gammas), loc="outside right upper", frameon=False, fontsize="small")
-    told = f"; trained on {found.training}" if found.training else ""
-    figure.suptitle(f"{found.backbone} at {found.size} x {found.size}{told}", fontsize="medium")
+    title = f"{found.backbone} at {found.size} x {found.size}"
+    told = f"trained on {found.training}; upper left is best" if found.trained else "lower left is best"
+    figure.suptitle(f"{title}; {told}", fontsize="medium")
     return figure
 
 
@@ -50,20 +51,22 @@ def _panel(axes: Any, found: Exploration, first: Measure, second: Measure, style
             continue
         _whiskers(axes, row, (first, x), (second, y))
         axes.plot(x, y, linestyle="", zorder=3, **styles[row.name], alpha=1.0 if row.name in points else 0.45)
-    axes.set(xlabel=f"{first.title}", ylabel=f"{second.title}")
+    axes.set(xlabel=first.title, ylabel=second.title)
     axes.margins(0.1)
+    axes.locator_params(nbins=6)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _whiskers(axes: Any, row: Row, *placed: tuple[Measure, float]) -> None:
-    """The quartiles of what was taken several times."""
+    """The quartiles of what was taken several times; they do not widen the axes, which a disturbed pass would do."""
+    from matplotlib.lines import Line2D
+
     (first, x), (second, y) = placed
-    line = {"color": FRONT, "linewidth": 0.8, "alpha": 0.6, "zorder": 2}
-    if first.spread:
-        axes.plot(first.spread(row), (y, y), **line)
-    if second.spread:
-        axes.plot((x, x), second.spread(row), **line)
+    xs = first.spread(row) if first.spread else (x, x)
+    ys = second.spread(row) if second.spread else (y, y)
+    for line in ((xs, (y, y)), ((x, x), ys)):
+        axes.add_artist(Line2D(*line, color=FRONT, linewidth=0.8, alpha=0.6, zorder=2))
 
 
 def _style(row: Row, gammas: Sequence[float]) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def _legend(found: Exploration, gammas: Sequence[float]) -> list[Any]:
         return Line2D([], [], linestyle=style.pop("linestyle", ""), label=label, **style)
 
     partials = [row.partial for row in found.rows if row.partial]
-    fusions = dict.fromkeys(partial.fusion for partial in partials)
+    fusions: list[Fusion] = list(dict.fromkeys(partial.fusion for partial in partials))
     handles = [entry("plain", **{**PLAIN, "markersize": 11})]
     handles += [entry(f"fusion {name}", marker="o", color=COLOURS[name], markersize=8) for name in fusions]
     handles += [
