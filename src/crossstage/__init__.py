@@ -19,6 +19,7 @@ from crossstage.version import __version__
 
 if TYPE_CHECKING:
     from crossstage import darknet
+    from crossstage.deploy import open_model
     from crossstage.detectors import Detector
     from crossstage.nn import Partial
     from crossstage.nn.fuse import fuse
@@ -35,6 +36,7 @@ _HOMES = {
     "load": "crossstage.zoo",
     "TrainOptions": "crossstage.training",
     "model_info": "crossstage.zoo",
+    "open_model": "crossstage.deploy",
     "profile": "crossstage.zoo",
     "train": "crossstage.training",
 }
@@ -57,6 +59,7 @@ __all__ = [
     "list_models",
     "load",
     "model_info",
+    "open_model",
     "profile",
     "train",
 ]

@@ -17,6 +17,8 @@ MAX_YAML_BYTES = 1 << 20
 def whole_file(path: Path) -> Iterator[Path]:
     """A place to write to, beside ``path``, that becomes it at the end; nothing is left behind if writing fails.
 
+    Files that are written beside that place come with it, and arrive before it does.
+
     Raises:
         DataError: The file cannot be written.
     """
@@ -25,6 +27,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             temporary = Path(folder) / path.name
             yield temporary
+            for other in set(Path(folder).iterdir()) - {temporary}:
+                other.replace(path.with_name(other.name))
             temporary.replace(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -94,6 +94,7 @@ def export(
         dynamic=dynamic,
         half=half and kind.half_inside,
         decode=decode or suppression is not None,
+        fused=kind.fused,
     )
     calibration: Sequence[Tensor] = ()
     if isinstance(calib, (str, Path)):

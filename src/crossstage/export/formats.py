@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossstage.errors import ConfigError, ExportError
+from crossstage.errors import ConfigError
+from crossstage.export.darknet import run_darknet, write_darknet
 from crossstage.export.graph import Plan
 from crossstage.export.int8 import predictors, quantise_onnx, quantise_openvino
+from crossstage.export.ncnn import run_ncnn, write_ncnn
 from crossstage.export.onnx import add_suppression, describe, silent, to_onnx, write_onnx
 from crossstage.runtimes import Header, installed, start
 from crossstage.runtimes.header import KEY
@@ -51,7 +49,9 @@ class Format:
         suffix: Of the file's name, or the folder's.
         options: What it can do, of dynamic, half, int8, decode, nms.
         folder: Whether it is a folder.
+        beside: Suffixes of files that may come with the one of the format's own suffix.
         half_inside: Half precision is the recorded graph's, not the writer's.
+        fused: Whether the model is recorded fused. Converters that look for patterns of their own know it as it is.
         write: Writes a recipe to a new file or into an empty folder, and returns the header that it wrote.
         run: Runs what was written: path, header and input to outputs.
     """
@@ -61,7 +61,9 @@ class Format:
     write: Callable[[Recipe, Path], Header]
     run: Callable[[Path, Header, Tensor], list[np.ndarray]]
     folder: bool = False
+    beside: tuple[str, ...] = ()
     half_inside: bool = True
+    fused: bool = True
 
 
 def _write_onnx(recipe: Recipe, path: Path) -> Header:
@@ -135,58 +137,23 @@ def _run_program(path: Path, _header: Header, images: Tensor) -> list[np.ndarray
 
 
 def _write_ncnn(recipe: Recipe, path: Path) -> Header:
-    """By pnnx, ncnn's own converter, from TorchScript."""
-    try:
-        from pnnx import EXEC_PATH
-    except ImportError:
-        raise ConfigError("ncnn's converter is not installed; try: pip install pnnx ncnn") from None
-    plan = recipe.plan
-    with tempfile.TemporaryDirectory(prefix="crossstage-") as scratch:
-        # A float model: pnnx stores float16 itself, and ncnn computes in what the processor has.
-        _write_torchscript(recipe, Path(scratch) / "model.torchscript")
-        shape = ",".join(map(str, plan.images.shape))
-        byproducts = [f"{kind}={scratch}/{kind}" for kind in ("pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx", "ncnnpy")]
-        results = [f"ncnnparam={path}/model.ncnn.param", f"ncnnbin={path}/model.ncnn.bin"]
-        command = [EXEC_PATH, f"{scratch}/model.torchscript", f"inputshape=[{shape}]", f"fp16={int(recipe.half)}"]
-        done = subprocess.run([*command, *results, *byproducts], capture_output=True, text=True, check=False)
-        if done.returncode or not (path / "model.ncnn.param").is_file():
-            raise ExportError(f"{path}: pnnx failed: {(done.stderr or done.stdout).strip()[-300:]}")
-        content = json.loads(plan.header.to_json()) | {"inputs": ["in0"], "outputs_in_order": _ncnn_outputs(plan)}
-        (path / "model.json").write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-    return plan.header
+    write_ncnn(recipe.plan, path, half=recipe.half)
+    return recipe.plan.header
 
 
-def _ncnn_outputs(plan: Plan) -> list[str]:
-    return [f"out{index}" for index in range(len(plan.header.output_names))]
-
-
-def _run_ncnn(path: Path, header: Header, images: Tensor) -> list[np.ndarray]:
-    try:
-        ncnn: Any = importlib.import_module("ncnn")  # an import statement's stub lacks all that is used here
-    except ImportError:
-        raise ConfigError("ncnn is not installed; try: pip install ncnn") from None
-    net = ncnn.Net()
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    net.opt.num_threads = os.cpu_count() or 1
-    if net.load_param(str(path / "model.ncnn.param")) or net.load_model(str(path / "model.ncnn.bin")):
-        raise ExportError(f"{path}: ncnn cannot load it")
-    extractor = net.create_extractor()
-    extractor.input("in0", ncnn.Mat(images[0].numpy()))
-    results = []
-    for index, name in enumerate(header.output_names):
-        failed, output = extractor.extract(f"out{index}")
-        if failed:
-            raise ExportError(f"{path}: ncnn cannot compute {name}")
-        results.append(np.array(output)[None])
-    return results
+def _write_darknet(recipe: Recipe, path: Path) -> Header:
+    write_darknet(recipe.plan, path)
+    return recipe.plan.header
 
 
 _ALL = frozenset({"dynamic", "half", "int8", "decode", "nms"})
+_NCNN = frozenset({"half", "decode"})
 
 FORMATS: dict[FormatName, Format] = {
     "onnx": Format(".onnx", _ALL, _write_onnx, _run_session),
     "openvino": Format("_openvino", _ALL, _write_openvino, _run_session, folder=True, half_inside=False),
     "torchscript": Format(".torchscript", frozenset({"half", "decode"}), _write_torchscript, _run_torchscript),
     "exported_program": Format(".pt2", frozenset({"dynamic", "half", "decode"}), _write_program, _run_program),
-    "ncnn": Format("_ncnn", frozenset({"half", "decode"}), _write_ncnn, _run_ncnn, folder=True, half_inside=False),
+    "ncnn": Format("_ncnn", _NCNN, _write_ncnn, run_ncnn, folder=True, half_inside=False, fused=False),
+    "darknet": Format(".cfg", frozenset(), _write_darknet, run_darknet, beside=(".weights", ".names"), fused=False),
 }

@@ -21,7 +21,7 @@ class Graph(nn.Module):
     """A model whose outputs are a flat tuple of float32 tensors.
 
     Args:
-        model: A fused model.
+        model: A model of its own.
         decode: Whether a detector's maps become boxes and scores.
         half: Compute in float16 between a float32 input and float32 outputs.
     """
@@ -94,6 +94,7 @@ def plan(
     dynamic: bool = False,
     half: bool = False,
     decode: bool = False,
+    fused: bool = True,
     batch: int = 1,
 ) -> Plan:
     """Decide what a model's file computes and says.
@@ -107,6 +108,7 @@ def plan(
         dynamic: Take any number of pictures of any size.
         half: Compute in float16.
         decode: Give boxes and scores.
+        fused: Record the model fused, see :func:`crossstage.nn.fuse`; else as it is.
         batch: Pictures of one pass, if that is fixed.
 
     Raises:
@@ -129,7 +131,8 @@ def plan(
         batch=None if dynamic else batch,
         levels=() if decode else levels,
     )
-    graph = Graph(fuse(model).cpu(), decode=decode, half=half).eval()
+    own = fuse(model) if fused else copy.deepcopy(model)
+    graph = Graph(own.cpu(), decode=decode, half=half).eval()
     return Plan(header, graph, sample(model, size, 2 if dynamic else batch), model)
 
 
