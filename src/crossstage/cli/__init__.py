@@ -51,15 +51,14 @@ GROUPS = {
     "data": "Datasets: check, describe, fit anchors, look at.",
 }
 LISTS = {  # options that take several values
-    "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all.",
     "fusion": "Where the carried and the processed part are fused.",
     "gamma": "Shares of the channels that are carried past the blocks.",
-    "runtime": "What runs the networks to time them, see the runtimes of benchmark.",
+    "runtime": "What runs the networks to time them, of the runtimes of benchmark.",
     "runtimes": "Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino, "
-    "openvino-bf16, openvino-int8, opencv, apart or with commas; by default all but torch-compiled.",
-    "split": "How the parts are taken: by a convolution for each, or by slicing the channels.",
     "openvino-bf16, openvino-int8, ncnn, ncnn-bf16, opencv, apart or with commas; by default all.",
+    "split": "How the parts are taken: by a convolution for each, or by slicing the channels.",
+    "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
 }
 SEVERAL = {"models": "Models, with or without weights, or model files."}  # positional
 FLAGS = {

@@ -5,13 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from crossstage.cli.console import console
-from crossstage.cli.console import table as make_table
-
-if TYPE_CHECKING:
-    from crossstage.explore import Exploration
 
 
 def explore(
@@ -71,44 +67,14 @@ def explore(
             threads=threads,
             progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
-    _save(found, folder)
+    found.save_all(folder)
     if training:
         try:
-            found = room.with_accuracy(found, training, each=lambda known: _save(known, folder))
+            found = room.with_accuracy(found, training, each=lambda known: known.save_all(folder))
         except Interrupted as error:
             print(f"{error}, or with the rest of {folder} by the same command", file=sys.stderr)
             return error.exit_code
-    _print(found)
+    room.print_exploration(found, console())
     written = f"{folder}: explore.json, explore.csv, explore.png"
     console().print(written, highlight=False, markup=False, soft_wrap=True)
     return 0
-
-
-def _save(found: Exploration, folder: Path) -> None:
-    for suffix in ("json", "csv", "png"):
-        found.save(folder / f"explore.{suffix}")
-
-
-def _print(found: Exploration) -> None:
-    """A table with each value and its change from the plain network's, a mark on the front, and what is missing."""
-    measures = found.measures
-    first, second = found.trade_offs[0]
-    on_front = found.front(first, second)
-    table = make_table("", "", *(measure.title for measure in measures), numbers=len(measures))
-    for row in found.rows:
-        cells = []
-        for measure in measures:
-            value, ratio = measure.of(row), found.ratio(row, measure)
-            told = "-" if value is None else f"{value:.{measure.decimals}f}"
-            cells.append(told if ratio is None or row is found.rows[0] else f"{told} {ratio - 1:+4.0%}")
-        table.add_row("*" if row in on_front else "", row.name, *cells)
-    told = [f"* no other network is better in both {first.title} and {second.title}"]
-    told += [f"{row.name}: no {what}: {why}" for row in found.rows for what, why in row.missing.items()]
-    told.append(
-        f"{found.backbone} at {found.size} x {found.size}, {found.classes} classes, one picture at a time; "
-        f"traffic and memory of float32; {found.machine}, {found.threads} threads"
-    )
-    if found.training:
-        told.append(f"trained on {found.training}")
-    console().print(table)
-    console().print("\n".join(told), markup=False, highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from crossstage.explore.accuracy import classes_in, with_accuracy
 from crossstage.explore.exploration import Costs, Exploration, Measure, Row
 from crossstage.explore.front import pareto_front
 from crossstage.explore.measuring import explore
+from crossstage.explore.printing import print_exploration
 
 __all__ = [
     "Costs",
@@ -13,5 +14,6 @@ __all__ = [
     "classes_in",
     "explore",
     "pareto_front",
+    "print_exploration",
     "with_accuracy",
 ]

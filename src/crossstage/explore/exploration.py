@@ -95,11 +95,11 @@ def _cost(key: str, title: str, value: Callable[[Costs], float], decimals: int) 
     return Measure(key, title, lambda row: None if row.costs is None else value(row.costs), decimals)
 
 
-PARAMETERS = _cost("parameters", "M parameters", lambda costs: costs.parameters / 1e6, 3)
+PARAMETERS = _cost("parameters", "parameters, M", lambda costs: costs.parameters / 1e6, 3)
 BFLOPS = _cost("bflops", "BFLOPs", lambda costs: costs.bflops, 3)
 TRAFFIC = _cost("traffic", "traffic, MiB", lambda costs: costs.traffic / 2**20, 1)
 PEAK_MEMORY = _cost("peak_memory", "peak memory, MiB", lambda costs: costs.peak_memory / 2**20, 2)
-BOTTLENECK = _cost("bottleneck", "largest / mean layer", lambda costs: costs.bottleneck, 1)
+BOTTLENECK = _cost("bottleneck", "max/mean FLOPs", lambda costs: costs.bottleneck, 1)
 
 
 def latency(runtime: str) -> Measure:
@@ -167,7 +167,7 @@ class Exploration:
         times = [latency(runtime) for runtime in self.runtimes]
         if self.trained:
             return [(cost, self.accuracy) for cost in (*times, BFLOPS)]
-        return [*((BFLOPS, time) for time in times), *((TRAFFIC, time) for time in times)]
+        return [*((BFLOPS, time) for time in times), *((TRAFFIC, time) for time in times)] or [(BFLOPS, TRAFFIC)]
 
     def front(self, first: Measure, second: Measure) -> list[Row]:
         """The rows that no other row beats in two measures, by the first of them."""
@@ -228,6 +228,15 @@ class Exploration:
             from crossstage.explore.plot import plot
 
             save(plot(self), path)
+
+    def save_all(self, folder: Path) -> None:
+        """Write explore.json, explore.csv and explore.png.
+
+        Raises:
+            DataError: A file cannot be written.
+        """
+        for suffix in SUFFIXES:
+            self.save(folder / f"explore{suffix}")
 
     def _csv(self) -> str:
         text = io.StringIO()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from crossstage.analysis import profile_module
-from crossstage.deploy.benchmark import BURST, PAUSE
+from crossstage.deploy.benchmark import BURST, PAUSE, one_line
 from crossstage.deploy.rows import WAYS
 from crossstage.deploy.timing import in_turns
 from crossstage.detectors import Detector
-from crossstage.errors import ConfigError, CrossStageError
+from crossstage.errors import ConfigError
 from crossstage.explore.exploration import Costs, Exploration, Row
 from crossstage.export.graph import sample
 from crossstage.heads import Classifier
@@ -66,7 +66,7 @@ def explore(
         splits: How the parts are taken.
         num_classes: Of the head; None takes the published model's.
         imgsz: Side of the input in pixels; None takes the published one.
-        runtimes: Some of :data:`crossstage.deploy.rows.WAYS`.
+        runtimes: Some of :data:`crossstage.deploy.rows.WAYS`; with none of them networks are counted alone.
         rounds: Timed passes of each.
         threads: For each runtime; None takes all cores.
         progress: Told of each step.
@@ -75,9 +75,9 @@ def explore(
         ConfigError: A name, a runtime, a size or a setting does not fit.
 
     Example:
-        >>> found = explore("csppeleenet", gammas=[0.5], fusions=["last"], imgsz=64, rounds=1)
-        >>> [row.name for row in found.rows]
-        ['plain', 'gamma 0.5, last, project']
+        >>> found = explore("csppeleenet", fusions=["both"], runtimes=())
+        >>> [round(row.costs.bflops, 3) for row in found.rows]
+        [0.811, 0.985, 0.887, 0.799]
     """
     if rounds < 1 or (threads is not None and threads < 1):
         raise ConfigError(f"rounds={rounds}, threads={threads}; expected at least 1")
@@ -107,14 +107,14 @@ def _prepared(row: Row, name: str, classes: int, size: int, runtimes: Sequence[s
         return _Entry(replace(row, missing={"network": str(error)}), {})
     images = sample(counted, size, 1)
     costs = _costs(counted, images)
-    model = _built(name, classes, row.partial)
+    model = _built(name, classes, row.partial) if runtimes else counted
     runs: dict[str, Callable[[], object]] = {}
     missing: dict[str, str] = {}
     for runtime in runtimes:
         try:
             runs[runtime] = _opened(runtime, model, images, threads)
-        except CrossStageError as error:
-            missing[runtime] = str(error)
+        except Exception as error:  # libraries and compilers have errors of their own, without a common base
+            missing[runtime] = one_line(error)
     return _Entry(replace(row, costs=costs, missing=missing), runs)
 
 
@@ -143,10 +143,10 @@ def _opened(runtime: str, model: Model, images: Tensor, threads: int) -> Callabl
     """A pass in a runtime, which has succeeded once.
 
     Raises:
-        CrossStageError: The runtime is not installed, or cannot run it.
+        Exception: The runtime is not installed, or cannot run it.
     """
     way = WAYS[runtime]
-    run = way.open(way.file(model, images.shape[-1]) or model, threads)
+    run = way.open(way.file(model, images.shape[-1], [images]) or model, threads)
     run(images)
     return lambda: run(images)
 
