@@ -223,8 +223,15 @@ def report(results: dict[str, Any]) -> None:
     agreed = ", ".join(f"{name} {error:.1e}" for name, error in results["parity"].items())
     print(f"Logits of ours and timm's, norm of the difference over the norm, float32: {agreed or 'not measured'}.\n")
     print_pieces(results, ceilings)
-    if results["failures"]:
-        told = "\n".join(f"- {name}: {why}" for name, why in results["failures"].items())
+    missing = dict(results["failures"])
+    for entry in results["rows"]:
+        if entry.get("failure"):
+            kind = "training step" if entry["training"] else "forward pass"
+            missing[f"{entry['row']}, {entry['side']}, {entry['form']}, {kind}, batch {entry['batch']}"] = entry[
+                "failure"
+            ]
+    if missing:
+        told = "\n".join(f"- {name}: {why}" for name, why in missing.items())
         print(f"\n## Not measured\n\n{told}")
 
 

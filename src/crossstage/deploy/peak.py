@@ -29,6 +29,9 @@ from crossstage.runtimes import RUNTIMES, start
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+WINOGRAD: tuple[Runtime, ...] = ("opencv", "ncnn")
+_SUFFIXES: Mapping[Runtime, str] = {"ncnn": ".ncnn.param"}
+
 _Way = tuple[str, Number, bool, Callable[[], object]]
 
 
