@@ -48,7 +48,8 @@ def _table(found: Exploration, *, changes: bool) -> Table:
         for measure in measures:
             value, ratio = measure.of(row), found.ratio(row, measure)
             told = "-" if value is None else f"{value:.{measure.decimals}f}"
-            plain = ratio is None or partial is None or measure.more
-            cells.append(told if plain or not changes else f"{told} {ratio - 1:+4.0%}")
+            if changes and partial and ratio is not None and not measure.more:
+                told += f" {ratio - 1:+4.0%}"
+            cells.append(told)
         table.add_row("*" if row in on_front else "", *named, *cells)
     return table
