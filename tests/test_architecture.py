@@ -30,6 +30,7 @@ ALLOWED = {
     "runtimes": {"heads", "detectors", "inference"},
     "export": {"nn", "heads", "detectors", "darknet", "inference", "runtimes", "data"},
     "deploy": {"nn", "heads", "detectors", "inference", "runtimes", "export", "zoo", "analysis"},
+    "explore": {"nn", "heads", "detectors", "zoo", "analysis", "data", "evaluation", "training", "export", "deploy"},
     "cli": {
         "analysis",
         "claims",
@@ -39,6 +40,7 @@ ALLOWED = {
         "deploy",
         "detectors",
         "evaluation",
+        "explore",
         "export",
         "heads",
         "inference",
