@@ -42,6 +42,7 @@ ALLOWED = {
         "export",
         "heads",
         "inference",
+        "nn",
         "report",
         "training",
         "zoo",
