@@ -17,6 +17,7 @@ ALLOWED = {
     "necks": {"nn"},
     "heads": {"nn", "inference"},
     "analysis": {"nn"},
+    "convert": {"nn", "analysis"},
     "darknet": {"nn"},
     "report": {"analysis"},
     "detectors": {"nn", "backbones", "necks", "heads", "inference"},
@@ -33,6 +34,7 @@ ALLOWED = {
     "cli": {
         "analysis",
         "claims",
+        "convert",
         "darknet",
         "data",
         "deploy",

@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from crossstage.cli.claims import claims
+from crossstage.cli.convert import convert
 from crossstage.cli.cost import profile_network, report
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.deploy import benchmark, export
@@ -44,6 +45,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "profile": profile_network,
     "report": report,
     "gradients": gradients,
+    "convert": convert,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {
@@ -51,6 +53,8 @@ GROUPS = {
     "data": "Datasets: check, describe, fit anchors, look at.",
 }
 LISTS = {  # options that take several values
+    "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
+    "stages": "Names or numbers of the stages to convert, in the order they run; by default all that get cheaper.",
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all.",
     "fusion": "Where the carried and the processed part are fused.",
     "gamma": "Shares of the channels that are carried past the blocks.",
