@@ -15,14 +15,14 @@ from timing import machine
 
 from crossstage.explore import Exploration, Measure, Row, explore
 
-BACKBONE, RUNTIMES, SPLITS = "peleenet", ("torch", "onnxruntime"), ("project", "slice")
+BACKBONE, RUNTIMES = "peleenet", ("torch", "onnxruntime")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "explore.png"
 PAGE = """# Which variant is worth having
 
 `crossstage explore` builds a network plain and with each combination of γ, fusion and split, tells what each costs,
 times all of them in turns on this machine, and draws the Pareto fronts: the networks that no other one beats.
 
-    crossstage explore --backbone peleenet --split project slice --runtime torch onnxruntime
+    crossstage explore --backbone peleenet --runtime torch onnxruntime
 
 - γ (`--gamma`, 0.25 0.5 0.75 by default) is the share of the channels that is carried past the blocks, `--fusion`
   (first last both) says which transitions there are, `--split` (project) how the two parts are taken; see
@@ -76,9 +76,7 @@ brackets the change from the plain network; the networks of the first panel's fr
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
-    found = explore(
-        BACKBONE, splits=SPLITS, runtimes=RUNTIMES, rounds=rounds, progress=lambda *told: print(*told, file=sys.stderr)
-    )
+    found = explore(BACKBONE, runtimes=RUNTIMES, rounds=rounds, progress=lambda *told: print(*told, file=sys.stderr))
     found.save(PICTURE)
     print(page(found, f" {rounds}" if len(sys.argv) > 1 else "", rounds), end="")
 
