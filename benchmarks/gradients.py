@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from datetime import date
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -212,7 +213,9 @@ def page(runs: Sequence[Run], seeds: Sequence[int]) -> str:
     """The page; its pictures are written beside it."""
     lines = [HEAD, "## Paths", "", PATHS, *stage_table(), "", NETWORKS, *network_table(), "", "## Similarity", ""]
     families = "\n".join(f"- {family.title}: {family.told}" for family in FAMILIES)
-    lines.append(SIMILARITY.format(families=families, seeds=", ".join(map(str, seeds)), machine=machine()))
+    lines.append(
+        SIMILARITY.format(families=families, seeds=", ".join(map(str, seeds)), machine=f"{machine()}, {date.today()}")
+    )
     for family in FAMILIES:
         same = [run for run in runs if run["family"] == family.title]
         for measure, title in MEASURES.items():
@@ -228,9 +231,9 @@ def page(runs: Sequence[Run], seeds: Sequence[int]) -> str:
 HEAD = """\
 # Gradient flow
 
-Written by `python benchmarks/gradients.py`. Two claims of the CSPNet paper (arXiv 1911.11929, section 3.1) have no
-number in it: that split and merge double the number of gradient paths, and that a partial stage lowers the amount of
-duplicate gradient information, fusion last more than fusion first. Here both are measured.
+Written by `python benchmarks/gradients.py DATA RUNS`. Two claims of the CSPNet paper (arXiv 1911.11929, section 3.1)
+have no number in it: that split and merge double the number of gradient paths, and that a partial stage lowers the
+amount of duplicate gradient information, fusion last more than fusion first. Here both are measured.
 """
 PATHS = """\
 A path is a sequence of weighted layers, from an output to the input, each of which reads what the next one yields; its
