@@ -60,7 +60,8 @@ FAMILIES = (
         "PeleeNet",
         "csppeleenet",
         "project",
-        "half of PeleeNet's growth and stem, its depths of 3, 4, 8 and 6, the split by 1x1 convolutions",
+        "half of PeleeNet's growth and stem, its depths of 3, 4, 8 and 6, the split by 1x1 convolutions; as in the "
+        "released networks, `partial` also decides which 1x1 convolutions the stem has",
         {"depths": (3, 4, 8, 6), "growth": 16, "stem": 16, "dropout": 0.0},
     ),
     Family(
