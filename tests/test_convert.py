@@ -82,6 +82,8 @@ def test_options_decide_what_a_stage_is_made_of(make, fusion, split):
     plain, converted, report = convert(make, 0.5, fusion, split)
     assert converted(IMAGES).shape == plain(IMAGES).shape
     assert (report.flops_before, report.flops_after) == (flops(plain), flops(converted))
+    saved = sum(stage.flops_before - stage.flops_after for stage in report.stages)
+    assert report.flops_before - report.flops_after == saved
     stages = stages_of(converted)
     for stage, told in zip(stages, report.stages, strict=True):
         assert isinstance(stage.transition, ConvNormAct) == (fusion != "first")

@@ -63,10 +63,12 @@ def test_the_command_writes_a_file_that_runs_alone(tmp_path, capsys):
     assert "from own import small_cnn" in file.read_text()
     run = subprocess.run([sys.executable, file.name], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "CrossStage" in run.stdout
-    formatted = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length", "120", str(file)], check=False
+    checked = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length", "120", file.name],
+        cwd=tmp_path,
+        check=False,
     )
-    assert formatted.returncode == 0
+    assert checked.returncode == 0
 
 
 def test_the_command_refuses_without_a_traceback(tmp_path, capsys):

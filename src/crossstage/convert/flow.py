@@ -131,9 +131,9 @@ def _convolution(
     x: Node,
     weight: Node,
     bias: Node | None = None,
-    stride: Any = 1,  # noqa: ARG001 (of the operation)
-    padding: Any = 0,  # noqa: ARG001
-    dilation: Any = 1,  # noqa: ARG001
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
     groups: int = 1,
 ) -> Axes:
     inputs = flow.channels(x, 1)
@@ -177,13 +177,13 @@ def _layer_norm(flow: Flow, node: Node, x: Node, shape: Sequence[int], *argument
     return flow.of(x)
 
 
-def _prelu(flow: Flow, node: Node, x: Node, weight: Node) -> Axes:  # noqa: ARG001
+def _prelu(flow: Flow, node: Node, x: Node, weight: Node) -> Axes:
     if shape_of(weight)[0] > 1:
         flow.set_weight(weight, flow.channels(x, 1))
     return flow.of(x)
 
 
-def _same(flow: Flow, node: Node, x: Node, *_: Any, **__: Any) -> Axes:  # noqa: ARG001
+def _same(flow: Flow, node: Node, x: Node, *_: Any, **__: Any) -> Axes:
     return flow.of(x)
 
 
@@ -210,7 +210,7 @@ def _concatenation(flow: Flow, node: Node, tensors: Sequence[Node], dim: int = 0
     return tuple(made)
 
 
-def _chunk(flow: Flow, node: Node, x: Node, count: int, dim: int = 0) -> list[Axes]:  # noqa: ARG001
+def _chunk(flow: Flow, node: Node, x: Node, count: int, dim: int = 0) -> list[Axes]:
     axes = flow.of(x)
     dim %= len(axes)
     axis = axes[dim]
@@ -247,11 +247,11 @@ def _view(flow: Flow, node: Node, x: Node, *_: Any, **__: Any) -> Axes:
     return regroup(flow.parts, shape_of(x), shape_of(node), flow.of(x))
 
 
-def _permute(flow: Flow, node: Node, x: Node, dims: Sequence[int]) -> Axes:  # noqa: ARG001
+def _permute(flow: Flow, node: Node, x: Node, dims: Sequence[int]) -> Axes:
     return tuple(flow.of(x)[dim] for dim in dims)
 
 
-def _transpose(flow: Flow, node: Node, x: Node, one: int, other: int) -> Axes:  # noqa: ARG001
+def _transpose(flow: Flow, node: Node, x: Node, one: int, other: int) -> Axes:
     axes = list(flow.of(x))
     axes[one], axes[other] = axes[other], axes[one]
     return tuple(axes)

@@ -12,9 +12,9 @@ from keyword import iskeyword
 
 from torch import nn
 
-from crossstage.convert.convert import Plan
 from crossstage.convert.edits import narrowing
 from crossstage.convert.expressions import access, assignment
+from crossstage.convert.network import Plan
 from crossstage.convert.origin import Origin
 from crossstage.convert.plan import StagePlan
 from crossstage.convert.report import Report, StageReport
