@@ -54,7 +54,7 @@ From Python:
     import crossstage
     from crossstage.explore import explore, with_accuracy
 
-    found = explore("csppeleenet", gammas=[0.25, 0.5], fusions=["last", "both"], runtimes=[])  # counts alone
+    found = explore("csppeleenet", gammas=[0.25, 0.5], fusions=["last", "both"], num_classes=10, runtimes=[])
     print([(row.name, row.costs.bflops) for row in found.rows])
     found = with_accuracy(found, crossstage.TrainOptions(model="", data="imagenette", epochs=20, out="runs/mine"))
 
