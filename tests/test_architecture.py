@@ -44,6 +44,7 @@ ALLOWED = {
         "export",
         "heads",
         "inference",
+        "nn",
         "report",
         "training",
         "zoo",

@@ -37,15 +37,15 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "data": {"check": data_check, "stats": data_stats, "anchors": data_anchors, "show": data_show},
     "export": export,
     "benchmark": benchmark,
-    "explore": explore,
     "pack": pack,
     "models": models,
     "info": info,
-    "claims": claims,
     "profile": profile_network,
     "report": report,
-    "gradients": gradients,
     "convert": convert,
+    "explore": explore,
+    "gradients": gradients,
+    "claims": claims,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {
@@ -53,14 +53,13 @@ GROUPS = {
     "data": "Datasets: check, describe, fit anchors, look at.",
 }
 LISTS = {  # options that take several values
-    "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
-    "stages": "Names or numbers of the stages to convert, in the order they run; by default all that get cheaper.",
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all.",
     "fusion": "Where the carried and the processed part are fused.",
     "gamma": "Shares of the channels that are carried past the blocks.",
     "runtime": "What runs the networks to time them, of the runtimes of benchmark.",
     "runtimes": "Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino, "
     "openvino-bf16, openvino-int8, ncnn, ncnn-bf16, opencv, apart or with commas; by default all.",
+    "stages": "Names or numbers of the stages to convert, in the order they run; by default all that get cheaper.",
     "split": "How the parts are taken: by a convolution for each, or by slicing the channels.",
     "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
 }

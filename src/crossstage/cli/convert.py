@@ -30,9 +30,9 @@ def convert(
     """
     import torch
 
-    from crossstage import Partial
     from crossstage.convert import carry_out, make_plan, origin_of, write_source
     from crossstage.files import write_text
+    from crossstage.nn import Partial
     from crossstage.zoo import resolve
 
     found = resolve(module)

@@ -89,16 +89,17 @@ _Growth = dict[tuple[int, int], tuple[int, int]]
 
 def _growth(before: _Unit, after: _Unit) -> _Growth | None:
     """How a unit differs from the one before; None if by more than one more part here and there."""
-    if [(edit.path, edit.tensor) for edit in before.edits] != [(edit.path, edit.tensor) for edit in after.edits]:
+    was, now = ([(edit.path, edit.tensor, len(edit.channels)) for edit in unit.edits] for unit in (before, after))
+    if was != now:
         return None
     found: _Growth = {}
     for place, (old, new) in enumerate(zip(before.edits, after.edits, strict=True)):
-        for dim, (kept, now) in enumerate(zip(old.channels, new.channels, strict=True)):
-            if kept == now:
+        for dim, (kept, then) in enumerate(zip(old.channels, new.channels, strict=True)):
+            if kept == then:
                 continue
-            if kept is None or now is None or now[:-1] != kept:
+            if kept is None or then is None or then[:-1] != kept:
                 return None
-            found[place, dim] = now[-1]
+            found[place, dim] = then[-1]
     return found
 
 

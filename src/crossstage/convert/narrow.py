@@ -39,7 +39,7 @@ def narrow(layer: nn.Module, outputs: Channels | None = None, inputs: Channels |
             layer.out_channels, layer.in_channels = width, width_in * layer.groups
         return
     assert isinstance(layer, Norm) and outputs is not None
-    before, after = _width(layer), None
+    before = _width(layer)
     for name in TENSORS:
         _cut(layer, name, outputs)
     after = outputs if isinstance(outputs, int) else sum(stay for stay, _ in outputs)

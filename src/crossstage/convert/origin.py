@@ -15,10 +15,12 @@ class Origin:
     Attributes:
         imports: Lines that it needs.
         expression: Makes the network.
+        own: Lines that import files of the user's own.
     """
 
     imports: tuple[str, ...]
     expression: str
+    own: tuple[str, ...] = ()
 
 
 def origin_of(name: str, written: Path) -> Origin:
@@ -48,7 +50,7 @@ def _own(file: Path, function: str, folder: Path) -> Origin:
         node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
     ]
     if file.parent == folder and file.stem.isidentifier() and function in {node.name for node in made}:
-        return Origin((f"from {file.stem} import {function}",), f"{function}()")
+        return Origin((), f"{function}()", (f"from {file.stem} import {function}",))
     path = Path(os.path.relpath(file, folder)).as_posix()
     imports = ("from pathlib import Path", "from crossstage.zoo import resolve")
     return Origin(imports, f'resolve(f"{{Path(__file__).parent}}/{path}:{function}", "cpu").module')

@@ -155,17 +155,17 @@ def _edits(model: nn.Module, flow: Flow, share: float, whole: tuple[int, ...]) -
         return kept if any(stay != width for stay, width in kept) else None
 
     norms = {path: axis for path, axis in flow.norms.items() if isinstance(model.get_submodule(path), Norm)}
+    without_weights = dict(norms)
     for name, axes in flow.weights.items():
         owner, _, tensor = name.rpartition(".")
         channels = tuple(of(axis) for axis in axes)
-        if isinstance(model.get_submodule(owner), (nn.Conv2d, nn.Linear)) and tensor in TENSORS:
-            channels = channels[:2] if tensor == "weight" else ()  # a layer's bias goes with it
-            tensor = None
-        elif owner in flow.norms and isinstance(model.get_submodule(owner), Norm) and tensor in TENSORS:
-            channels, tensor = (of(norms.pop(owner, None)),), None
+        if tensor in TENSORS and owner in norms:  # a norm's tensors go together
+            channels, tensor = (of(without_weights.pop(owner, None)),), None
+        elif tensor in TENSORS and isinstance(model.get_submodule(owner), (nn.Conv2d, nn.Linear)):
+            channels, tensor = (channels[:2] if tensor == "weight" else ()), None  # and so do a layer's
         if any(channels):
             yield Edit(owner, channels, tensor)
-    for owner, axis in norms.items():  # those without weights
+    for owner, axis in without_weights.items():
         if kept := of(axis):
             yield Edit(owner, (kept,))
 

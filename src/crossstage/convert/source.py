@@ -73,7 +73,8 @@ def _imports(origin: Origin, body: str) -> str:
     lines = sorted(
         [*others, "from torch import nn", *used], key=lambda line: (line.startswith("from"), line.split()[1])
     )
-    return "\n".join([*standard, "from typing import Any", "", *lines])
+    own = ["", *origin.own] if origin.own else []
+    return "\n".join([*standard, "from typing import Any", "", *lines, *own])
 
 
 def _totals(report: Report) -> str:

@@ -24,7 +24,7 @@ from crossstage.deploy.rows import Number
 from crossstage.errors import CrossStageError
 from crossstage.export.int8 import quantise_onnx
 from crossstage.export.onnx import OPSET, write_onnx
-from crossstage.runtimes import RUNTIMES, start
+from crossstage.runtimes import RUNTIMES, Runtime, start
 
 if TYPE_CHECKING:
     from onnx import ModelProto
