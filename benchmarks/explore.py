@@ -7,6 +7,7 @@ All cores are used; nothing else should run.
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import date
 from pathlib import Path
@@ -53,38 +54,43 @@ From Python:
     import crossstage
     from crossstage.explore import explore, with_accuracy
 
-    found = explore("csppeleenet", gammas=[0.25, 0.5], fusions=["last", "both"], runtimes=[])  # counts alone
+    found = explore("csppeleenet", gammas=[0.25, 0.5], fusions=["last", "both"], num_classes=10, runtimes=[])
     print([(row.name, row.costs.bflops) for row in found.rows])
     found = with_accuracy(found, crossstage.TrainOptions(model="", data="imagenette", epochs=20, out="runs/mine"))
 
 ## PeleeNet
 
-Written by `python benchmarks/explore.py{rounds}` on {day}: {machine}, {size} x {size} pixels, {count} rounds. In
-brackets the change from the plain network; the networks of the first panel's front are **bold**.
+Written by `python benchmarks/explore.py{rounds}` on {day}: {machine}, {size} x {size} pixels, {count} rounds; load
+{load:.1f} when it began, where 0 is a quiet machine. In brackets the change from the plain network; the networks of the
+first panel's front are **bold**.
 
 ![PeleeNet's variants](images/explore.png)
 
 {table}
 
-- Fronts: {fronts}.
-- The plain network is PeleeNet as published; its variants keep its depths, and differ in the stem as well: see
-  `backbones/peleenet.py`. CSPNet's own CSPPeleeNet has fewer layers: `--backbone csppeleenet` gives table 1's costs.
-- Two transitions cost more than they save in a network whose stages are as narrow as these unless γ is large: {dear}
-  have more operations than the plain network.
+The fronts:
+
+{fronts}
+
+The plain network is PeleeNet as published; its variants keep its depths and differ in the stem as well, see
+`backbones/peleenet.py`. CSPNet's own CSPPeleeNet has fewer layers: `--backbone csppeleenet` gives table 1's costs.
+Where little is carried, the transitions and projections cost more than the narrower blocks save: more operations than
+the plain network have {dear}.
 """
 
 
 def main() -> None:
+    load = os.getloadavg()[0]
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     found = explore(BACKBONE, runtimes=RUNTIMES, rounds=rounds, progress=lambda *told: print(*told, file=sys.stderr))
     found.save(PICTURE)
-    print(page(found, f" {rounds}" if len(sys.argv) > 1 else "", rounds), end="")
+    print(page(found, f" {rounds}" if len(sys.argv) > 1 else "", rounds, load), end="")
 
 
-def page(found: Exploration, told_rounds: str, rounds: int) -> str:
+def page(found: Exploration, told_rounds: str, rounds: int, load: float) -> str:
     """The whole page."""
-    fronts = "; ".join(
-        f"{first.title} and {second.title}: {' | '.join(row.name for row in found.front(first, second))}"
+    fronts = "\n".join(
+        f"- {first.title} and {second.title}: {'; '.join(row.name for row in found.front(first, second))}"
         for first, second in found.trade_offs
     )
     bflops = found.measures[1]
@@ -95,9 +101,10 @@ def page(found: Exploration, told_rounds: str, rounds: int) -> str:
         machine=machine(),
         size=found.size,
         count=rounds,
+        load=load,
         table=table(found),
         fronts=fronts,
-        dear=" | ".join(dear) or "none of these",
+        dear="; ".join(dear) or "none of them",
     )
 
 
