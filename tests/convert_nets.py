@@ -105,6 +105,11 @@ def one_bottleneck():
     )
 
 
+def thin():
+    """Blocks that cost less than transitions."""
+    return Net(64, 64, nn.Sequential(*[Bottleneck(64, 16, 64) for _ in range(2)]))
+
+
 def vgg():
     """Single layers in a row."""
     features = nn.Sequential(

@@ -169,6 +169,13 @@ def test_a_stage_that_would_cost_more_is_left_unless_it_is_chosen():
     assert "warning: stage1" in str(report)
 
 
+def test_where_no_stage_gets_cheaper_all_are_converted_with_a_warning():
+    plain, converted, report = convert(nets.thin)
+    assert len(stages_of(converted)) == 1
+    assert flops(converted) > flops(plain)
+    assert report.warnings[-1] == "the network costs more than it did"
+
+
 def test_u_runs_after_the_pooling_that_reads_a_stage():
     plain, converted, report = convert(small_cnn, split="project")
     assert report.stages[0].merge == "pool"

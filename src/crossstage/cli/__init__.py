@@ -59,7 +59,8 @@ LISTS = {  # options that take several values
     "runtime": "What runs the networks to time them, of the runtimes of benchmark.",
     "runtimes": "Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino, "
     "openvino-bf16, openvino-int8, ncnn, ncnn-bf16, opencv, apart or with commas; by default all.",
-    "stages": "Names or numbers of the stages to convert, in the order they run; by default all that get cheaper.",
+    "stages": "Names or numbers of the stages to convert, in the order they run; by default those that get cheaper, or "
+    "all if none does.",
     "split": "How the parts are taken: by a convolution for each, or by slicing the channels.",
     "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
 }

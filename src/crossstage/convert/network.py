@@ -63,7 +63,8 @@ def to_partial(
     Args:
         model: The network, which is left untouched; on any device, the meta device included.
         partial: gamma, fusion and split; by default ``Partial()``.
-        stages: Which stages, by their names or numbers in the order they run; by default all that get cheaper.
+        stages: Which stages, by their names or numbers in the order they run; by default those that get cheaper, or
+            all if none does.
         example_input: A batch that the network takes, ``(N, C, H, W)``; costs are counted at its size. By default one
             224 x 224 picture with the channels of the network's first convolution.
 
@@ -113,6 +114,7 @@ def plan_network(trace: Trace, partial: Partial, stages: Sequence[str | int] | N
     blocks = [path for stage in found for path in stage.paths]
     sketch = copy.deepcopy(trace.model)
     plans: list[tuple[StagePlan, StageReport]] = []
+    dear: list[tuple[StagePlan, StageReport]] = []
     left = [(stage.name, "not chosen") for stage in found if stage not in chosen]
     for stage in chosen:
         try:
@@ -123,17 +125,13 @@ def plan_network(trace: Trace, partial: Partial, stages: Sequence[str | int] | N
                 raise
             left.append((stage.name, str(error).removeprefix(f"{stage.name}: ")))
             continue
-        if stages is None and report.warning:
-            left.append((stage.name, report.warning.removeprefix(f"{stage.name}: ").replace("grows", "would grow")))
-        else:
-            plans.append((plan, report))
-    if not plans:
+        (dear if stages is None and report.growth else plans).append((plan, report))
+    if not plans and not dear:
         reasons = "; ".join(f"{name}: {why}" for name, why in left)
-        raise ConfigError(
-            f"{kind}: no stage can be made partial to advantage: {reasons}; expected another gamma, "
-            "fusion or split, or stages= to have it all the same"
-        )
-    return Plan(partial, tuple(plans), tuple(left), trace.example)
+        raise ConfigError(f"{kind}: no stage can be made partial: {reasons}")
+    if plans:
+        left += [(report.name, report.growth.replace("grows", "would grow")) for _, report in dear]
+    return Plan(partial, tuple(plans or dear), tuple(left), trace.example)
 
 
 def _example(model: nn.Module) -> Tensor:

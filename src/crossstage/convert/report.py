@@ -45,14 +45,14 @@ class StageReport:
     parameters_after: int
 
     @property
-    def warning(self) -> str | None:
-        """What to tell where computation grows."""
+    def growth(self) -> str:
+        """How computation grows, empty if it does not."""
         if self.flops_after < self.flops_before:
-            return None
+            return ""
         before, after = self.flops_before / 1e9, self.flops_after / 1e9
         return (
-            f"{self.name}: computation grows from {before:.3f} to {after:.3f} BFLOPs, as "
-            "what is added costs more than the narrower blocks save"
+            f"computation grows from {before:.3f} to {after:.3f} BFLOPs, as what is added costs more than the narrower "
+            "blocks save"
         )
 
 
@@ -89,10 +89,10 @@ class Report:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Stages, or the whole network, whose computation grows."""
-        told = [stage.warning for stage in self.stages]
+        told = [f"{stage.name}: {stage.growth}" for stage in self.stages if stage.growth]
         if self.flops_after > self.flops_before:
             told.append("the network costs more than it did")
-        return tuple(warning for warning in told if warning)
+        return tuple(told)
 
     def rows(self) -> list[list[str]]:
         """The table of stages as people read it, the whole network last; see ``COLUMNS``."""
