@@ -1,19 +1,38 @@
 """Models opened to run: each runtime gives PyTorch's results, and the fastest is found and remembered."""
 
+import itertools
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import crossstage
 from crossstage import ConfigError
 from crossstage.cli import main
-from crossstage.deploy import choosing, open_model
+from crossstage.deploy import choosing, open_model, streams_for
 from crossstage.deploy.choosing import choose
 from crossstage.deploy.pytorch import fast
 from crossstage.errors import ExportError
 from crossstage.export import export
+from crossstage.inference import Preprocessing
+from crossstage.machine import has_bf16
+
+
+class SlowedDown(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        time.sleep(0.05)
+        return self.model(images)
+
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 TINY = "cspdarknet53_tiny_yolo.coco"
@@ -38,7 +57,7 @@ def expected(images):
         return crossstage.load(TINY)(images)
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino", "opencv"])
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino", "opencv", "ncnn"])
 def test_each_runtime_computes_the_same(cache, images, expected, runtime):
     opened = open_model(TINY, runtime=runtime, imgsz=128)
     assert opened.runtime == runtime and opened.classifier is None and opened.detector is not None
@@ -51,15 +70,13 @@ def test_a_file_is_exported_once(cache, images, monkeypatch):
     open_model(TINY, runtime="onnxruntime", imgsz=128)
     monkeypatch.setattr("crossstage.deploy.cached.export", None)  # would fail if called
     opened = open_model(TINY, runtime="openvino", imgsz=128)
-    assert opened.detector is not None and len(list((cache / "onnx").iterdir())) == 1
+    assert opened.detector is not None and len(list((cache / "exported").glob("*/model.onnx"))) == 1
 
 
-@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize("runtime", ["torch", "openvino", "ncnn"])
 def test_bfloat16_is_near_and_comes_out_as_float32(cache, images, expected, runtime):
-    if runtime == "openvino":
-        openvino = pytest.importorskip("openvino")
-        if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            pytest.skip("the processor has no bf16")
+    if not has_bf16():
+        pytest.skip("the processor has no bf16")
     opened = open_model(TINY, runtime=runtime, precision="bf16", imgsz=128)
     assert opened.detector is not None
     with torch.inference_mode():
@@ -67,6 +84,22 @@ def test_bfloat16_is_near_and_comes_out_as_float32(cache, images, expected, runt
             assert found.dtype == torch.float32
             error = (found - wanted).abs().max() / wanted.abs().max()
             assert 0 < error < 0.05
+
+
+@pytest.mark.parametrize("runtime", [None, "auto", "openvino"])
+def test_a_processor_without_bfloat16_is_told(cache, monkeypatch, runtime):
+    monkeypatch.setattr("crossstage.runtimes.sessions.has_bf16", lambda: False)
+    with pytest.raises(ConfigError, match="no bfloat16"):
+        open_model(TINY, runtime=runtime, device="cpu", precision="bf16", imgsz=128)
+
+
+def test_the_processors_flags_tell_of_bfloat16(monkeypatch):
+    flags = "flags : sse avx2 avx512f"
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    monkeypatch.setattr(Path, "read_text", lambda _: flags)
+    assert not has_bf16()
+    flags += " avx512_bf16 amx_bf16"
+    assert has_bf16()
 
 
 def test_the_fastest_is_taken_and_remembered(cache, monkeypatch):
@@ -87,21 +120,122 @@ def test_what_computes_something_else_or_fails_is_not_taken(tmp_path, monkeypatc
     monkeypatch.setenv("CROSSSTAGE_CACHE", str(tmp_path))
     model = crossstage.create_model("csppeleenet", num_classes=3).eval()
 
-    def broken():
+    def broken(_):
         raise ExportError("it is broken")
 
-    candidates = {"torch": lambda: model, "wrong": lambda: lambda x: torch.zeros(len(x), 3) + 7, "broken": broken}
+    candidates = {"torch": lambda _: model, "wrong": lambda _: lambda x: torch.zeros(len(x), 3) + 7, "broken": broken}
     chosen = choose(model, candidates, imgsz=64, batch=1, threads=None, precision="fp32")
     assert chosen.runtime == "torch" and chosen.refused["broken"] == "it is broken"
     assert "differs from PyTorch's" in chosen.refused["wrong"] and set(chosen.milliseconds) == {"torch"}
+
+
+def test_what_no_longer_opens_is_chosen_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSSTAGE_CACHE", str(tmp_path))
+    model = crossstage.create_model("csppeleenet", num_classes=3).eval()
+    works = True
+
+    def other(_):
+        if not works:
+            raise ExportError("its library is gone")
+        return model
+
+    candidates = {"torch": lambda _: SlowedDown(model), "other": other}
+    options = {"imgsz": 64, "batch": 1, "threads": None, "precision": "fp32"}
+    assert choose(model, candidates, **options).runtime == "other"
+    works = False
+    chosen = choose(model, candidates, **options)
+    assert chosen.runtime == "torch" and not chosen.remembered
+
+
+@pytest.mark.parametrize("damage", [b"", b"no network"])
+def test_a_damaged_file_of_the_cache_is_made_anew(cache, images, expected, damage):
+    open_model(TINY, runtime="onnxruntime", imgsz=128)
+    (file,) = (cache / "exported").glob("*/model.onnx")
+    file.write_bytes(damage or file.read_bytes()[:-100] + bytes(100))
+    opened = open_model(TINY, runtime="onnxruntime", imgsz=128)
+    assert opened.detector is not None
+    torch.testing.assert_close(opened.detector(images)[0], expected[0], rtol=1e-4, atol=1e-3)
+    assert len(list((cache / "exported").glob("*/model.onnx"))) == 1
+
+
+AT_ONCE = """
+import sys, time
+from pathlib import Path
+from crossstage import load
+from crossstage.deploy.cached import exported_file
+from crossstage.deploy.choosing import choose
+from crossstage.runtimes import open_exported
+
+me, other = (Path(name) for name in sys.argv[1:])
+model = load("cspdarknet53_tiny_yolo.coco")
+me.touch()
+while not other.exists():
+    time.sleep(0.01)
+file = exported_file(model, "tiny", "onnxruntime", imgsz=64)
+candidates = {"torch": lambda _: model, "onnxruntime": lambda _: open_exported(file, "onnxruntime", threads=1)}
+chosen = choose(model, candidates, imgsz=64, batch=1, threads=1, precision="fp32")
+print(chosen.runtime, file)
+"""
+
+
+def test_two_processes_may_export_and_choose_at_once(tmp_path):
+    environment = {**os.environ, "CROSSSTAGE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    marks = str(tmp_path / "one"), str(tmp_path / "two")
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", AT_ONCE, *order], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for order in (marks, marks[::-1])
+    ]
+    outputs = [process.communicate(timeout=120)[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    (record,) = (tmp_path / "cache" / "runtimes").iterdir()
+    assert json.loads(record.read_text())["runtime"] in {runtime for runtime, _ in outputs}
+    kept = sorted((tmp_path / "cache" / "exported").iterdir())
+    assert {Path(file).parent for _, file in outputs} == set(kept)  # and nothing half-made
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CROSSSTAGE_CACHE", str(tmp_path / "file"))
     model = crossstage.create_model("csppeleenet", num_classes=3).eval()
-    chosen = choose(model, {"torch": lambda: model}, imgsz=64, batch=1, threads=None, precision="fp32")
+    chosen = choose(model, {"torch": lambda _: model}, imgsz=64, batch=1, threads=None, precision="fp32")
     assert chosen.runtime == "torch"
+
+
+def test_predicting_in_python_is_as_simple_as_with_torch(cache):
+    expected = list(crossstage.load(TINY).predict(PHOTOS, imgsz=128))
+    opened = crossstage.open_model(TINY, runtime="openvino", imgsz=128, streams=2)
+    for found, wanted in zip(opened.predict(PHOTOS), expected, strict=True):
+        assert found.metadata == wanted.metadata  # type: ignore[union-attr]
+        np.testing.assert_allclose(found.xyxy, wanted.xyxy, atol=0.05)  # type: ignore[union-attr]
+
+
+def test_a_model_in_memory_may_be_opened_and_is_left_as_it_is(cache):
+    model = crossstage.create_model("csppeleenet", num_classes=3)
+    model.preprocessing = Preprocessing((64, 64), "crop")
+    opened = crossstage.open_model(model, runtime="onnxruntime")
+    assert model.training and opened.classifier is not None
+    found = next(iter(opened.predict(PHOTOS, top=1)))
+    (wanted,) = itertools.islice(model.eval().predict(PHOTOS, top=1), 1)
+    np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-4)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino", "opencv", "ncnn"])
+def test_passes_side_by_side_find_the_same(cache, runtime):
+    results = []
+    for streams in (1, 2):
+        opened = open_model(TINY, runtime=runtime, device="cpu", imgsz=128, streams=streams, threads=2)
+        assert opened.streams == streams
+        results.append(list(opened.predict([str(photo) for photo in sorted(PHOTOS.glob("*.jpg"))] * 2)))
+    for alone, beside in zip(*results, strict=True):
+        assert alone.metadata == beside.metadata
+        np.testing.assert_allclose(alone.xyxy, beside.xyxy, atol=1e-2)
+
+
+@pytest.mark.parametrize(("source", "streams"), [({"single": True}, 1), ({"live": True}, 1), ({}, 3)])
+def test_only_a_folders_passes_are_computed_side_by_side(source, streams):
+    assert streams_for(3, **{"single": False, "live": False} | source) == streams
 
 
 def test_the_fast_copy_is_of_the_models_class_and_computes_the_same():
@@ -118,6 +252,8 @@ def test_the_fast_copy_is_of_the_models_class_and_computes_the_same():
         ({"runtime": "openvino", "device": "cuda"}, "openvino runs on the CPU"),
         ({"runtime": "opencv", "compiled": True}, "does not compile"),
         ({"threads": 0}, "threads=0; expected at least 1"),
+        ({"batch": 0}, "batch=0; expected at least 1"),
+        ({"runtime": "ncnn", "batch": 2}, "cannot be dynamic"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, told):
