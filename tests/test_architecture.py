@@ -18,8 +18,10 @@ ALLOWED = {
     "heads": {"nn", "inference"},
     "analysis": {"nn"},
     "darknet": {"nn"},
+    "report": {"analysis"},
     "detectors": {"nn", "backbones", "necks", "heads", "inference"},
     "zoo": {"nn", "backbones", "necks", "heads", "inference", "detectors", "darknet", "analysis"},
+    "claims": {"nn", "analysis", "zoo"},
     "timm": {"backbones", "zoo"},
     "data": {"nn", "inference"},
     "evaluation": {"data", "inference"},
@@ -27,7 +29,21 @@ ALLOWED = {
     "runtimes": {"heads", "detectors", "inference"},
     "export": {"nn", "heads", "detectors", "darknet", "inference", "runtimes", "data"},
     "deploy": {"nn", "heads", "detectors", "inference", "runtimes", "export", "zoo", "analysis"},
-    "cli": {"darknet", "data", "deploy", "detectors", "evaluation", "export", "heads", "inference", "training", "zoo"},
+    "cli": {
+        "analysis",
+        "claims",
+        "darknet",
+        "data",
+        "deploy",
+        "detectors",
+        "evaluation",
+        "export",
+        "heads",
+        "inference",
+        "report",
+        "training",
+        "zoo",
+    },
 }
 
 

@@ -57,7 +57,7 @@ def operations(model: nn.Module, input_shape: Sequence[int], *, timed: bool = Fa
     Raises:
         ConfigError: The model cannot run on such an input, or needs values and has none.
     """
-    device = next((tensor.device for tensor in _tensors_of(model)), torch.device("meta"))
+    device = next((tensor.device for tensor in _tensors_of(model)), torch.device("cpu"))
     if not timed:
         try:
             return _pass(_without_data(model), input_shape, torch.device("meta"))
@@ -82,6 +82,14 @@ class NeedsValuesError(ConfigError):
     """A model looks at values, and runs on shapes alone."""
 
 
+def cannot_run(what: str, input_shape: Sequence[int], device: torch.device, error: Exception) -> ConfigError:
+    """What to tell of a pass that failed."""
+    told = (str(error).splitlines() or [type(error).__name__])[0]
+    valueless = device.type == "meta" and (isinstance(error, NotImplementedError) or "meta" in str(error).lower())
+    problem = f"{what} cannot run on an input of {tuple(input_shape)}: {told}"
+    return NeedsValuesError(problem) if valueless else ConfigError(problem)
+
+
 def _tensors_of(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
@@ -104,16 +112,13 @@ def _pass(model: nn.Module, input_shape: Sequence[int], device: torch.device, *,
     images = torch.rand(*input_shape, device=device)
     recorder = _Recorder(running, list(model.parameters()), list(model.buffers()), images, timed=timed)
     try:
-        with torch.no_grad(), _evaluating(model), _named(model, running), _plain_attention(), recorder:
+        with torch.no_grad(), evaluating(model), _named(model, running), _plain_attention(), recorder:
             output = model(images)
     except CrossStageError:
         raise
     except Exception as error:  # whatever a user's module raises
         where = f"module {running[-1]!r}" if running and running[-1] else type(model).__name__
-        told = (str(error).splitlines() or [type(error).__name__])[0]
-        problem = f"{where} cannot run on an input of {tuple(input_shape)}: {told}"
-        valueless = device.type == "meta" and (isinstance(error, NotImplementedError) or "meta" in str(error).lower())
-        raise (NeedsValuesError if valueless else ConfigError)(problem) from error
+        raise cannot_run(where, input_shape, device, error) from error
     return recorder.layers(output)
 
 
@@ -238,7 +243,7 @@ def _pooled(kind: Kind, args: Sequence[Any], output: Tensor, *, windows: bool) -
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and then each module's own again."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal[
     "convolution",
@@ -45,7 +45,8 @@ class Layer:
         read: Values of its inputs, without learned ones.
         written: Values of its output.
         live: Values of all maps that are held while it runs: those it reads and writes, and those that a later
-            operation or the caller still needs. A map that is overwritten in place, or seen through views, is held once.
+            operation or the caller still needs. A map is held once however many operations overwrite it in place or see
+            it through views.
         seconds: What it took, if it was measured.
     """
 
@@ -113,6 +114,23 @@ class Layer:
         """Values that it moves when it runs on its own: inputs and learned values once, and its output."""
         return self.read + self.written + max(self.parameters, self.weights)
 
+    @property
+    def rate(self) -> float | None:
+        """Operations a second; None if it was not timed."""
+        return self.flops / self.seconds if self.seconds else None
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Bytes a second in float32; None if it was not timed."""
+        return self.moved * BYTES["fp32"] / self.seconds if self.seconds else None
+
     def intensity(self, precision: Precision = "fp32") -> float:
         """Arithmetic intensity: operations for each byte that it moves."""
         return self.flops / (self.moved * BYTES[precision]) if self.moved else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it and what follows from it, for JSON and tables; what was not measured is left out."""
+        derived = ("flops", "darknet_flops", "activations", "memory_access", "memory_access_bound", "cio", "moved")
+        timed = {"rate": self.rate, "bandwidth": self.bandwidth}
+        found = {**asdict(self), **{name: getattr(self, name) for name in derived}, "intensity": self.intensity()}
+        return {key: value for key, value in {**found, **timed}.items() if value is not None}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from torch import nn
 
 from crossstage.analysis.cost import operations
 from crossstage.analysis.layer import BYTES, RIDING, Layer, Precision
+from crossstage.analysis.roof import Roof, measure_layers, measure_roof
+from crossstage.errors import ConfigError
 
 LARGEST = 5
 
@@ -40,6 +44,7 @@ class Profile:
         layers: The operations, in the order they run.
         parameters: All learned values, whether the pass reads them or not; running statistics of batch norm excluded.
         weights: Those of kernels alone, without norms and biases: what CSPNet's tables call parameters.
+        roof: What the machine can do, if the layers were timed.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Profile:
     layers: tuple[Layer, ...]
     parameters: int
     weights: int
+    roof: Roof | None = None
 
     @property
     def macs(self) -> int:
@@ -120,7 +126,7 @@ class Profile:
 
     def arithmetic_intensity(self, precision: Precision = "fp32", *, folded: bool = True) -> float:
         """Operations for each byte of :meth:`dram_bytes`."""
-        return self.flops / self.dram_bytes(precision, folded=folded)
+        return self.flops / max(self.dram_bytes(precision, folded=folded), 1)
 
     @property
     def computing(self) -> tuple[Layer, ...]:
@@ -138,8 +144,18 @@ class Profile:
             tuple(ordered[:LARGEST]), largest / self.flops, largest / mean(layer.flops for layer in ordered)
         )
 
+    @property
+    def seconds(self) -> float | None:
+        """What all operations took, one after another; None if they were not timed."""
+        return sum(layer.seconds or 0.0 for layer in self.layers) if self.roof else None
+
+    @property
+    def slowest(self) -> tuple[Layer, ...]:
+        """The five operations that took longest, the longest first."""
+        return tuple(sorted(self.layers, key=lambda layer: layer.seconds or 0.0, reverse=True)[:LARGEST])
+
     def totals(self) -> dict[str, Any]:
-        """All totals by name."""
+        """All totals by name; memory in bytes."""
         counted = (
             *("parameters", "weights", "macs", "flops", "bflops", "darknet_bflops", "activations"),
             *("memory_access", "memory_access_bound", "cio", "cio_with_pooling"),
@@ -150,26 +166,69 @@ class Profile:
             "dram_bytes_unfolded": {precision: self.dram_bytes(precision, folded=False) for precision in BYTES},
             "peak_activation_bytes": {precision: self.peak_activation_bytes(precision) for precision in BYTES},
             "arithmetic_intensity": {precision: self.arithmetic_intensity(precision) for precision in BYTES},
+            **({"seconds": self.seconds} if self.roof else {}),
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        found = self.bottleneck
+        return {
+            "name": self.name,
+            "input_shape": list(self.input_shape),
+            "totals": self.totals(),
+            "bottleneck": {
+                "layers": [layer.name for layer in found.layers],
+                "share": found.share,
+                "max_over_mean": found.max_over_mean,
+            },
+            "peak_layer": self.peak_layer.name,
+            "roof": asdict(self.roof) if self.roof else None,
+            "layers": self.rows(),
+        }
 
-def profile_module(model: nn.Module, input_shape: Sequence[int], name: str = "", *, timed: bool = False) -> Profile:
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each layer: see :meth:`Layer.to_dict`; if timed, what limits it too, and how near it comes"""
+        if self.roof is None:
+            return [layer.to_dict() for layer in self.layers]
+        return [
+            {**layer.to_dict(), "bound": self.roof.bound(layer), "of_roof": self.roof.share(layer)}
+            for layer in self.layers
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Write it: all of it as ``.json``, a row for each layer as ``.csv``, or a chart of the layers as ``.png``.
+
+        Raises:
+            ConfigError: The suffix is another.
+            DataError: The file cannot be written.
+        """
+        from crossstage.analysis.saving import save
+
+        save(self, Path(path))
+
+
+def profile_module(model: nn.Module, input_shape: Sequence[int], name: str = "", *, measure: bool = False) -> Profile:
     """Count what a module costs.
 
     Args:
         model: See :func:`~crossstage.analysis.operations`.
         input_shape: ``(N, C, H, W)``, or whatever the model takes.
         name: For tables and reports; by default that of the module's class.
-        timed: Run it for real, and take the time of each operation.
+        measure: Run it for real, where its weights are, and time each operation.
 
     Raises:
-        ConfigError: It cannot run on such an input, or computes nothing.
+        ConfigError: It cannot run on such an input, or no operation runs.
     """
+    name = name or type(model).__name__
     parameters = list(model.parameters())
+    layers = measure_layers(model, input_shape) if measure else operations(model, input_shape)
+    if not layers:
+        raise ConfigError(f"{name} runs no operation on an input of {tuple(input_shape)}")
     return Profile(
-        name or type(model).__name__,
+        name,
         tuple(input_shape),
-        tuple(operations(model, input_shape, timed=timed)),
+        tuple(layers),
         sum(parameter.numel() for parameter in parameters),
         sum(parameter.numel() for parameter in parameters if parameter.dim() > 1),
+        measure_roof(next((each.device for each in parameters), torch.device("cpu"))) if measure else None,
     )

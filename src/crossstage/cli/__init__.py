@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from crossstage.cli.claims import claims
+from crossstage.cli.cost import profile_network, report
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.deploy import benchmark, export
+from crossstage.cli.gradients import gradients
 from crossstage.cli.train import run_train, train
 from crossstage.cli.verbs import INTERRUPTED, darknet_convert, darknet_info, info, models, pack, predict, val
 from crossstage.errors import CrossStageError
@@ -35,6 +38,10 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "pack": pack,
     "models": models,
     "info": info,
+    "claims": claims,
+    "profile": profile_network,
+    "report": report,
+    "gradients": gradients,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {
@@ -42,6 +49,7 @@ GROUPS = {
     "data": "Datasets: check, describe, fit anchors, look at.",
 }
 LISTS = {  # options that take several values
+    "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all.",
     "runtimes": "Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino, "
     "openvino-bf16, openvino-int8, ncnn, ncnn-bf16, opencv, apart or with commas; by default all.",
@@ -54,6 +62,8 @@ FLAGS = {
     "dynamic",
     "half",
     "int8",
+    "layers",
+    "measure",
     "nms",
     "fit_anchors",
     "freeze_backbone",
@@ -91,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plain(words: Sequence[str]) -> list[str]:
-    """Options as they are defined: hyphens become underscores, and a flag without a value is true."""
+    """Options as they are defined: hyphens become underscores, a flag without a value is true, and -o is --out."""
+    words = ["--out" if word == "-o" else word for word in words]
     result = []
     for word, following in zip_longest(words, words[1:], fillvalue="--"):
         if word.startswith("--"):

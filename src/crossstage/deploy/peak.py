@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crossstage.analysis.roof import CONVOLUTIONS
 from crossstage.deploy.rows import Number
 from crossstage.errors import CrossStageError
 from crossstage.export.int8 import quantise_onnx
@@ -28,8 +29,6 @@ from crossstage.runtimes import RUNTIMES, Runtime, start
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# Channels, kernel, side: what real networks spend their time on, large enough to hide all but the arithmetic.
-CONVOLUTIONS = ((256, 3, 52), (512, 3, 26), (1024, 1, 52))
 WINOGRAD: tuple[Runtime, ...] = ("opencv", "ncnn")
 _SUFFIXES: Mapping[Runtime, str] = {"ncnn": ".ncnn.param"}
 

@@ -10,19 +10,29 @@ from torch import nn
 from crossstage.analysis import Profile, profile_module
 from crossstage.analysis.cost import NeedsValuesError
 from crossstage.errors import ConfigError
-from crossstage.zoo.resolving import Resolved, input_of, resolve
+from crossstage.zoo.loading import placed
+from crossstage.zoo.resolving import input_of, resolve
 
 
-def profile(model: str | Path | nn.Module, input_size: int | Sequence[int] | None = None, *, batch: int = 1) -> Profile:
+def profile(
+    model: str | Path | nn.Module,
+    input_size: int | Sequence[int] | None = None,
+    *,
+    batch: int = 1,
+    measure: bool = False,
+    device: str | None = None,
+) -> Profile:
     """Count what a network costs: parameters, operations, memory traffic, peak memory, bottleneck; layer by layer.
 
-    Only shapes go through the network; weights are neither read nor allocated.
+    Only shapes go through the network, unless it is measured; weights are neither read nor allocated.
 
     Args:
         model: What :func:`~crossstage.zoo.resolve` takes, or a module.
         input_size: Side of the input in pixels, its height and width, or its whole shape without the batch, such as
             ``(1, 28, 28)``; by default the network's own, see :class:`~crossstage.zoo.Resolved`.
         batch: Pictures of a pass.
+        measure: Time each operation, too, in float32 and with random weights, and this machine's best rates.
+        device: Where to measure a network given by name; None takes a GPU if there is one.
 
     Raises:
         ConfigError: The name is unknown, a file fails, or the network cannot run on such an input.
@@ -32,14 +42,16 @@ def profile(model: str | Path | nn.Module, input_size: int | Sequence[int] | Non
         >>> round(cost.bflops, 3), round(cost.darknet_bflops, 3), cost.weights
         (0.887, 0.888, 2831744)
     """
-    named = not isinstance(model, nn.Module)
-    found = resolve(model) if named else Resolved(type(model).__name__, model, input_of(model))
+    if isinstance(model, nn.Module):
+        shape = input_shape(input_of(model), input_size, batch)
+        return profile_module(model, shape, measure=measure)
+    found = resolve(model, "cpu" if measure else "meta")
     shape = input_shape(found.input_shape, input_size, batch)
+    if measure:
+        return profile_module(placed(found.module, device), shape, found.name, measure=True)
     try:
         return profile_module(found.module, shape, found.name)
     except NeedsValuesError:
-        if not named:
-            raise
         return profile_module(resolve(model, "cpu").module, shape, found.name)
 
 

@@ -73,7 +73,7 @@ def resolve(name: str | Path, device: str = "meta") -> Resolved:
 
 
 def input_of(module: nn.Module) -> tuple[int, int, int]:
-    """What a module takes: channels of its first convolution; height and width of its preprocessing, else 224 pixels."""
+    """A module's input: channels of its first convolution; height and width of its preprocessing, else 224 pixels."""
     convolutions = (each for each in module.modules() if isinstance(each, nn.Conv2d))
     channels = next((each.in_channels for each in convolutions), 3)
     height, width = getattr(getattr(module, "preprocessing", None), "size", (SIDE, SIDE))
