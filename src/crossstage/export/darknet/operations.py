@@ -52,17 +52,17 @@ def _linear(writer: Writer, node: Node) -> Value:
     return writer.add("convolutional", (len(weight), 1, 1), options, after=before, tensors=values)
 
 
-def _batch_norm(writer: Writer, node: Node) -> tuple[Value]:
-    source, *values = node.args
-    gain, bias, mean, variance = (writer.tensor(value).double() for value in values[:4])
-    scale = gain / (variance + values[5]).sqrt()
+def _batch_norm(writer: Writer, node: Node) -> Value:
+    source, *values, _training, _momentum, epsilon, _ = list[Any](node.args)
+    gain, bias, mean, variance = (writer.tensor(value).double() for value in values)
+    scale = gain / (variance + epsilon).sqrt()
     shift = bias - mean * scale
     layer = writer.open_layer(source, ("convolutional",))
     if layer is None:
-        return (writer.affine(writer.whole(writer.value(source)), scale, shift),)
+        return writer.affine(writer.whole(writer.value(source)), scale, shift)
     before, weight = layer.tensors
     layer.tensors = [(before * scale + shift).float(), (weight * scale.view(-1, 1, 1, 1)).float()]
-    return (writer.value(source),)
+    return writer.value(source)
 
 
 def _activation(name: str) -> Callable[[Writer, Node], Value]:
@@ -102,7 +102,7 @@ def _max_pool(writer: Writer, node: Node) -> Value:
     size, stride, padding, dilation, _ = _arguments(node, 1, [], [0, 0], [1, 1], False)
     size, padding = _square(writer, size), _square(writer, padding)
     stride = _square(writer, stride) if stride else size
-    value, shape = writer.value(node.args[0)], _shape(node)
+    value, shape = writer.value(node.args[0]), _shape(node)
     totals = (2 * padding, 2 * padding + 1)  # the last windows of PyTorch's ceil_mode reach over the edge
     if isinstance(value, Repeated) and padding == 0 and size > 1:  # no maximum notices what is there twice
         value, totals = value.layer, (1,)
@@ -204,7 +204,7 @@ def _fill(writer: Writer, node: Node) -> Value:
 
 def _slice(writer: Writer, node: Node) -> Value:
     dimension, start, stop, step = _arguments(node, 0, None, None, 1)
-    source, value = node.args[0], writer.value(node.args[0)]
+    source, value = node.args[0], writer.value(node.args[0])
     assert isinstance(source, Node)
     length = source.meta["val"].shape[dimension]
     start, stop, step = slice(start, stop, step).indices(length)
@@ -222,7 +222,7 @@ def _slice(writer: Writer, node: Node) -> Value:
 
 def _split(writer: Writer, node: Node) -> list[Value]:
     """Channels in equal parts."""
-    (*_, dimension), value = _arguments(node, 1, 0), writer.value(node.args[0)]
+    (*_, dimension), value = _arguments(node, 1, 0), writer.value(node.args[0])
     if dimension != 1 or isinstance(value, (Maxima, Rows, Repeated)):
         raise writer.refusal("such a split")
     edges = [0]
@@ -238,7 +238,7 @@ def _part(value: int | Part, start: int, stop: int) -> Part:
 
 
 def _same(writer: Writer, node: Node) -> Value:
-    return writer.value(node.args[0)]
+    return writer.value(node.args[0])
 
 
 def _flat(writer: Writer, node: Node) -> Value:
@@ -249,7 +249,7 @@ def _flat(writer: Writer, node: Node) -> Value:
 
 
 def _item(writer: Writer, node: Node) -> Value:
-    return writer.value(node.args[0)][node.args[1]]
+    return writer.value(node.args[0])[node.args[1]]
 
 
 def _shape(node: Node) -> Shape:
@@ -260,7 +260,7 @@ def _shape(node: Node) -> Shape:
 OPERATIONS: dict[str, Callable[[Writer, Node], Any]] = {
     "conv2d": _convolution,
     "linear": _linear,
-    "_native_batch_norm_legit_no_training": _batch_norm,
+    "batch_norm": _batch_norm,
     "relu": _activation("relu"),
     "silu": _activation("swish"),
     "mish": _activation("mish"),
