@@ -22,7 +22,7 @@ from crossstage import load
 from crossstage.deploy.cached import exported_file
 from crossstage.machine import has_bf16
 
-MODEL, SIZE, ROUNDS = "cspdarknet53_tiny_yolo.coco", 416, 40
+MODEL, SIZE, ROUNDS = "cspdarknet53_tiny_yolo.coco", 416, 20
 
 
 def pooled_first(model: onnx.ModelProto) -> onnx.ModelProto:
