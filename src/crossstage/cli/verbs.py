@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from crossstage.cli.console import console, nearest
 from crossstage.cli.console import table as make_table
 from crossstage.errors import ConfigError
-
-if TYPE_CHECKING:
-    from crossstage.deploy import Opened
 
 DEFAULT_MODEL = "cspdarknet53_tiny_yolo.coco"
 FOUND_FAULTS = 1
@@ -56,13 +53,14 @@ def predict(
         save: Folder for annotated copies.
         json: File for the detections, one JSON object for each picture or frame.
     """
+    from crossstage.cli.opening import opened_and_told
     from crossstage.deploy import streams_for
     from crossstage.inference import Predictor, Source, predict_to_files, print_summary
     from crossstage.inference.classify import ClassPredictor, classify_to_files
 
     pictures = Source(source)
     streams = streams_for(threads, single=pictures.single, live=pictures.live)
-    opened = _open(
+    opened = opened_and_told(
         model,
         runtime=runtime,
         device=device,
@@ -88,17 +86,6 @@ def predict(
     if summary.interrupted:
         return INTERRUPTED
     return FOUND_FAULTS if summary.unreadable else 0
-
-
-def _open(model: str, **options: Any) -> Opened:
-    """Open a model, which can take a minute when a runtime is used for the first time, and tell how it was chosen."""
-    from crossstage.deploy import open_model
-
-    with console(stderr=True).status("opening the model"):
-        opened = open_model(model, **options)
-    if opened.told:
-        console(stderr=True).print(opened.told, markup=False, highlight=False, soft_wrap=True)
-    return opened
 
 
 def val(
@@ -141,13 +128,14 @@ def val(
         batch: Pictures that share a forward pass.
         json: File for the report.
     """
+    from crossstage.cli.opening import opened_and_told
     from crossstage.data import CocoDataset
     from crossstage.data.source import part_to_measure
     from crossstage.evaluation import evaluate, evaluate_classifier, print_classification, print_report
     from crossstage.evaluation.sweep import nms_sweep as sweep
     from crossstage.evaluation.sweep import print_sweep, save_sweep
 
-    opened = _open(
+    opened = opened_and_told(
         model, runtime=runtime, device=device, threads=threads, precision=precision, imgsz=imgsz, batch=batch
     )
     dataset = part_to_measure(data, split, on_bad_label)
