@@ -1,11 +1,11 @@
 """Models opened to run: each runtime gives PyTorch's results, and the fastest is found and remembered."""
 
-import itertools
 import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,16 @@ import torch
 import crossstage
 from crossstage import ConfigError
 from crossstage.cli import main
+from crossstage.data import find_coco
 from crossstage.deploy import choosing, open_model, streams_for
+from crossstage.deploy.cached import cached
 from crossstage.deploy.choosing import choose
 from crossstage.deploy.pytorch import fast
 from crossstage.errors import ExportError
+from crossstage.evaluation import evaluate
 from crossstage.export import export
-from crossstage.inference import Preprocessing
+from crossstage.inference import Preprocessing, load_image
+from crossstage.inference.classify import ClassPredictor
 from crossstage.machine import has_bf16
 
 
@@ -156,17 +160,33 @@ def test_what_no_longer_opens_is_chosen_anew(tmp_path, monkeypatch):
     assert chosen.runtime == "torch" and not chosen.remembered
 
 
-@pytest.mark.parametrize("damage", [b"", b"no network"])
-def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path, monkeypatch, images, expected, damage):
-    cache = tmp_path / "cache"
-    monkeypatch.setenv("CROSSSTAGE_CACHE", str(cache))
-    open_model(TINY, runtime="onnxruntime", imgsz=128)
-    (file,) = (cache / "exported").glob("*/model.onnx")
-    file.write_bytes(damage or file.read_bytes()[:-100] + bytes(100))
-    opened = open_model(TINY, runtime="onnxruntime", imgsz=128)
-    assert opened.detector is not None
-    torch.testing.assert_close(opened.detector(images)[0], expected[0], rtol=1e-4, atol=1e-3)
-    assert len(list((cache / "exported").glob("*/model.onnx"))) == 1
+@pytest.mark.parametrize("damage", [b"", b"whol", b"whole "])
+def test_a_damaged_entry_of_the_cache_is_made_anew(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("CROSSSTAGE_CACHE", str(tmp_path))
+    made = []
+
+    def make(folder):
+        (folder / "file").write_bytes(b"whole")
+        made.append(folder)
+
+    first = cached("things", "key", make)
+    assert cached("things", "key", make) == first and len(made) == 1
+    (first / "file").write_bytes(damage)
+    again = cached("things", "key", make)
+    assert (again / "file").read_bytes() == b"whole" and len(made) == 2
+    assert [entry.name for entry in (tmp_path / "things").iterdir()] == [again.name]
+
+
+def test_what_cannot_be_made_leaves_nothing_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSSTAGE_CACHE", str(tmp_path))
+
+    def make(folder):
+        (folder / "file").write_bytes(b"half")
+        raise ExportError("no such operator")
+
+    with pytest.raises(ExportError):
+        cached("things", "key", make)
+    assert not list((tmp_path / "things").iterdir())
 
 
 AT_ONCE = """
@@ -174,6 +194,7 @@ import sys, time
 from pathlib import Path
 from crossstage import load
 from crossstage.deploy.cached import exported_file
+from crossstage.deploy.cached import cached
 from crossstage.deploy.choosing import choose
 from crossstage.runtimes import open_exported
 
@@ -222,14 +243,21 @@ def test_predicting_in_python_is_as_simple_as_with_torch(cache):
         np.testing.assert_allclose(found.xyxy, wanted.xyxy, atol=0.05)  # type: ignore[union-attr]
 
 
-def test_a_model_in_memory_may_be_opened_and_is_left_as_it_is(cache):
-    model = crossstage.create_model("csppeleenet", num_classes=3)
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_a_model_in_memory_may_be_opened_and_is_left_as_it_is(cache, images, expected, runtime):
+    model = crossstage.load(TINY).train()
+    opened = crossstage.open_model(model, runtime=runtime, device="cpu", imgsz=128)
+    assert model.training and opened.detector is not None
+    with torch.inference_mode():
+        torch.testing.assert_close(opened.detector(images)[0], expected[0], rtol=1e-4, atol=1e-3)
+
+
+def test_an_opened_classifier_predicts():
+    model = crossstage.create_model("csppeleenet", num_classes=3).eval()
     model.preprocessing = Preprocessing((64, 64), "crop")
-    opened = crossstage.open_model(model, runtime="onnxruntime")
-    assert model.training and opened.classifier is not None
-    found = next(iter(opened.predict(PHOTOS, top=1)))
-    (wanted,) = itertools.islice(model.eval().predict(PHOTOS, top=1), 1)
-    np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-4)  # type: ignore[union-attr]
+    found = list(crossstage.open_model(model, device="cpu", streams=2).predict(PHOTOS, top=1))
+    wanted = list(model.predict(PHOTOS, top=1))
+    assert [entry.class_ids for entry in found] == [entry.class_ids for entry in wanted]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino", "opencv", "ncnn"])
@@ -286,6 +314,24 @@ def test_the_command_line_exports_and_runs_the_file_with_nothing_else(tmp_path, 
             found["class_name"] for found in other["detections"]
         ]
     assert sum(len(entry["detections"]) for entry in results[0]) > 10
+
+
+@pytest.mark.parametrize("data", ["detection", "classes"])
+def test_val_finds_the_same_in_batches(data, request, tmp_path):
+    """Four pictures in passes of one and of three."""
+    if data == "detection":
+        dataset = find_coco(request.getfixturevalue("coco256"), split="val")
+        dataset = replace(dataset, images=dataset.images[:4])
+        model = crossstage.load(TINY)
+        reports = [evaluate(model, dataset, imgsz=128, batch=batch) for batch in (1, 3)]
+        assert reports[0].ap == pytest.approx(reports[1].ap, abs=1e-3)
+        return
+    model = crossstage.create_model("csppeleenet", num_classes=2, class_names=("a", "b"))
+    model.preprocessing = Preprocessing((64, 64), "crop")
+    pictures = sorted(PHOTOS.glob("*.jpg"))[:4]
+    found = [ClassPredictor(model).classify_batch([load_image(p) for p in pictures[:n]]) for n in (1, 4)]
+    assert len(found[1]) == 4
+    np.testing.assert_allclose(found[0][0].probabilities, found[1][0].probabilities, atol=1e-5)
 
 
 def test_the_command_line_tells_what_is_wrong(tmp_path, capsys):
