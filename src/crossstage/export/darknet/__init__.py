@@ -29,7 +29,7 @@ from crossstage import darknet
 from crossstage.darknet.weights import Header as WeightsHeader
 from crossstage.darknet.weights import Slot, save_slots
 from crossstage.errors import ExportError
-from crossstage.export.darknet.layers import INPUT, Layer, Writer, name_of, place_of
+from crossstage.export.darknet.layers import INPUT, Layer, Writer, name_of, overwrites, place_of
 from crossstage.export.darknet.operations import OPERATIONS
 from crossstage.export.graph import Plan
 from crossstage.files import write_text
@@ -71,7 +71,7 @@ def run_darknet(path: Path, header: Header, images: Tensor) -> list[Any]:
 
 def _layers(plan: Plan) -> list[Layer]:
     """Every layer of the cfg."""
-    program = plan.record().run_decompositions({})  # without operations that change their input
+    program = plan.record()
     writer = Writer(program, plan.header.name, (3, plan.images.shape[2], plan.images.shape[3]))
     known, levels = plan.header.preprocessing or Preprocessing(), plan.header.levels
     for node in program.graph.nodes:
@@ -81,6 +81,8 @@ def _layers(plan: Plan) -> list[Layer]:
         elif node.op == "call_function":
             if name_of(node) not in OPERATIONS:
                 raise writer.refusal(name_of(node))
+            if overwrites(node) and len(node.all_input_nodes[0].users) > 1:
+                raise writer.refusal(f"{name_of(node)} in place of a value that is read again")
             writer.values[node] = OPERATIONS[name_of(node)](writer, node)
         elif node.op == "output":
             for index, output in enumerate(node.args[0]):  # pyright: ignore[reportArgumentType]

@@ -82,7 +82,7 @@ class Writer:
     """The layers of a cfg in the making, and what each value of a recorded graph is among them.
 
     Args:
-        program: The graph, whose operations change nothing in place.
+        program: The graph.
         name: The model's, for messages.
         input_shape: Of what enters it.
 
@@ -234,7 +234,16 @@ def place_of(node: Node) -> str:
 
 
 def name_of(node: Node) -> str:
-    """An operation's name."""
+    """An operation's name, the same whether or not it works in place."""
+    return _target(node).removesuffix("_")
+
+
+def overwrites(node: Node) -> bool:
+    """Whether an operation works in place of its first input."""
+    return _target(node).endswith("_")
+
+
+def _target(node: Node) -> str:
     assert not isinstance(node.target, str)
     return node.target.__name__.split(".")[0]
 
