@@ -55,7 +55,7 @@ def write_ncnn(plan: Plan, path: Path, *, half: bool) -> None:
     (path / "model.json").write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
 
 
-def _traced(plan: Plan) -> torch.jit.ScriptModule:
+def _traced(plan: Plan) -> Any:
     """TorchScript as pnnx reads it.
 
     Sizes are constants in it, as pnnx crashes where a map is enlarged to the size of another; and every n-th pixel is
@@ -71,7 +71,7 @@ def _traced(plan: Plan) -> torch.jit.ScriptModule:
         program = torch.export.export(graph, (plan.images,))
         for node in program.graph.nodes:
             if node.target is torch.ops.aten.alias.default:
-                node.replace_all_uses_with(node.args[0])
+                node.replace_all_uses_with(node.all_input_nodes[0])
         return torch.jit.trace(program.module(), (plan.images,), check_trace=False)
 
 
