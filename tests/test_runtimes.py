@@ -16,7 +16,7 @@ from crossstage.export import export
 from crossstage.heads import AnchorLevel
 from crossstage.inference.model import Preprocessing
 from crossstage.runtimes import Header, is_exported, open_exported, start
-from crossstage.runtimes.header import KEY, read_onnx_header
+from crossstage.runtimes.header import KEY, read_header
 
 HEADER = Header(
     "x", "detect", "raw", 32, Preprocessing((64, 96)), ("ä", "b"), levels=(AnchorLevel(32, ((1.0, 2.0),), 1.05),)
@@ -46,7 +46,7 @@ def test_a_header_survives_its_file():
 def test_a_header_is_read_without_the_graph(tmp_path):
     path = tmp_path / "x.onnx"
     path.write_bytes(identity({"author": "someone", KEY: HEADER.to_json()}).SerializeToString())
-    assert read_onnx_header(path) == HEADER
+    assert read_header(path) == HEADER
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_damaged_files_end_in_our_errors(tmp_path):
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         path.write_bytes(damaged[: chance.randint(1, len(damaged))])
         try:
-            read_onnx_header(path)
+            read_header(path)
         except WeightsError as error:
             assert str(path) in str(error)
 
 
 def test_a_header_that_lies_ends_in_our_error(small, tmp_path):
     model = onnx.load(str(small))
-    header = read_onnx_header(small)
+    header = read_header(small)
     lies = [
         header.to_json().replace('"stride":16', '"stride":8'),
         header.to_json().replace('"raw"', '"boxes"'),
