@@ -39,7 +39,8 @@ def write_ncnn(plan: Plan, path: Path, *, half: bool) -> None:
     except ImportError:
         raise ConfigError("ncnn's converter is not installed; try: pip install pnnx ncnn") from None
     with tempfile.TemporaryDirectory(prefix="crossstage-") as scratch:
-        torch.jit.save(_traced(plan), f"{scratch}/model.torchscript")
+        with silent(), torch.inference_mode():
+            torch.jit.save(_traced(plan), f"{scratch}/model.torchscript")
         shape = ",".join(map(str, plan.images.shape))
         byproducts = [f"{kind}={scratch}/{kind}" for kind in ("pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx", "ncnnpy")]
         results = [f"ncnnparam={path}/model.ncnn.param", f"ncnnbin={path}/model.ncnn.bin"]
@@ -67,12 +68,11 @@ def _traced(plan: Plan) -> Any:
             if isinstance(child, PartialShortcut) and child.stride > 1:
                 cut = PartialShortcut(child.in_channels, child.out_channels, 1)
                 setattr(module, name, nn.Sequential(nn.MaxPool2d(1, child.stride), cut))
-    with silent(), torch.inference_mode():
-        program = torch.export.export(graph, (plan.images,))
-        for node in program.graph.nodes:
-            if node.target is torch.ops.aten.alias.default:
-                node.replace_all_uses_with(node.all_input_nodes[0])
-        return torch.jit.trace(program.module(), (plan.images,), check_trace=False)
+    program = torch.export.export(graph, (plan.images,))
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.alias.default:  # of which ncnn knows nothing
+            node.replace_all_uses_with(node.all_input_nodes[0])
+    return torch.jit.trace(program.module(), (plan.images,), check_trace=False)
 
 
 def _failure(plan: Plan, done: subprocess.CompletedProcess[str]) -> str:
