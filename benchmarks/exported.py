@@ -41,8 +41,8 @@ RUNTIMES: dict[Runtime, str] = {"onnxruntime": "ONNX Runtime", "openvino": "Open
 HEAD = """# Average precision of exported files
 
 `{name}` at 416 x 416 on coco256 (128 pictures of COCO val2017), scores above 0.001, suppression at IoU
-0.45, the same pixels for all. Floats are to stay within {floats} AP of PyTorch, int8 within {int8:.0f} point of AP50; int8 is
-calibrated on coco256's other 128 pictures. Seconds are those of the 128 pictures, reading and scoring included.
+0.45, the same pixels for all. Floats are to stay within {floats} AP of PyTorch, int8 within {int8:.0f} point of AP50;
+int8 is calibrated on coco256's other 128 pictures. Seconds are those of the 128 pictures, reading and scoring included.
 
     python benchmarks/exported.py ../shared/data/coco256/coco256.tar --opencv5 SITE
 
