@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import cv2
+import formats
 import numpy as np
 import onnx
 import openvino
@@ -105,6 +106,14 @@ def test_a_trained_classifiers_file_predicts_with_nothing_else(format, colours, 
         assert [row["class_name"] for row in here["classes"]] == [row["class_name"] for row in there["classes"]]
         found, wanted = ([row["probability"] for row in side["classes"]] for side in (here, there))
         np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", crossstage.list_models())
+def test_every_model_computes_the_same_in_every_runtime(name):
+    found = formats.measure(name, "onnx", None)
+    assert set(found) == set(formats.RUNTIMES)
+    assert all(isinstance(difference, float) and difference < 1e-4 for difference in found.values()), found
 
 
 def test_hard_sigmoids_are_spelled_out_for_opencv(tmp_path):

@@ -116,5 +116,5 @@ def benchmark(
 
 def _stem(model: str) -> str:
     """A model's name; of a path its last part without the suffix of a model's file."""
-    path = Path(model)
+    path = Path(model).resolve()
     return path.stem if path.suffix in (".safetensors", ".cfg") else path.name
