@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +94,7 @@ class Opened:
 
 
 def open_model(
-    name_or_path: str | Path,
+    model: str | Path | Model,
     *,
     runtime: Engine | None = None,
     device: str | None = None,
@@ -110,7 +111,8 @@ def open_model(
             print(detections.data["class_name"], detections.confidence)
 
     Args:
-        name_or_path: See :func:`crossstage.load`; or what ``crossstage export`` wrote for ONNX, OpenVINO or ncnn.
+        model: A name or file, see :func:`crossstage.load`; what ``crossstage export`` wrote for ONNX, OpenVINO or ncnn;
+            or a detector or classifier.
         runtime: What runs it. ``"auto"`` takes the fastest installed that reproduces PyTorch's output on this machine,
             and remembers which that was. None takes PyTorch; for an exported file the first installed that reads it.
         device: For PyTorch, such as ``"cuda:1"``; None takes a GPU if there is one. The others run on the CPU.
@@ -134,31 +136,38 @@ def open_model(
     if threads is not None:
         torch.set_num_threads(threads)
     opened: dict[str, Any] = {"imgsz": imgsz, "batch": batch, "streams": streams}
-    if is_exported(name_or_path):
-        model = _exported(Path(name_or_path), runtime, device, threads, precision, compiled, streams)
-        return _opened(model, model.runtime, **opened)
+    if isinstance(model, (str, Path)) and is_exported(model):
+        exported = _exported(Path(model), runtime, device, threads, precision, compiled, streams)
+        return _opened(exported, exported.runtime, **opened)
     elsewhere = runtime not in (None, "torch")
     if elsewhere and (compiled or device not in (None, "cpu")):
         raise ConfigError(f"{runtime} runs on the CPU and does not compile; device and compiled are for torch")
-    model = load_on(name_or_path, "cpu" if elsewhere else device)
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    name = str(model) if isinstance(model, (str, Path)) else type(model).__name__
+    loaded = _loaded(model, "cpu" if elsewhere else device)
+    on_cpu = next(loaded.parameters()).device.type == "cpu"
     if on_cpu:
         check_precision(precision)
     if not elsewhere:
         if compiled or not on_cpu:
             opened["streams"] = 1  # a GPU's work is one stream; compiled code has its number of threads built in
-        return _opened(fast(model, precision=precision, compiled=compiled), "torch", **opened)
+        return _opened(fast(loaded, precision=precision, compiled=compiled), "torch", **opened)
 
     def candidate(engine: Runtime, streams: int) -> Runnable:
-        file = exported_file(model, str(name_or_path), engine, imgsz=imgsz, batch=batch)
+        file = exported_file(loaded, name, engine, imgsz=imgsz, batch=batch)
         return open_exported(file, engine, threads=threads, precision=precision, streams=streams)
 
     if runtime != "auto":
         return _opened(candidate(runtime, streams), runtime, **opened)
-    candidates: dict[str, Candidate] = {"torch": lambda _: fast(model, precision=precision)}
+    candidates: dict[str, Candidate] = {"torch": lambda _: fast(loaded, precision=precision)}
     candidates |= {engine: partial(candidate, engine) for engine in installed(precision=precision)}
-    chosen = choose(model, candidates, imgsz=imgsz, batch=batch, threads=threads, precision=precision, streams=streams)
+    chosen = choose(loaded, candidates, imgsz=imgsz, batch=batch, threads=threads, precision=precision, streams=streams)
     return _opened(chosen.model, chosen.runtime, **opened, told=str(chosen))
+
+
+def _loaded(model: str | Path | Model, device: str | None) -> Model:
+    if isinstance(model, (str, Path)):
+        return load_on(model, device)
+    return copy.deepcopy(model).to(device or next(model.parameters()).device).eval()
 
 
 def _opened(model: Runnable, runtime: str, **about: Any) -> Opened:

@@ -118,8 +118,10 @@ def _others(images: Tensor, weight: Tensor, threads: int) -> Iterator[_Way]:
             for precision in ("fp32", "bf16", "int8"):
                 stem = "int8" if precision == "int8" else "float"
                 arithmetic = "bf16" if precision == "bf16" else "fp32"
+                file = folder / f"{stem}{_SUFFIXES.get(runtime, '.onnx')}"
+                if not file.is_file():
+                    continue
                 try:
-                    file = folder / f"{stem}{_SUFFIXES.get(runtime, '.onnx')}"
                     session = start(file, runtime, ["result"], threads=threads, precision=arithmetic)
                 except CrossStageError:
                     continue

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -63,7 +64,7 @@ def peers_of(name: str, model: Model, size: int, threads: int) -> Iterator[Peer]
     if importlib.util.find_spec("cv2") is not None:
         flops = billions(model, size)
         yield Peer(name, DARKNET, flops, lambda: opencv_darknet(model, size, threads))
-        yield Peer(name, PINNED, flops, lambda: own_cores(opencv_darknet(model, size, threads), size))
+        yield Peer(name, PINNED, flops, lambda: own_cores(opencv_darknet(model, size, threads), size, threads))
     yield from _timm(name, size)
     if isinstance(model, Detector):
         yield from _ultralytics(size, threads)
@@ -98,7 +99,7 @@ def opencv_darknet(model: Model, size: int, threads: int) -> Run:
     return run
 
 
-def own_cores(run: Run, size: int) -> Run:
+def own_cores(run: Run, size: int, threads: int) -> Run:
     """A run whose threads get a core each.
 
     Threads that wait for each other look idle, and some schedulers put such on one core while another has nothing to
@@ -107,6 +108,7 @@ def own_cores(run: Run, size: int) -> Run:
     Args:
         run: Keeps its threads from call to call.
         size: Side of an input in pixels.
+        threads: How many it has.
 
     Raises:
         ConfigError: The system does not let threads be bound (Linux does).
@@ -115,10 +117,11 @@ def own_cores(run: Run, size: int) -> Run:
         raise ConfigError("this system does not bind threads to cores")
     images = torch.rand(1, 3, size, size)
     run(images)
+    time.sleep(QUIET)
     before = _busy()
     run(images)
-    spent = {thread: ns - before.get(thread, 0) for thread, ns in _busy().items()}
-    workers = [thread for thread, ns in spent.items() if ns > max(spent.values()) / 10 and thread != os.getpid()]
+    spent = {thread: ns - before.get(thread, 0) for thread, ns in _busy().items() if thread != os.getpid()}
+    workers = sorted(spent, key=lambda thread: spent[thread], reverse=True)[: threads - 1]
     everywhere = sorted(os.sched_getaffinity(0))
     places = {thread: everywhere[index % len(everywhere)] for index, thread in enumerate((os.getpid(), *workers))}
 
@@ -135,6 +138,7 @@ def own_cores(run: Run, size: int) -> Run:
 
 
 _TASKS = Path("/proc/self/task")
+QUIET = 0.2  # seconds in which other runtimes' threads stop asking for work
 
 
 def _busy() -> dict[int, int]:
@@ -157,7 +161,8 @@ def _ultralytics(size: int, threads: int) -> Iterator[Peer]:
         return
     ultralytics: Any = importlib.import_module("ultralytics")
     for name in NANO:
-        network = ultralytics.YOLO(f"{name}.yaml").model.eval().fuse()
+        with silent():
+            network = ultralytics.YOLO(f"{name}.yaml").model.eval().fuse()
         gflops = billions(network, size)
         yield Peer(f"ultralytics {name}", "torch fused", gflops, lambda network=network: network)
         for runtime in installed(Path("model.onnx")):

@@ -14,7 +14,7 @@ from crossstage.analysis import count_flops
 from crossstage.deploy.cached import exported_file
 from crossstage.deploy.pytorch import fast
 from crossstage.runtimes import Runtime, start
-from crossstage.runtimes.exported import read_header
+from crossstage.runtimes.header import read_header
 from crossstage.zoo.registry import Model
 
 Number = Literal["fp32", "bf16", "int8"]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossstage.errors import ConfigError, ExportError
 from crossstage.export.graph import Plan
 from crossstage.export.onnx import silent
+from crossstage.nn.residual import PartialShortcut
 from crossstage.runtimes import Header, start
 
 
@@ -35,8 +38,7 @@ def write_ncnn(plan: Plan, path: Path, *, half: bool) -> None:
         raise ConfigError("ncnn's converter is not installed; try: pip install pnnx ncnn") from None
     with tempfile.TemporaryDirectory(prefix="crossstage-") as scratch:
         with silent(), torch.inference_mode():
-            traced = torch.jit.trace(plan.graph, (plan.images,), check_trace=False)
-            torch.jit.save(torch.jit.freeze(traced), f"{scratch}/model.torchscript")
+            torch.jit.save(_traced(plan), f"{scratch}/model.torchscript")
         shape = ",".join(map(str, plan.images.shape))
         byproducts = [f"{kind}={scratch}/{kind}" for kind in ("pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx", "ncnnpy")]
         results = [f"ncnnparam={path}/model.ncnn.param", f"ncnnbin={path}/model.ncnn.bin"]
@@ -45,11 +47,30 @@ def write_ncnn(plan: Plan, path: Path, *, half: bool) -> None:
     param = path / "model.ncnn.param"
     if done.returncode or not param.is_file():
         raise ExportError(_failure(plan, done))
-    if foreign := sorted(kind for kind in _kinds(param) if "." in kind):  # ncnn's own have plain names
+    if foreign := sorted(kind for kind in _kinds(param) if "." in kind or "::" in kind):  # ncnn's own have plain names
         raise ExportError(f"{plan.header.name} cannot be written as ncnn, which has no {' or '.join(foreign)}")
     outputs = [f"out{index}" for index in range(len(plan.header.output_names))]
     content = json.loads(plan.header.to_json()) | {"inputs": ["in0"], "outputs_in_order": outputs}
     (path / "model.json").write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def _traced(plan: Plan) -> Any:
+    """TorchScript as pnnx reads it.
+
+    Sizes are constants in it, as pnnx crashes where a map is enlarged to the size of another; and every n-th pixel is
+    the maximum of a window of one pixel, as ncnn has slices without a step alone.
+    """
+    graph = copy.deepcopy(plan.graph)
+    for module in graph.modules():
+        for name, child in module.named_children():
+            if isinstance(child, PartialShortcut) and child.stride > 1:
+                cut = PartialShortcut(child.in_channels, child.out_channels, 1)
+                setattr(module, name, nn.Sequential(nn.MaxPool2d(1, child.stride), cut))
+    program = torch.export.export(graph, (plan.images,))
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.alias.default:  # of which ncnn knows nothing
+            node.replace_all_uses_with(node.all_input_nodes[0])
+    return torch.jit.trace(program.module(), (plan.images,), check_trace=False)
 
 
 def _failure(plan: Plan, done: subprocess.CompletedProcess[str]) -> str:

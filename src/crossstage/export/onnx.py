@@ -48,6 +48,7 @@ def to_onnx(plan: Plan) -> ModelProto:
         )
         assert program is not None
         model: Any = onnxslim.slim(program.model_proto)
+    _spell_out_hard_sigmoids(model, half=plan.graph.half_precision)
     _strip(model)
     describe(model, plan.header)
     return model
@@ -124,6 +125,31 @@ def add_suppression(
     header = replace(header, outputs="detections", score_threshold=score_threshold, iou_threshold=iou_threshold)
     describe(model, header)
     return model, header
+
+
+def _spell_out_hard_sigmoids(model: ModelProto, *, half: bool) -> None:
+    """As ``clip(x / 6 + 1 / 2, 0, 1)``: OpenCV takes a product with the operation for a hard swish of its argument."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    graph, nodes = model.graph, list(model.graph.node)
+    if all(node.op_type != "HardSigmoid" for node in nodes):
+        return
+    values = {"hard_scale": 1 / 6, "hard_shift": 0.5, "hard_low": 0.0, "hard_high": 1.0}
+    kind = np.float16 if half else np.float32
+    graph.initializer.extend(numpy_helper.from_array(np.array(value, kind), name) for name, value in values.items())
+    del graph.node[:]
+    for node in nodes:
+        if node.op_type != "HardSigmoid":
+            graph.node.append(node)
+            continue
+        (x,), (y,) = node.input, node.output
+        steps = [
+            ("Mul", [x, "hard_scale"], f"{y}_scaled"),
+            ("Add", [f"{y}_scaled", "hard_shift"], f"{y}_shifted"),
+            ("Clip", [f"{y}_shifted", "hard_low", "hard_high"], y),
+        ]
+        graph.node.extend(helper.make_node(kind, takes, [gives], f"node_{gives}") for kind, takes, gives in steps)
 
 
 def _strip(model: ModelProto) -> None:

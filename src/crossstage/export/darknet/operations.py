@@ -52,17 +52,17 @@ def _linear(writer: Writer, node: Node) -> Value:
     return writer.add("convolutional", (len(weight), 1, 1), options, after=before, tensors=values)
 
 
-def _batch_norm(writer: Writer, node: Node) -> tuple[Value]:
-    source, *values = node.args
-    gain, bias, mean, variance = (writer.tensor(value).double() for value in values[:4])
-    scale = gain / (variance + values[5]).sqrt()
+def _batch_norm(writer: Writer, node: Node) -> Value:
+    source, *values, _training, _momentum, epsilon, _ = list[Any](node.args)
+    gain, bias, mean, variance = (writer.tensor(value).double() for value in values)
+    scale = gain / (variance + epsilon).sqrt()
     shift = bias - mean * scale
     layer = writer.open_layer(source, ("convolutional",))
     if layer is None:
-        return (writer.affine(writer.whole(writer.value(source)), scale, shift),)
+        return writer.affine(writer.whole(writer.value(source)), scale, shift)
     before, weight = layer.tensors
     layer.tensors = [(before * scale + shift).float(), (weight * scale.view(-1, 1, 1, 1)).float()]
-    return (writer.value(source),)
+    return writer.value(source)
 
 
 def _activation(name: str) -> Callable[[Writer, Node], Value]:
@@ -151,7 +151,7 @@ def _sum(writer: Writer, node: Node) -> Value:
     if one is None or two is None or node.kwargs.get("alpha", 1) != 1:
         raise writer.refusal("the sum of a map and a number")
     channels, *sides = shape = _shape(node)
-    if isinstance(one, Part) or one == len(writer.layers) - 2:
+    if isinstance(one, Part) or two == len(writer.layers) - 1:
         one, two = two, one
     one = writer.enlarged(writer.whole(one), sides)
     cut = isinstance(two, Part) and two.start == 0 and two.stop == channels and not two.filling
@@ -260,7 +260,7 @@ def _shape(node: Node) -> Shape:
 OPERATIONS: dict[str, Callable[[Writer, Node], Any]] = {
     "conv2d": _convolution,
     "linear": _linear,
-    "_native_batch_norm_legit_no_training": _batch_norm,
+    "batch_norm": _batch_norm,
     "relu": _activation("relu"),
     "silu": _activation("swish"),
     "mish": _activation("mish"),
