@@ -137,7 +137,8 @@ def main(arguments: list[str] | None = None) -> None:
     (quarter,) = published("pyramid-memory")
     print(
         f"The published {quarter} % is the first line, to the digit. "
-        "Maxout itself is not free: it reads each map whole, and\nwith that counted the traffic of the pyramid falls by less."
+        "Maxout itself is not free: it reads each map whole, and\n"
+        "with that counted the traffic of the pyramid falls by less."
     )
 
 

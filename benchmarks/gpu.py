@@ -136,7 +136,8 @@ the measured one.
 
 *timm* is timm's network of the same structure; ours then has its weights, and their logits agree. *Compiled* is
 `torch.compile`; ours is fused first (`crossstage.fuse`). One picture is measured with mode "reduce-overhead". Medians,
-between events on the device; no other process computes meanwhile.
+between events on the device. One process measures at a time, but those that were not ready after {ready:.0%} of the
+time went on compiling beside it. What was measured then may be too slow.
 """
 
 
@@ -201,7 +202,8 @@ def piece_rows(results: dict[str, Any], ceilings: Ceilings) -> tuple[list[list[s
 def report(results: dict[str, Any]) -> None:
     """Print the page."""
     ceilings = Ceilings(**results["ceilings"])
-    print(HEAD.format(**results | {"tflops": ceilings.flops / 1e12, "tbytes": ceilings.bandwidth / 1e12}))
+    told = {"tflops": ceilings.flops / 1e12, "tbytes": ceilings.bandwidth / 1e12, "ready": READY}
+    print(HEAD.format(**results | told))
     forms = (
         "ours eager",
         "ours fused",
@@ -223,9 +225,27 @@ def report(results: dict[str, Any]) -> None:
     agreed = ", ".join(f"{name} {error:.1e}" for name, error in results["parity"].items())
     print(f"Logits of ours and timm's, norm of the difference over the norm, float32: {agreed or 'not measured'}.\n")
     print_pieces(results, ceilings)
-    if results["failures"]:
-        told = "\n".join(f"- {name}: {why}" for name, why in results["failures"].items())
+    missing = {**unready(results), **results["failures"]}
+    for entry in results["rows"]:
+        if entry.get("failure"):
+            kind = "training step" if entry["training"] else "forward pass"
+            missing[f"{entry['row']}, {entry['side']}, {entry['form']}, {kind}, batch {entry['batch']}"] = entry[
+                "failure"
+            ]
+    if missing:
+        told = "\n".join(f"- {name}: {why}" for name, why in missing.items())
         print(f"\n## Not measured\n\n{told}")
+
+
+def unready(results: dict[str, Any]) -> dict[str, str]:
+    """Networks of which nothing was measured, and why."""
+    known = {(entry["row"], entry["side"]) for entry in results["rows"]}
+    sides = [(row.name, side) for row in ROWS for side in ("ours", "timm") if side == "ours" or row.peer]
+    return {
+        f"{name}, {side}": "was still compiling when the time was over"
+        for name, side in sides
+        if (name, side) not in known
+    }
 
 
 def print_pieces(results: dict[str, Any], ceilings: Ceilings) -> None:

@@ -139,6 +139,8 @@ def _forward(model: Callable[[Tensor], object], images: Tensor) -> Callable[[], 
 
 def prepare(variant: Variant, until: float) -> None:
     """Run once, which compiles; what lacks memory beside the other processes is tried again when it is measured."""
+    if variant.form != "compiled":
+        return
     if monotonic() > until:
         variant.failure = "no time was left to compile it"
         return

@@ -26,6 +26,7 @@ from crossstage.nn.partial import SplitKind
 
 SIDE = 64  # of the pictures, in pixels
 LEARNED, MEASURED = 200, 50  # pictures of each class
+TOGETHER = 125  # pictures of a batch that is measured
 EPOCHS, BATCH, RATE = 4, 32, 0.05
 VARIANTS = ("plain", "first", "last", "both")
 
@@ -59,7 +60,8 @@ FAMILIES = (
         "PeleeNet",
         "csppeleenet",
         "project",
-        "half of PeleeNet's growth and stem, its depths of 3, 4, 8 and 6, the split by 1x1 convolutions",
+        "half of PeleeNet's growth and stem, its depths of 3, 4, 8 and 6, the split by 1x1 convolutions; as in the "
+        "released networks, `partial` also decides which 1x1 convolutions the stem has",
         {"depths": (3, 4, 8, 6), "growth": 16, "stem": 16, "dropout": 0.0},
     ),
     Family(
@@ -140,7 +142,7 @@ def similarities(model: nn.Module, measured: tuple[Tensor, Tensor]) -> list[dict
     """How alike the gradients of each stage are, in training mode, on batches of all classes."""
     images, labels = measured
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    batches = [(images[chosen], labels[chosen]) for chosen in order.split(125)]
+    batches = [(images[chosen], labels[chosen]) for chosen in order.split(TOGETHER)]
     found = gradient_similarity(deepcopy(model).train(), batches)
     return [
         {"names": stage.names, "cka": stage.cka.tolist(), "overlap": stage.overlap.tolist()} for stage in found.values()
@@ -151,5 +153,5 @@ def similarities(model: nn.Module, measured: tuple[Tensor, Tensor]) -> list[dict
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Top-1 in percent."""
     model.eval()
-    found = torch.cat([model(batch).argmax(1) for batch in images.split(125)])
+    found = torch.cat([model(batch).argmax(1) for batch in images.split(TOGETHER)])
     return 100 * (found == labels).float().mean().item()

@@ -3,20 +3,21 @@
     python benchmarks/gradients.py DATA RUNS
 
 DATA is imagenette128, RUNS a folder for the results of the trainings; those that are there already are not run again.
-Writes docs/claims/gradients.md and its pictures. About 12 minutes on two cores.
+Writes docs/claims/gradients.md and its pictures. About 13 minutes of processor time, shared by the cores.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from datetime import date
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gradient_runs import BATCH, EPOCHS, FAMILIES, LEARNED, MEASURED, RATE, SIDE, VARIANTS, Family, run_all
+from gradient_runs import BATCH, EPOCHS, FAMILIES, LEARNED, MEASURED, RATE, SIDE, TOGETHER, VARIANTS, Family, run_all
 from numpy.typing import NDArray
 from timing import machine
 from torch import nn
@@ -211,8 +212,10 @@ def draw(family: Family, runs: Sequence[Run], path: Path) -> None:
 def page(runs: Sequence[Run], seeds: Sequence[int]) -> str:
     """The page; its pictures are written beside it."""
     lines = [HEAD, "## Paths", "", PATHS, *stage_table(), "", NETWORKS, *network_table(), "", "## Similarity", ""]
-    families = "; ".join(f"{family.title}: {family.told}" for family in FAMILIES)
-    lines.append(SIMILARITY.format(families=families, seeds=", ".join(map(str, seeds)), machine=machine()))
+    families = "\n".join(f"- {family.title}: {family.told}" for family in FAMILIES)
+    lines.append(
+        SIMILARITY.format(families=families, seeds=", ".join(map(str, seeds)), machine=f"{machine()}, {date.today()}")
+    )
     for family in FAMILIES:
         same = [run for run in runs if run["family"] == family.title]
         for measure, title in MEASURES.items():
@@ -228,9 +231,9 @@ def page(runs: Sequence[Run], seeds: Sequence[int]) -> str:
 HEAD = """\
 # Gradient flow
 
-Written by `python benchmarks/gradients.py`. Two claims of the CSPNet paper (arXiv 1911.11929, section 3.1) have no
-number in it: that split and merge double the number of gradient paths, and that a partial stage lowers the amount of
-duplicate gradient information, fusion last more than fusion first. Here both are measured.
+Written by `python benchmarks/gradients.py DATA RUNS`. Two claims of the CSPNet paper (arXiv 1911.11929, section 3.1)
+have no number in it: that split and merge double the number of gradient paths, and that a partial stage lowers the
+amount of duplicate gradient information, fusion last more than fusion first. Here both are measured.
 """
 PATHS = """\
 A path is a sequence of weighted layers, from an output to the input, each of which reads what the next one yields; its
@@ -242,8 +245,9 @@ output to its input:
 """
 NETWORKS = """\
 So the carried part adds one path to a stage, whatever the blocks are. That doubles those of a chain; a dense block of k
-layers has 2^k paths already, one of which bypasses them all. The number of paths to a layer within the blocks does not
-change. Networks as published, and with plain stages of the same depths; paths from the output to the picture:
+layers has 2^k paths already, one of which bypasses them all, and which a slice without T (fusion first) merely repeats.
+The number of paths to a layer within the blocks does not change. Networks as published, and with plain stages of the
+same depths; paths from the output to the picture:
 """
 SIMILARITY = f"""\
 A signal is the gradient of the loss with respect to a map: one row for each picture and position, one column for each
@@ -253,11 +257,13 @@ each other, with the carried part and with the input of the blocks. A plain stag
 layers is the block's whole input, which stands in both columns, and whose gradient, unlike a carried part's, also
 contains what comes back through the layers.
 
-{{families}}. Plain, fusion first, last and both differ in `partial` alone (γ = 0.5). Trained on {10 * LEARNED:,}
-pictures of imagenette128 at {SIDE} pixels for {EPOCHS} epochs (batch {BATCH}, SGD, learning rate {RATE}); measured
-before and after on {10 * MEASURED} others, in batches of 125, batch norm in training mode; seeds {{seeds}}. **That is
-a reduced budget: {EPOCHS * 10 * LEARNED // BATCH} steps.** Values are means over stages, then over seeds, ± half the
-range of the seeds. {{machine}}.
+{{families}}
+
+Plain, fusion first, last and both differ in `partial` alone (γ = 0.5). Trained on {10 * LEARNED:,} pictures of
+imagenette128 at {SIDE} pixels for {EPOCHS} epochs (batch {BATCH}, SGD, learning rate {RATE}); measured before and after
+on {10 * MEASURED} others, in batches of {TOGETHER}, batch norm in training mode; seeds {{seeds}}. **That is a reduced
+budget: {EPOCHS * 10 * LEARNED // BATCH} steps.** Values are means over stages, then over seeds, ± half the range of the
+seeds. {{machine}}.
 """
 READINGS = """\
 Differences of the means for each seed, and the pairs (of all stages and seeds) that lie below. "Holds" means for every

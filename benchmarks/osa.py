@@ -138,8 +138,8 @@ def report(results: dict[str, Any], docs: Path) -> None:
     print(
         f"\n{spread_told(spread)} Memory access is `h w (ci + co) + k k ci co`, summed over all convolutions; what the "
         "published figures sum is not told.\n\n## How layers weigh what they read\n\n"
-        "Mean |w| between the layers of each block, each column in units of its largest, mean over the seeds. Below, for "
-        "each block's last reader: mean of the middle layers' relative weights / coefficient of variation over all.\n"
+        "Mean |w| between the layers of each block, each column in units of its largest, mean over the seeds. Below, "
+        "of each block's last reader: mean of the middle layers' relative weights / coefficient of variation of all.\n"
     )
     for claim in CLAIMS:
         if norms := mean_norms(results, claim.network.label):

@@ -38,12 +38,13 @@ class OpenCVDetector:
         self.net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
         self.net.setPreferableTarget(cv2.dnn.DNN_TARGET_CPU)
         indices = [int(name.split("_")[1]) for name in self.net.getUnconnectedOutLayersNames()]
-        self.maps = [f"conv_{index - 1}" for index in reversed(indices)]  # Darknet lists the deepest first
+        self.maps = [f"conv_{index - 1}" for index in indices]
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
         """Raw head tensors, shallow to deep."""
         self.net.setInput(np.ascontiguousarray(images.numpy()))
-        return [torch.from_numpy(np.array(raw)) for raw in self.net.forward(self.maps)]
+        maps = sorted(self.net.forward(self.maps), key=lambda raw: raw.shape[2], reverse=True)  # files have any order
+        return [torch.from_numpy(np.array(raw)) for raw in maps]
 
     def detect(self, raw: Sequence[Tensor], **options: Any) -> list[Detected]:
         """See :meth:`crossstage.detectors.Detector.detect`."""

@@ -142,6 +142,7 @@ class Training:
         if self.stream is None:
             return ""
         steps = (self._train_step, self._test_step)
+        torch.cuda.synchronize()  # what they read was written on another stream
         with torch.cuda.stream(self.stream):
             for step in steps * 3:
                 self.number.zero_()

@@ -1,26 +1,37 @@
 """Exported files: they compute what the model does, say what they are, and are written whole or not at all."""
 
+import inspect
+import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import cv2
+import formats
 import numpy as np
 import onnx
 import openvino
 import pytest
 import torch
+from darknet_nets import randomize
 
 import crossstage
 from crossstage import ConfigError, ExportError
+from crossstage.cli import main
+from crossstage.cli.deploy import export as export_verb
 from crossstage.detectors import Detector
 from crossstage.errors import DataError
 from crossstage.evaluation import evaluate
 from crossstage.export import FORMATS, export
 from crossstage.export import formats as formats_module
-from crossstage.inference import load_image, prepare
+from crossstage.inference import Preprocessing, load_image, prepare
+from crossstage.nn.residual import Elastic
 from crossstage.runtimes import installed, open_exported
 from crossstage.zoo import convert_darknet
+from crossstage.zoo.files import write_model
+from crossstage.zoo.spec import ModelSpec
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+COLOURS = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))  # mean and deviation
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +81,77 @@ def test_a_classifier_gives_the_same_logits(tmp_path):
     for runtime in ("onnxruntime", "openvino", "opencv"):
         with torch.inference_mode():
             torch.testing.assert_close(open_exported(path, runtime)(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_trained_classifiers_file_predicts_with_nothing_else(format, colours, tmp_path, capsys):
+    """Class names, crop, mean and deviation come from the file: on other pixels the probabilities would differ."""
+    spec = ModelSpec("resnet18", 3, ("red", "green", "blue"), {}, Preprocessing((64, 96), "crop", *COLOURS))
+    model = randomize(crossstage.create_model("resnet18", num_classes=3))
+    model.fc.weight.data *= 0.05  # so that no class has all of the probability
+    (tmp_path / "run").mkdir()
+    write_model(tmp_path / "run" / "best.safetensors", model.state_dict(), spec)  # as a training leaves it
+    out = tmp_path / f"x{FORMATS[format].suffix}"
+    assert main(["export", str(tmp_path / "run"), "--format", format, "--out", str(out)]) == 0
+    assert ("opset 18" in capsys.readouterr().out) == (format == "onnx")
+    told = []
+    for name in (tmp_path / "run", out):
+        assert main(["predict", str(PHOTOS), "--model", str(name), "--json", str(tmp_path / "x.jsonl")]) == 0
+        told.append([json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()])
+        assert main(["val", "--model", str(name), "--data", str(colours), "--json", str(tmp_path / "x.json")]) == 0
+        told[-1].append(json.loads((tmp_path / "x.json").read_text())["top1"])
+    *own, top1 = told[0]
+    assert top1 == told[1].pop() and len(own) == len(told[1]) > 1
+    for here, there in zip(own, told[1], strict=True):
+        assert [row["class_name"] for row in here["classes"]] == [row["class_name"] for row in there["classes"]]
+        found, wanted = ([row["probability"] for row in side["classes"]] for side in (here, there))
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", crossstage.list_models())
+def test_every_model_computes_the_same_in_every_runtime(name):
+    found = formats.measure(name, "onnx", None)
+    assert set(found) == set(formats.RUNTIMES)
+    assert all(isinstance(difference, float) and difference < 1e-4 for difference in found.values()), found
+
+
+def test_hard_sigmoids_are_spelled_out_for_opencv(tmp_path):
+    """OpenCV 4 refuses, and 5 miscomputes, a gate ``y * HardSigmoid(x)`` as if it were a hard swish of x."""
+    model = randomize(crossstage.create_model("vovnet19_slim_v2", num_classes=7)).eval()
+    path = export(model, "x", "onnx", tmp_path / "x.onnx", imgsz=64).path
+    kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
+    assert "HardSigmoid" not in kinds and kinds.count("Clip") == 4  # one for each module
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(open_exported(path, "opencv")(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_ncnn_gets_what_its_converter_can_read(tmp_path):
+    """pnnx crashes at maps enlarged to another's size, and ncnn has no steps in slices."""
+    model = randomize(crossstage.create_model("resnet18", num_classes=3)).eval()
+    half = torch.nn.Conv2d(32, 32, 3, padding=1)
+    model.backbone.stages[0] = torch.nn.Sequential(model.backbone.stages[0], Elastic(half, torch.nn.Identity()))
+    done = export(model, "x", "ncnn", tmp_path / "x", imgsz=64)
+    assert done.difference is not None and done.difference < 1e-4
+
+
+def test_what_ncnn_lacks_is_refused_by_name(tmp_path):
+    model = crossstage.create_model("resnet18", num_classes=3).eval()
+    model.backbone.stages[0] = torch.nn.Sequential(model.backbone.stages[0], Sorted())
+    with pytest.raises(ExportError, match=r"x cannot be written as ncnn, which has no .*sort"):
+        export(model, "x", "ncnn", tmp_path / "x", imgsz=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Sorted(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sort(dim=1).values
+
+
+def test_the_command_line_knows_every_format():
+    format = inspect.signature(export_verb).parameters["format"]
+    assert set(get_args(get_type_hints(export_verb)["format"])) == set(FORMATS) and format.default == "onnx"
 
 
 def test_a_dynamic_file_takes_any_number_of_pictures_of_any_size(tiny, tmp_path):

@@ -150,6 +150,8 @@ def test_a_split_adds_one_path_to_a_stage():
     dense = DenseBlock(2, 5, 3, lambda channels: DenseLayer(channels, 3, None, style=STYLE))
     assert found_in(dense, (1, 2, 8, 8))["input"].paths == 32
     assert found_in(stage(dense, 17), shape)["input"] == GradientPaths("input", 33, 1, 7)
+    first = CrossStage(slice_split(4, 2), dense, nn.Identity(), nn.Conv2d(19, 4, 1))
+    assert found_in(first, shape)["input"].paths == 32  # the block's own concatenation carries its input already
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,10 @@ def test_a_model_without_stages_and_maps_of_different_sizes_are_refused():
     taps = {"both": {"a": (model[0], "output"), "b": (model[1], "output")}}
     with pytest.raises(ConfigError, match="a 128, b 32"):
         gradient_similarity(model, [batch], stages=taps)
-    with pytest.raises(ConfigError, match="at least one batch"):
+    unused = {"both": {"a": (model[0], "output"), "b": (nn.Conv2d(3, 4, 1), "output")}}
+    with pytest.raises(ConfigError, match="no gradient came by b"):
+        gradient_similarity(model, [batch], stages=unused)
+    with pytest.raises(ConfigError, match="no gradients to compare"):
         gradient_similarity(model, [], stages=taps)
 
 

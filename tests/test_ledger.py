@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-import claims as studies
+import claims as command
 import pytest
 import yaml
 
@@ -16,6 +16,7 @@ from crossstage.errors import ConfigError
 DOCS = Path(__file__).parents[1] / "docs" / "claims"
 CLAIMS = read_ledger()
 COUNTED = [claim for claim in CLAIMS if claim.kind == "structural"]
+LARGE = ("csp-densenet201-elastic", "csp-at-least-10", "detectors-table4")  # test_claims.py counts these networks too
 # Section 8 of the facts that this project collected from the papers: every claim, and how it can be decided.
 EXPECTED = """
 csp-peleenet-flops S, csp-peleenet-top1 E, csp-fusion-last-flops S, csp-fusion-last-top1 E, csp-fusion-first-flops S,
@@ -51,18 +52,57 @@ def test_the_ledger_lists_what_the_facts_list(shared):
     assert names == {claim.id for claim in CLAIMS}
 
 
-@pytest.mark.parametrize("claim", COUNTED, ids=lambda claim: claim.id)
+@pytest.mark.parametrize(
+    "claim",
+    [pytest.param(c, id=c.id, marks=[pytest.mark.slow] if c.id in LARGE else []) for c in COUNTED],
+)
 def test_a_structural_claim_counted_again_is_what_the_ledger_says(claim: Claim):
     assert rerun(claim) == claim
     assert claim.command == f"crossstage claims --run {claim.id}"
 
 
 def test_studies_are_what_their_files_say():
-    found = studies.studied()
+    found = command.studied()
     assert found
     for claim in CLAIMS:
         if (claim.id, claim.kind) in found:
             assert claim.measured(found[claim.id, claim.kind]) == claim
+
+
+def test_accuracies_are_compared_seed_by_seed(tmp_path):
+    def run(label: str, seed: int, *accuracy: float) -> dict:
+        return {"label": label, "seed": seed, "accuracy": list(accuracy)}
+
+    runs = [
+        *(run("PeleeNet", 0, 0.5, 0.8), run("PeleeNet", 1, 0.5, 0.7), run("PeleeNet", 2, 0.5, 0.75)),
+        *(run("CSPPeleeNet, γ 0.5", 1, 0.5, 0.71), run("CSPPeleeNet, γ 0.5", 0, 0.5, 0.83)),
+        run("CSPPeleeNet, γ 0.5", 2, 0.9),  # stopped early
+    ]
+    (tmp_path / "ablation.json").write_text(json.dumps({"epochs": 2, "runs": runs}))
+    found = command.ablation(tmp_path / "ablation.json")
+    value = found["csp-peleenet-top1", "empirical"]["top-1"]
+    assert isinstance(value, Value)
+    assert value.published == pytest.approx(0.2) and value.ours == pytest.approx((3.0, 1.0))
+    assert found["peleenext", "empirical"]["top-1"] == Value(pytest.approx(-1.8), None)
+
+
+def test_what_middle_layers_weigh_is_relative_to_the_largest(tmp_path):
+    def run(label: str, last: list[float | None]) -> dict:
+        norms = [{"values": [[9.0, weight] for weight in last]}]
+        return {"label": label, "seed": 0, "accuracy": [0.9], "norms": norms}
+
+    runs = [run("DenseNet-40", [4.0, 1.0, 1.0, 2.0, None]), run("OSA, 12 layers of 20", [1.0, 1.0, 2.0, 2.0])]
+    (tmp_path / "osa.json").write_text(json.dumps({"epochs": 1, "runs": runs}))
+    found = command.osa(tmp_path / "osa.json")["dense-l1", "empirical"]
+    assert found == {"OSA, 12 layers of 20": (0.5,), "OSA, 5 layers of 43": None}  # 3/4 less 1/4
+
+
+def test_gradients_are_read_off_their_page(tmp_path):
+    cells = ("layers with each other: last below plain", "PeleeNet", "CKA", "-0.100, +0.020", "differs", "3 of 8")
+    head = "| expected | family | measure | difference by seed | | pairs below |\n|---|---|---|---:|---|---:|"
+    (tmp_path / "gradients.md").write_text(f"{head}\n| {' | '.join(cells)} |\n")
+    found = command.gradients(tmp_path / "gradients.md")["duplicate-gradient", "empirical"]
+    assert found == {"PeleeNet, CKA, layers with each other: last below plain": Value(0.0, (-0.1, 0.02))}
 
 
 def test_verdicts_and_page_follow_from_the_values():
@@ -157,9 +197,9 @@ def test_a_rerun_that_differs_from_the_ledger_gives_exit_code_1(capsys, monkeypa
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("csp-peleenet", "no claim is called 'csp-peleenet'; did you mean csp-peleenet-"),
+        ("peleenet", "no claim is called 'peleenet'; did you mean speleenet or peleenext"),
         ("tx2-fps", "'tx2-fps' is not decided by counting: there is no Jetson TX2 here"),
-        ("giou-tradeoff", "'giou-tradeoff' is not decided by counting: `python benchmarks/efm.py"),
+        ("giou-tradeoff", "'giou-tradeoff' is not decided by counting: `python benchmarks/efm.py train"),
     ],
 )
 def test_what_cannot_be_run_is_told(name, message, capsys):

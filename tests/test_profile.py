@@ -234,6 +234,15 @@ def test_counting_leaves_the_model_as_it_was():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_operations_are_told_apart_in_inference_mode_too():
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    with torch.inference_mode():
+        within = profile_module(model, (1, 5, 8)).layers
+    assert within == profile_module(model, (1, 5, 8)).layers
+    # four projections, two products of two maps in each head, two linear layers
+    assert sum(layer.macs for layer in within) == 5 * (4 * 64 + 2 * 5 * 8 + 2 * 128)
+
+
 def test_shared_weights_are_one_parameter_and_read_twice():
     conv = nn.Conv2d(4, 4, 1, bias=False)
     found = profile_module(nn.Sequential(conv, nn.ReLU(), conv), (1, 4, 2, 2))

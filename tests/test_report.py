@@ -87,6 +87,11 @@ def test_choosing_a_measure_draws_it(opened, profiles):
     )
     assert shown == pytest.approx(sum(profile.dram_bytes(folded=False) for profile in profiles) / 1e6)
     assert "MB, fp32" in opened.page.inner_text("#layers-chart")
+    widths = opened.page.evaluate(
+        "[...document.querySelectorAll('#layers-chart .subplot.xy .bars .point')].map(e => e.getBBox().width)"
+    )
+    assert len(widths) == len(profiles[0].layers)
+    assert sum(widths) < opened.page.locator("#layers-chart").bounding_box()["width"]  # none hides another
 
 
 def test_pointing_at_a_bar_tells_its_layer(opened, profiles):

@@ -1,7 +1,9 @@
 """Exported files opened: as a user would, and as an enemy would."""
 
 import random
+import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import onnx
 import pytest
@@ -16,7 +18,7 @@ from crossstage.export import export
 from crossstage.heads import AnchorLevel
 from crossstage.inference.model import Preprocessing
 from crossstage.runtimes import Header, is_exported, open_exported, start
-from crossstage.runtimes.header import KEY, read_onnx_header
+from crossstage.runtimes.header import KEY, read_header
 
 HEADER = Header(
     "x", "detect", "raw", 32, Preprocessing((64, 96)), ("ä", "b"), levels=(AnchorLevel(32, ((1.0, 2.0),), 1.05),)
@@ -46,7 +48,7 @@ def test_a_header_survives_its_file():
 def test_a_header_is_read_without_the_graph(tmp_path):
     path = tmp_path / "x.onnx"
     path.write_bytes(identity({"author": "someone", KEY: HEADER.to_json()}).SerializeToString())
-    assert read_onnx_header(path) == HEADER
+    assert read_header(path) == HEADER
 
 
 @pytest.mark.parametrize(
@@ -71,24 +73,59 @@ def test_a_file_that_is_not_ours_is_told_apart(content, told, tmp_path):
         open_exported(path)
 
 
-def test_damaged_files_end_in_our_errors(tmp_path):
-    content = identity({KEY: HEADER.to_json()}).SerializeToString()
+def xml(header: str) -> bytes:
+    """What OpenVINO writes, but for the graph."""
+    net = ElementTree.Element("net", name="x", version="11")
+    ElementTree.SubElement(ElementTree.SubElement(net, "layers"), "layer", id="0", name="images", type="Parameter")
+    ElementTree.SubElement(ElementTree.SubElement(net, "rt_info"), KEY, value=header)
+    return ElementTree.tostring(net)
+
+
+def test_openvinos_header_is_read_without_openvino(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    (tmp_path / "x.xml").write_bytes(xml(HEADER.to_json()))
+    assert read_header(tmp_path / "x.xml") == HEADER
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "not an OpenVINO file"),
+        (b"<net>" * 100_000, "not an OpenVINO file"),
+        (b"<net><rt_info/></net>", "expected a file of"),
+        (xml("[" * 100_000), "does not describe"),
+        (xml(HEADER.to_json()).replace(b"rt_info", b"info"), "expected a file of"),
+        (b'<!DOCTYPE net [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]><net>&b;</net>', "defines entities"),
+        (b"<net>\xff</net>", "not an OpenVINO file"),
+    ],
+)
+def test_an_openvino_file_that_is_not_ours_is_told_apart(content, told, tmp_path):
+    path = tmp_path / "model.xml"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=told):
+        open_exported(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_damaged_files_end_in_our_errors(suffix, tmp_path):
+    header = HEADER.to_json()
+    content = xml(header) if suffix == ".xml" else identity({KEY: header}).SerializeToString()
     chance = random.Random(0)
-    path = tmp_path / "x.onnx"
+    path = tmp_path / f"x{suffix}"
     for _ in range(300):
         damaged = bytearray(content)
         for _ in range(chance.randint(1, 4)):
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         path.write_bytes(damaged[: chance.randint(1, len(damaged))])
         try:
-            read_onnx_header(path)
+            read_header(path)
         except WeightsError as error:
             assert str(path) in str(error)
 
 
 def test_a_header_that_lies_ends_in_our_error(small, tmp_path):
     model = onnx.load(str(small))
-    header = read_onnx_header(small)
+    header = read_header(small)
     lies = [
         header.to_json().replace('"stride":16', '"stride":8'),
         header.to_json().replace('"raw"', '"boxes"'),
@@ -125,7 +162,7 @@ def test_what_a_runtime_lacks_is_refused(small, tmp_path):
     (tmp_path / "model.xml").write_text("<net/>")
     with pytest.raises(ConfigError, match=r"opencv does not read .*model.xml"):
         start(tmp_path / "model.xml", "opencv", [])
-    with pytest.raises(WeightsError, match=r"model.xml: openvino cannot read it"):
+    with pytest.raises(WeightsError, match=r"model.xml: says nothing of classes"):
         open_exported(tmp_path)
     with pytest.raises(WeightsError, match="no such file"):
         open_exported(tmp_path / "absent.onnx")

@@ -19,6 +19,7 @@ from crossstage.version import __version__
 
 if TYPE_CHECKING:
     from crossstage import darknet
+    from crossstage.convert import to_partial
     from crossstage.deploy import open_model
     from crossstage.detectors import Detector
     from crossstage.nn import Partial
@@ -38,6 +39,7 @@ _HOMES = {
     "model_info": "crossstage.zoo",
     "open_model": "crossstage.deploy",
     "profile": "crossstage.zoo",
+    "to_partial": "crossstage.convert",
     "train": "crossstage.training",
 }
 
@@ -61,6 +63,7 @@ __all__ = [
     "model_info",
     "open_model",
     "profile",
+    "to_partial",
     "train",
 ]
 

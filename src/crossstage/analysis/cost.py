@@ -43,6 +43,7 @@ _OPERATORS: dict[Kind, tuple[str, ...]] = {
 _KINDS: dict[str, Kind] = {name: kind for kind, names in _OPERATORS.items() for name in names}
 
 
+@torch.inference_mode(False)  # which joins operations
 def operations(model: nn.Module, input_shape: Sequence[int], *, timed: bool = False) -> list[Layer]:
     """The operations of a forward pass, in order.
 
@@ -112,7 +113,7 @@ def _pass(model: nn.Module, input_shape: Sequence[int], device: torch.device, *,
     images = torch.rand(*input_shape, device=device)
     recorder = _Recorder(running, list(model.parameters()), list(model.buffers()), images, timed=timed)
     try:
-        with torch.no_grad(), evaluating(model), _named(model, running), _plain_attention(), recorder:
+        with _apart(), evaluating(model), _named(model, running), recorder:
             output = model(images)
     except CrossStageError:
         raise
@@ -255,14 +256,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Multi-head attention as the operations it consists of, not as torch's one."""
-    before = torch.backends.mha.get_fastpath_enabled()
+def _apart() -> Iterator[None]:
+    """Multi-head attention as the operations that it consists of, not as the one that torch has without gradients."""
+    attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with torch.no_grad():
+            yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        torch.backends.mha.set_fastpath_enabled(attention)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 ENERGY = 0.9  # share of a signal's variance that its subspace holds
 
-Tap = tuple[nn.Module, Literal["input", "output"]]
+Side = Literal["input", "output"]
+Tap = tuple[nn.Module, Side]
 """Where a gradient is read: at what a module is given, or at what it yields."""
 
 
@@ -98,12 +100,14 @@ def gradient_similarity(
     stages = stage_taps(model) if stages is None else stages
     if not stages:
         raise ConfigError("the model has no stage of dense, aggregation or residual blocks; expected stages")
-    signals: dict[str, dict[str, list[Tensor]]] = {stage: {name: [] for name in taps} for stage, taps in stages.items()}
-    with _reading(stages, signals):
+    moments = {stage: _Moments(stage) for stage in stages}
+    with _reading(stages) as passing:
         for images, targets in batches:
             given = images.detach().clone().requires_grad_()
             torch.autograd.grad(loss(model(given), targets), given)
-    return {stage: _similarity(stage, read) for stage, read in signals.items()}
+            for stage, taps in stages.items():
+                moments[stage].add({name: passing.pop((stage, name), None) for name in taps})
+    return {stage: found.similarity() for stage, found in moments.items()}
 
 
 def linear_cka(first: Tensor, second: Tensor) -> float:
@@ -118,7 +122,7 @@ def linear_cka(first: Tensor, second: Tensor) -> float:
     Returns:
         0 for uncorrelated signals, 1 for equal ones; NaN if one is constant.
     """
-    return _cka(_centred(first), _centred(second))
+    return _Moments.of(first, second).cka()[0, 1].item()
 
 
 def subspace_overlap(first: Tensor, second: Tensor, energy: float = ENERGY) -> float:
@@ -135,7 +139,7 @@ def subspace_overlap(first: Tensor, second: Tensor, energy: float = ENERGY) -> f
     Returns:
         0 for orthogonal subspaces, 1 where one contains the other; NaN if a signal is constant.
     """
-    return _overlap(_components(_centred(first), energy), _components(_centred(second), energy))
+    return _Moments.of(first, second).overlap(energy)[0, 1].item()
 
 
 def plot_similarity(found: Mapping[str, Similarity]) -> Figure:
@@ -176,26 +180,28 @@ def _residual(blocks: nn.Sequential) -> bool:
     return len(blocks) > 0 and all(isinstance(block, Residual) for block in blocks)
 
 
+Passing = dict[tuple[str, str], Tensor]  # by stage and name, the signal of the batch at hand
+
+
 @contextmanager
-def _reading(
-    stages: Mapping[str, Mapping[str, Tap]], signals: Mapping[str, Mapping[str, list[Tensor]]]
-) -> Iterator[None]:
-    """Put the gradients of every pass into the lists."""
+def _reading(stages: Mapping[str, Mapping[str, Tap]]) -> Iterator[Passing]:
+    """Catch the gradients of every pass."""
+    passing: Passing = {}
     hooks = [
-        _read(module, side, signals[stage][name])
+        _read(module, side, passing, (stage, name))
         for stage, taps in stages.items()
         for name, (module, side) in taps.items()
     ]
     try:
-        yield
+        yield passing
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _read(module: nn.Module, side: Literal["input", "output"], into: list[Tensor]) -> RemovableHandle:
+def _read(module: nn.Module, side: Side, passing: Passing, place: tuple[str, str]) -> RemovableHandle:
     def keep(gradient: Tensor) -> None:
-        into.append(gradient.movedim(1, -1).flatten(0, -2))  # (N, C, H, W) -> (NHW, C)
+        passing[place] = gradient.movedim(1, -1).flatten(0, -2)  # (N, C, H, W) -> (NHW, C)
 
     # Hooked as it passes, a map that is changed in place later on gives the gradient of what it was before.
     def given(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -207,40 +213,81 @@ def _read(module: nn.Module, side: Literal["input", "output"], into: list[Tensor
     return module.register_forward_pre_hook(given) if side == "input" else module.register_forward_hook(yielded)
 
 
-def _similarity(stage: str, read: Mapping[str, list[Tensor]]) -> Similarity:
-    if not all(read.values()):
-        raise ConfigError(f"{stage}: no gradient came by; expected at least one batch, and maps that lead to the loss")
-    signals = {name: torch.cat(parts) for name, parts in read.items()}
-    if len({len(signal) for signal in signals.values()}) > 1:
-        told = ", ".join(f"{name} {len(signal)}" for name, signal in signals.items())
-        raise ConfigError(f"{stage}: maps differ in positions ({told}); expected maps of one size")
-    centred = [_centred(signal) for signal in signals.values()]
-    components = [_components(signal, ENERGY) for signal in centred]
-    return Similarity(
-        tuple(signals),
-        np.array([[_cka(a, b) for b in centred] for a in centred]),
-        np.array([[_overlap(a, b) for b in components] for a in components]),
-    )
+class _Moments:
+    """Second moments of a stage's signals, to which batches are added: all that the measures need of them."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.rows = 0
+        self.channels: dict[str, slice] = {}
+        self.mean: Tensor | float = 0.0
+        self.products: Tensor | float = 0.0  # of the centred signals, (channels of all, channels of all)
+
+    @classmethod
+    def of(cls, first: Tensor, second: Tensor) -> _Moments:
+        moments = cls("signals")
+        moments.add({"first": first, "second": second})
+        return moments
+
+    def add(self, signals: Mapping[str, Tensor | None]) -> None:
+        read = {name: signal for name, signal in signals.items() if signal is not None}
+        if missing := signals.keys() - read.keys():
+            raise ConfigError(
+                f"{self.stage}: no gradient came by {', '.join(missing)}; expected maps between images and loss"
+            )
+        if len({len(signal) for signal in read.values()}) > 1:
+            told = ", ".join(f"{name} {len(signal)}" for name, signal in read.items())
+            raise ConfigError(f"{self.stage}: maps differ in positions ({told}); expected maps of one size")
+        ends = accumulate(signal.shape[1] for signal in read.values())
+        self.channels = {name: slice(end - read[name].shape[1], end) for name, end in zip(read, ends, strict=True)}
+        rows = torch.cat(list(read.values()), dim=1).double()
+        mean = rows.mean(0)
+        rows -= mean
+        shift, before = mean - self.mean, self.rows  # of this batch's mean from that of all before
+        self.rows += len(rows)
+        self.mean = self.mean + shift * (len(rows) / self.rows)
+        self.products = self.products + rows.T @ rows + torch.outer(shift, shift) * (before * len(rows) / self.rows)
+
+    def similarity(self) -> Similarity:
+        """All pairs.
+
+        Raises:
+            ConfigError: There was no batch.
+        """
+        if not self.rows:
+            raise ConfigError(f"{self.stage}: no gradients to compare; expected at least one batch")
+        return Similarity(tuple(self.channels), self.cka(), self.overlap(ENERGY))
+
+    def cka(self) -> NDArray[np.float64]:
+        """Linear CKA of all pairs."""
+        norms = np.array([[torch.linalg.norm(block).item() for block in row] for row in self._blocks()])
+        own = np.diag(norms)
+        with np.errstate(invalid="ignore"):
+            return norms**2 / np.outer(own, own)
+
+    def overlap(self, energy: float) -> NDArray[np.float64]:
+        """Overlap of all pairs' principal subspaces."""
+        blocks = self._blocks()
+        bases = [_whitening(row[index], energy) for index, row in enumerate(blocks)]
+        found = np.full((len(bases), len(bases)), np.nan)
+        for i, j in np.ndindex(found.shape):
+            if smaller := min(bases[i].shape[1], bases[j].shape[1]):
+                cosines = bases[i].T @ blocks[i][j] @ bases[j]
+                found[i, j] = torch.linalg.norm(cosines).item() ** 2 / smaller
+        return found
+
+    def _blocks(self) -> list[list[Tensor]]:
+        """``X'Y`` of every pair of centred signals."""
+        assert isinstance(self.products, Tensor)
+        places = self.channels.values()
+        return [[self.products[rows, columns] for columns in places] for rows in places]
 
 
-def _centred(signal: Tensor) -> Tensor:
-    return (signal - signal.mean(0)).double()
-
-
-def _cka(x: Tensor, y: Tensor) -> float:
-    scale = torch.linalg.norm(x.T @ x) * torch.linalg.norm(y.T @ y)
-    return (torch.linalg.norm(x.T @ y) ** 2 / scale).item()
-
-
-def _components(centred: Tensor, energy: float) -> Tensor:
-    """An orthonormal basis ``(n, r)`` of the principal subspace."""
-    values, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
+def _whitening(covariance: Tensor, energy: float) -> Tensor:
+    """What a centred signal is multiplied by to give an orthonormal basis of its principal subspace."""
+    values, vectors = torch.linalg.eigh(covariance)  # ascending
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    shares = values.cumsum(0) / values.sum()
-    rank = int((shares < energy * (1 - 1e-12)).sum()) + 1 if values.sum() > 0 else 0
-    return centred @ vectors[:, :rank] / values[:rank].sqrt()
-
-
-def _overlap(a: Tensor, b: Tensor) -> float:
-    smaller = min(a.shape[1], b.shape[1])
-    return (torch.linalg.norm(a.T @ b) ** 2 / smaller).item() if smaller else float("nan")
+    if values[0] == 0:
+        return vectors[:, :0]
+    rank = int((values.cumsum(0) / values.sum() < energy * (1 - 1e-12)).sum()) + 1
+    return vectors[:, :rank] / values[:rank].sqrt()

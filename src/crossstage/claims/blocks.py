@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from crossstage.analysis import Layer, gradient_paths, operations, profile_module
+from crossstage.analysis import (
+    Layer,
+    dense_block_cio,
+    gradient_paths,
+    operations,
+    partial_dense_block_cio,
+    profile_module,
+)
 from crossstage.claims.ledger import Found, Value
 from crossstage.nn import (
     ConvNormAct,
@@ -24,9 +31,9 @@ from crossstage.zoo import create_model
 
 STYLE = ConvStyle("relu")
 DENSE_BLOCKS = {  # channels of the input, layers, growth
-    "DenseNet-121's first dense block": (64, 6, 32),
-    "DenseNet-121's third dense block": (256, 24, 32),
-    "2048 channels and 6 layers that add 8": (2048, 6, 8),
+    "DenseNet-121, block 1": (64, 6, 32),
+    "DenseNet-121, block 3": (256, 24, 32),
+    "2048 channels, 6 layers of 8": (2048, 6, 8),
 }
 
 
@@ -53,8 +60,8 @@ def cio() -> Found:
     """CIO of dense and partial dense blocks beside the paper's formulas, and of two networks at 256 pixels, in M."""
     found: dict[str, Any] = {}
     for name, (c, m, d) in DENSE_BLOCKS.items():
-        found[f"{name}, for each pixel"] = Value(c * m + (m * m + m) * d / 2, block_cio(c, m, d))
-        found[f"{name}, partial"] = Value((c * m + (m * m + m) * d) / 2, block_cio(c // 2, m, d))
+        found[f"{name}: dense"] = Value(dense_block_cio(c, m, d), block_cio(c, m, d))
+        found[f"{name}: partial"] = Value(partial_dense_block_cio(c, m, d), block_cio(c // 2, m, d))
     for name, title in (("resnext50", "ResNeXt-50, M"), ("cspresnext50", "CSPResNeXt-50, M")):
         found[title] = profile_module(network(name), (1, 3, 256, 256)).cio_with_pooling / 1e6
     return found

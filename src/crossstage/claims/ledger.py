@@ -12,7 +12,7 @@ from crossstage.errors import ConfigError
 from crossstage.files import read_yaml
 
 LEDGER = Path(__file__).parent / "claims.yaml"
-DIGITS = 4  # significant ones of our values
+DIGITS = 4  # significant ones of what is stored; whole numbers keep all of theirs
 
 Kind = Literal["structural", "empirical", "speed"]
 Verdict = Literal["reproduced", "reproduced at small scale", "not reproduced", "not testable here", "not measured yet"]
@@ -142,7 +142,9 @@ def _rounded(number: Any) -> Any:
     """A number, or each of several, to the ledger's digits."""
     if isinstance(number, tuple):
         return tuple(map(_rounded, number))
-    return None if number is None else float(f"{number:.{DIGITS}g}")
+    if number is None:
+        return None
+    return float(round(number)) if abs(number) >= 10 ** (DIGITS - 1) else float(f"{number:.{DIGITS}g}")
 
 
 def read_ledger(path: Path = LEDGER) -> list[Claim]:

@@ -33,21 +33,21 @@ def _change(new: float | None, old: float | None) -> float:
     return 100 * (new / old - 1)
 
 
-def _cost(partial: str, plain: str) -> Value:
+def _cost(csp: str, plain: str) -> Value:
     """Change of BFLOPs."""
-    new, old = ROWS[partial], ROWS[plain]
+    new, old = ROWS[csp], ROWS[plain]
     return Value(_change(new.bflops, old.bflops), _change(counted(new)[0], counted(old)[0]))
 
 
-def _weights(partial: str, plain: str) -> Value:
+def _weights(csp: str, plain: str) -> Value:
     """Change of parameters."""
-    new, old = ROWS[partial], ROWS[plain]
+    new, old = ROWS[csp], ROWS[plain]
     return Value(_change(new.weights, old.weights), _change(counted(new)[1], counted(old)[1]))
 
 
-def cheaper(partial: str, plain: str = "PeleeNet") -> Found:
+def cheaper(csp: str, plain: str = "PeleeNet") -> Found:
     """Change of a network's cost against a plain one's."""
-    return {"BFLOPs": _cost(partial, plain)}
+    return {"BFLOPs": _cost(csp, plain)}
 
 
 def csp_resnet10() -> Found:

@@ -30,7 +30,7 @@ def claims(run: str | None = None) -> int:
     chosen = [claim for claim in ledger if run in ("all", claim.id)]
     structural = [claim for claim in chosen if claim.kind == "structural"]
     if not chosen:
-        raise ConfigError(f"no claim is called {run!r}{nearest(run, [claim.id for claim in ledger])}")
+        raise ConfigError(f"no claim is called {run!r}{nearest(run, list({claim.id: None for claim in ledger}))}")
     if not structural:
         how = chosen[0].untestable or f"`{chosen[0].command}` measures it"
         raise ConfigError(f"claim {run!r} is not decided by counting: {how}")

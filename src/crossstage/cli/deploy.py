@@ -10,7 +10,7 @@ from crossstage.cli.console import console
 
 def export(
     model: str,
-    format: Literal["onnx", "openvino", "torchscript", "exported_program", "ncnn"] = "onnx",
+    format: Literal["onnx", "openvino", "torchscript", "exported_program", "ncnn", "darknet"] = "onnx",
     out: str | None = None,
     imgsz: int | None = None,
     dynamic: bool = False,
@@ -26,8 +26,9 @@ def export(
 
     Args:
         model: As for predict.
-        format: Of the file. predict and val run ONNX and OpenVINO with nothing else.
-        out: The file or folder to write; by default the model's name in the current folder.
+        format: Of the file. predict and val run onnx and openvino with nothing else, and detectors of darknet.
+        out: The file or folder to write; by default the model's name in the current folder. The weights and names of
+            darknet go beside the cfg.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
         dynamic: Take any number of pictures of any size.
         half: Store float16.
@@ -39,6 +40,7 @@ def export(
         iou: Overlap of boxes of a class at which nms drops the weaker.
     """
     from crossstage.errors import ConfigError
+    from crossstage.export import OPSET
     from crossstage.export import export as write
     from crossstage.zoo import load_on
 
@@ -59,11 +61,11 @@ def export(
             decode=decode,
             suppression=suppression,
         )
-    size = sum(file.stat().st_size for file in ([done.path] if done.path.is_file() else done.path.iterdir()))
+    size = sum(file.stat().st_size for file in done.files)
+    opset = f", opset {OPSET}" if format == "onnx" else ""
     checked = "" if done.difference is None else f"; its outputs differ from PyTorch's by {done.difference:.1e}"
-    console().print(
-        f"{done.path}: {size / 1e6:.1f} MB in {done.seconds:.0f} s{checked}", highlight=False, soft_wrap=True
-    )
+    told = f"{done.path}: {size / 1e6:.1f} MB{opset}, in {done.seconds:.0f} s{checked}"
+    console().print(told, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -118,5 +120,5 @@ def benchmark(
 
 def _stem(model: str) -> str:
     """A model's name; of a path its last part without the suffix of a model's file."""
-    path = Path(model)
+    path = Path(model).resolve()
     return path.stem if path.suffix in (".safetensors", ".cfg") else path.name

@@ -5,7 +5,9 @@ Apart from the verbs: jsonargparse imports all that their module names in annota
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from crossstage.cli.console import console
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from crossstage.analysis import GradientPaths
     from crossstage.data import DataSource
     from crossstage.data.anchors import Sizes
+    from crossstage.deploy import Opened
     from crossstage.inference import Preprocessing
 
 
@@ -21,6 +24,17 @@ def source_of(data: str, format: str | None) -> DataSource:
     from crossstage.data import find_data
 
     return find_data(data, format)  # pyright: ignore[reportArgumentType] (checked there)
+
+
+def opened_model(model: str, **options: Any) -> Opened:
+    """A model, whose opening can take a minute when a runtime is used for the first time; told how it was chosen."""
+    from crossstage.deploy import open_model
+
+    with console(stderr=True).status("opening the model"):
+        opened = open_model(model, **options)
+    if opened.told:
+        console(stderr=True).print(opened.told, markup=False, highlight=False, soft_wrap=True)
+    return opened
 
 
 def anchors_of(model: str, imgsz: int | None) -> tuple[Sizes, Preprocessing]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from crossstage.cli.console import console, nearest
 from crossstage.cli.console import table as make_table
+from crossstage.cli.lookup import opened_model
 from crossstage.errors import ConfigError
 
 DEFAULT_MODEL = "cspdarknet53_tiny_yolo.coco"
@@ -53,14 +54,13 @@ def predict(
         save: Folder for annotated copies.
         json: File for the detections, one JSON object for each picture or frame.
     """
-    from crossstage.cli.opening import opened_and_told
     from crossstage.deploy import streams_for
     from crossstage.inference import Predictor, Source, predict_to_files, print_summary
     from crossstage.inference.classify import ClassPredictor, classify_to_files
 
     pictures = Source(source)
     streams = streams_for(threads, single=pictures.single, live=pictures.live)
-    opened = opened_and_told(
+    opened = opened_model(
         model,
         runtime=runtime,
         device=device,
@@ -128,14 +128,13 @@ def val(
         batch: Pictures that share a forward pass.
         json: File for the report.
     """
-    from crossstage.cli.opening import opened_and_told
     from crossstage.data import CocoDataset
     from crossstage.data.source import part_to_measure
     from crossstage.evaluation import evaluate, evaluate_classifier, print_classification, print_report
     from crossstage.evaluation.sweep import nms_sweep as sweep
     from crossstage.evaluation.sweep import print_sweep, save_sweep
 
-    opened = opened_and_told(
+    opened = opened_model(
         model, runtime=runtime, device=device, threads=threads, precision=precision, imgsz=imgsz, batch=batch
     )
     dataset = part_to_measure(data, split, on_bad_label)

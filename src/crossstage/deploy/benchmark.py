@@ -255,7 +255,7 @@ def _network(
             run = opened()
             run(images)
         except Exception as error:  # libraries and compilers have errors of their own, without a common base
-            rows.append(replace(row, why=_one_line(error)))
+            rows.append(replace(row, why=one_line(error)))
         else:
             rows.append(_Entry(row, _bound(run, images), memory))
 
@@ -281,7 +281,8 @@ def _calibration(model: Model, size: int, calib: str | Path | None) -> list[Tens
     return pictures[:: max(1, len(pictures) // CALIBRATION)][:CALIBRATION]
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind if it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 

@@ -14,7 +14,7 @@ from crossstage.analysis import count_flops
 from crossstage.deploy.cached import exported_file
 from crossstage.deploy.pytorch import fast
 from crossstage.runtimes import Runtime, start
-from crossstage.runtimes.exported import read_header
+from crossstage.runtimes.header import read_header
 from crossstage.zoo.registry import Model
 
 Number = Literal["fp32", "bf16", "int8"]
@@ -90,5 +90,4 @@ WAYS: dict[str, Way] = {
 
 def billions(model: torch.nn.Module, size: int) -> float:
     """GFLOPs of a pass with one picture, two for each multiply-add."""
-    with torch.inference_mode(False):  # operations are not told apart inside it
-        return count_flops(model, (1, 3, size, size)) / 1e9
+    return count_flops(model, (1, 3, size, size)) / 1e9

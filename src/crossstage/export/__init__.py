@@ -2,5 +2,6 @@
 
 from crossstage.export.export import Exported, export
 from crossstage.export.formats import FORMATS, Format, FormatName
+from crossstage.export.onnx import OPSET
 
-__all__ = ["FORMATS", "Exported", "Format", "FormatName", "export"]
+__all__ = ["FORMATS", "OPSET", "Exported", "Format", "FormatName", "export"]

@@ -31,6 +31,7 @@ class Exported:
 
     Attributes:
         path: The file, or the folder.
+        files: All files of it.
         header: What it says of itself.
         difference: Largest difference between its outputs and PyTorch's, relative to the largest output; None where
             suppression inside the graph leaves nothing to compare.
@@ -38,6 +39,7 @@ class Exported:
     """
 
     path: Path
+    files: tuple[Path, ...]
     header: Header
     difference: float | None
     seconds: float
@@ -113,7 +115,8 @@ def export(
         exact = not (half or calibration)
         if exact and difference is not None and not difference <= TOLERANCE:
             raise ExportError(f"{name} as {format} computes something else: outputs differ by {difference:.1e}")
-    return Exported(path, header, difference, time.perf_counter() - start)
+    files = path.iterdir() if kind.folder else (path.with_suffix(suffix) for suffix in (kind.suffix, *kind.beside))
+    return Exported(path, tuple(filter(Path.is_file, files)), header, difference, time.perf_counter() - start)
 
 
 def _written(recipe: Recipe, format: FormatName, path: Path) -> Header:

@@ -6,6 +6,8 @@ average precision, and they cost a few percent of the whole.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,7 +88,7 @@ def quantise_openvino(model: openvino.Model, in_float: Sequence[str], batches: S
     except ImportError as error:
         raise ConfigError(f"int8 needs {error.name}; try: pip install 'crossstage[export]'") from None
     present = {operation.get_friendly_name() for operation in model.get_ops()}
-    with silent():
+    with silent(), contextlib.redirect_stdout(sys.stderr):  # where its progress belongs
         quantised: Any = nncf.quantize(
             model,
             nncf.Dataset([batch.numpy() for batch in batches]),

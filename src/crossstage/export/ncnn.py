@@ -7,6 +7,7 @@ import json
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,8 @@ def write_ncnn(plan: Plan, path: Path, *, half: bool) -> None:
     except ImportError:
         raise ConfigError("ncnn's converter is not installed; try: pip install pnnx ncnn") from None
     with tempfile.TemporaryDirectory(prefix="crossstage-") as scratch:
-        torch.jit.save(_traced(plan), f"{scratch}/model.torchscript")
+        with silent(), torch.inference_mode():
+            torch.jit.save(_traced(plan), f"{scratch}/model.torchscript")
         shape = ",".join(map(str, plan.images.shape))
         byproducts = [f"{kind}={scratch}/{kind}" for kind in ("pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx", "ncnnpy")]
         results = [f"ncnnparam={path}/model.ncnn.param", f"ncnnbin={path}/model.ncnn.bin"]
@@ -52,7 +54,7 @@ def write_ncnn(plan: Plan, path: Path, *, half: bool) -> None:
     (path / "model.json").write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
 
 
-def _traced(plan: Plan) -> torch.jit.ScriptModule:
+def _traced(plan: Plan) -> Any:
     """TorchScript as pnnx reads it.
 
     Sizes are constants in it, as pnnx crashes where a map is enlarged to the size of another; and every n-th pixel is
@@ -64,12 +66,11 @@ def _traced(plan: Plan) -> torch.jit.ScriptModule:
             if isinstance(child, PartialShortcut) and child.stride > 1:
                 cut = PartialShortcut(child.in_channels, child.out_channels, 1)
                 setattr(module, name, nn.Sequential(nn.MaxPool2d(1, child.stride), cut))
-    with silent(), torch.inference_mode():
-        program = torch.export.export(graph, (plan.images,))
-        for node in program.graph.nodes:
-            if node.target is torch.ops.aten.alias.default:
-                node.replace_all_uses_with(node.args[0])
-        return torch.jit.trace(program.module(), (plan.images,), check_trace=False)
+    program = torch.export.export(graph, (plan.images,))
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.alias.default:  # of which ncnn knows nothing
+            node.replace_all_uses_with(node.all_input_nodes[0])
+    return torch.jit.trace(program.module(), (plan.images,), check_trace=False)
 
 
 def _failure(plan: Plan, done: subprocess.CompletedProcess[str]) -> str:

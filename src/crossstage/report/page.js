@@ -64,7 +64,7 @@
     const rows = profiles.length;
     const gap = 0.26 / rows;
     const tall = (1 - gap * (rows - 1)) / rows;
-    const arranged = { barmode: "overlay", bargap: 0.1, annotations: [] };
+    const arranged = { barmode: "overlay", annotations: [] };
     profiles.forEach((profile, row) => {
       const number = row ? row + 1 : "";
       const shown = profile.layers.filter((layer) => layer[metric] > 0);
@@ -80,7 +80,7 @@
           x: entries.map(([place]) => place), y: entries.map(([, layer]) => layer[metric]),
           customdata: entries.map(([, layer]) => [row, profile.layers.indexOf(layer)]),
           hovertext: entries.map(([, layer]) => hover(layer)), hoverinfo: "text",
-          marker: { color: colours[kind] || others, line: { width: 0 } },
+          width: 0.9, marker: { color: colours[kind] || others, line: { width: 0 } }, // plotly would take the gaps of a kind
           xaxis: `x${number}`, yaxis: `y${number}`,
         });
         kinds.add(kind);

@@ -13,7 +13,7 @@ from crossstage.detectors.postprocess import postprocess
 from crossstage.errors import ConfigError, ExportError, WeightsError
 from crossstage.heads import decode_levels
 from crossstage.inference.model import Detected, Preprocessing, Suppression
-from crossstage.runtimes.header import KEY, Header, read_onnx_header
+from crossstage.runtimes.header import Header, read_header
 from crossstage.runtimes.sessions import Precision, Runtime, Session, installed, start
 
 
@@ -201,17 +201,6 @@ def open_exported(
     return kind(header, session, path, runtime)
 
 
-def read_header(path: Path) -> Header:
-    """Read what an ``.onnx``, ``.xml`` or ``.param`` file says of itself, or what lies beside it.
-
-    Raises:
-        WeightsError: It cannot be read, or was not written by crossstage.
-    """
-    if path.suffix == ".param":
-        return _ncnn_header(path.parent / "model.json")
-    return _openvino_header(path) if path.suffix == ".xml" else read_onnx_header(path)
-
-
 def _file(path: Path) -> Path:
     if path.is_dir():
         found = _graphs(path)
@@ -229,25 +218,3 @@ _IN_FOLDERS = (".xml", ".param")
 
 def _graphs(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix in _IN_FOLDERS)
-
-
-def _ncnn_header(path: Path) -> Header:
-    try:
-        return Header.from_json(path.read_text("utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: cannot be read: {error}") from None
-
-
-def _openvino_header(path: Path) -> Header:
-    try:
-        import openvino
-    except ImportError:
-        raise ConfigError(f"{path}: needs openvino, which is not installed; try: pip install openvino") from None
-    try:
-        model = openvino.Core().read_model(str(path))
-        text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: openvino cannot read it: {error}") from None
-    if text is None:
-        raise WeightsError(f"{path}: says nothing of classes and preprocessing; expected a file of `crossstage export`")
-    return Header.from_json(text, path)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
+from xml.parsers.expat import ExpatError, ParserCreate
 
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.heads import AnchorLevel
@@ -17,6 +18,7 @@ from crossstage.inference.model import Preprocessing
 FORMAT = 1
 KEY = "crossstage"
 MAX_BYTES = 1 << 20  # of a header: a thousand class names are 20 KiB
+_MAX_XML_BYTES = 1 << 26  # of OpenVINO's graph: the largest network here has 2 MB
 
 Task = Literal["classify", "detect"]
 Outputs = Literal["logits", "raw", "boxes", "detections"]
@@ -113,25 +115,69 @@ def _level(content: dict[str, Any]) -> AnchorLevel:
     return AnchorLevel(max(1, int(content["stride"])), anchors, float(content["scale_x_y"]))
 
 
-def read_onnx_header(path: Path) -> Header:
-    """Read the header of an ONNX file without loading its graph, or any library that could.
+def read_header(path: Path) -> Header:
+    """Read what an ``.onnx``, ``.xml`` or ``.param`` file says of itself, without loading its graph or any library that
+    could; of ncnn's ``.param`` the file ``model.json`` beside it does.
 
     Raises:
-        WeightsError: The file cannot be read, is no ONNX file, or was not written by crossstage.
+        WeightsError: The file cannot be read, is of another kind, or was not written by crossstage.
     """
+    if path.suffix == ".param":
+        path = path.with_name("model.json")
+    kind, read = _READERS.get(path.suffix, _READERS[".onnx"])
     try:
         with path.open("rb") as file:
-            for entry in _fields(file, _METADATA):
-                key, value = (b"".join(_fields(io.BytesIO(entry), number)) for number in (1, 2))
-                if key == KEY.encode():
-                    return Header.from_json(value.decode(), path)
+            text = read(file)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (EOFError, ValueError) as error:
-        raise WeightsError(f"{path}: not an ONNX file: {error}") from None
-    raise WeightsError(f"{path}: says nothing of classes and preprocessing; expected a file of `crossstage export`")
+    except (EOFError, ValueError, ExpatError) as error:
+        raise WeightsError(f"{path}: not {kind}: {error}") from None
+    if text is None:
+        raise WeightsError(f"{path}: says nothing of classes and preprocessing; expected a file of `crossstage export`")
+    return Header.from_json(text, path)
 
 
+def _ncnn_metadata(file: BinaryIO) -> str:
+    """The file itself."""
+    return file.read(MAX_BYTES).decode()
+
+
+def _openvino_metadata(file: BinaryIO) -> str | None:
+    """The value of ``<net><rt_info><crossstage>``."""
+    if (size := os.fstat(file.fileno()).st_size) > _MAX_XML_BYTES:
+        raise ValueError(f"{size:,} bytes, expected at most {_MAX_XML_BYTES:,}")
+    found, inside = [], []
+
+    def begin(name: str, attributes: dict[str, str]) -> None:
+        inside.append(name)
+        if inside == ["net", "rt_info", KEY]:
+            found.append(attributes.get("value", ""))
+
+    def refuse(*_: object) -> None:
+        raise ValueError("it defines entities")
+
+    parser = ParserCreate()
+    parser.StartElementHandler = begin
+    parser.EndElementHandler = lambda _: inside.pop()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.ParseFile(file)
+    return found[-1] if found else None
+
+
+def _onnx_metadata(file: BinaryIO) -> str | None:
+    """The value of a key of the metadata."""
+    for entry in _fields(file, _METADATA):
+        key, value = (b"".join(_fields(io.BytesIO(entry), number)) for number in (1, 2))
+        if key == KEY.encode():
+            return value.decode()
+    return None
+
+
+_READERS = {
+    ".onnx": ("an ONNX file", _onnx_metadata),
+    ".xml": ("an OpenVINO file", _openvino_metadata),
+    ".json": ("ncnn's description", _ncnn_metadata),
+}
 _METADATA = 14  # ModelProto.metadata_props
 _MAX_FIELDS = 10_000
 _LENGTHS = {1: 8, 5: 4}  # bytes of fixed-size wire types

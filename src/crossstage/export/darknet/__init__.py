@@ -29,7 +29,7 @@ from crossstage import darknet
 from crossstage.darknet.weights import Header as WeightsHeader
 from crossstage.darknet.weights import Slot, save_slots
 from crossstage.errors import ExportError
-from crossstage.export.darknet.layers import INPUT, Layer, Writer, name_of, overwrites, place_of
+from crossstage.export.darknet.layers import INPUT, Layer, Writer, name_of, place_of, source_of
 from crossstage.export.darknet.operations import OPERATIONS
 from crossstage.export.graph import Plan
 from crossstage.files import write_text
@@ -73,7 +73,8 @@ def _layers(plan: Plan) -> list[Layer]:
     """Every layer of the cfg."""
     program = plan.record()
     writer = Writer(program, plan.header.name, (3, plan.images.shape[2], plan.images.shape[3]))
-    known, levels = plan.header.preprocessing or Preprocessing(), plan.header.levels
+    known, levels = plan.header.preprocessing or Preprocessing(), iter(plan.header.levels)
+    outputs = {source_of(output) for output in program.graph.output_node().all_input_nodes}
     for node in program.graph.nodes:
         writer.place = place_of(node)
         if node.op == "placeholder" and node.name not in writer.tensors:
@@ -81,14 +82,11 @@ def _layers(plan: Plan) -> list[Layer]:
         elif node.op == "call_function":
             if name_of(node) not in OPERATIONS:
                 raise writer.refusal(name_of(node))
-            if overwrites(node) and len(node.all_input_nodes[0].users) > 1:
-                raise writer.refusal(f"{name_of(node)} in place of a value that is read again")
             writer.values[node] = OPERATIONS[name_of(node)](writer, node)
-        elif node.op == "output":
-            for index, output in enumerate(node.args[0]):  # pyright: ignore[reportArgumentType]
-                before = writer.whole(writer.values[output])
-                options = _yolo(levels[index], len(plan.header.class_names)) if levels else {"groups": 1}
-                writer.add("yolo" if levels else "softmax", writer.shape(before), options, after=before)
+        if node in outputs:
+            before = writer.whole(writer.values[node])
+            options = _yolo(next(levels), len(plan.header.class_names)) if plan.header.levels else {"groups": 1}
+            writer.add("yolo" if plan.header.levels else "softmax", writer.shape(before), options, after=before)
     return writer.layers
 
 

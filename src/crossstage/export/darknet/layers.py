@@ -234,22 +234,16 @@ def place_of(node: Node) -> str:
 
 
 def name_of(node: Node) -> str:
-    """An operation's name, the same whether or not it works in place."""
-    return _target(node).removesuffix("_")
-
-
-def overwrites(node: Node) -> bool:
-    """Whether an operation works in place of its first input."""
-    return _target(node).endswith("_")
-
-
-def _target(node: Node) -> str:
+    """An operation's name, the same whether or not it works in place: what reads the input later reads its output."""
     assert not isinstance(node.target, str)
-    return node.target.__name__.split(".")[0]
+    return node.target.__name__.split(".")[0].removesuffix("_")
+
+
+def source_of(node: Node) -> Node:
+    """The operation whose result a node passes on."""
+    return source_of(node.all_input_nodes[0]) if name_of(node) in SAME else node
 
 
 def read_once(node: Node) -> bool:
     """Whether a value has one reader, by whatever name."""
-    if len(node.users) > 1:
-        return False
-    return name_of(node) not in SAME or read_once(node.all_input_nodes[0])
+    return len(node.users) == 1 and (name_of(node) not in SAME or read_once(node.all_input_nodes[0]))

@@ -151,7 +151,7 @@ def _sum(writer: Writer, node: Node) -> Value:
     if one is None or two is None or node.kwargs.get("alpha", 1) != 1:
         raise writer.refusal("the sum of a map and a number")
     channels, *sides = shape = _shape(node)
-    if isinstance(one, Part) or one == len(writer.layers) - 2:
+    if isinstance(one, Part) or two == len(writer.layers) - 1:
         one, two = two, one
     one = writer.enlarged(writer.whole(one), sides)
     cut = isinstance(two, Part) and two.start == 0 and two.stop == channels and not two.filling
