@@ -292,7 +292,7 @@ def test_the_fast_copy_is_of_the_models_class_and_computes_the_same():
         ({"runtime": "opencv", "compiled": True}, "does not compile"),
         ({"threads": 0}, "threads=0; expected at least 1"),
         ({"batch": 0}, "batch=0; expected at least 1"),
-        ({"runtime": "ncnn", "batch": 2}, "cannot be dynamic"),
+        ({"runtime": "ncnn", "batch": 2}, "one picture at a time"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, told):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crossstage.errors import DataError
+from crossstage.errors import ConfigError, DataError
 from crossstage.export import export
 from crossstage.export.onnx import OPSET
 from crossstage.machine import cache_folder
@@ -47,6 +47,8 @@ def exported_file(
         DataError: The cache cannot be written.
         ExportError: The model cannot be exported.
     """
+    if runtime == "ncnn" and batch > 1:
+        raise ConfigError(f"ncnn takes one picture at a time; expected batch 1, not {batch}")
     format, file, inside = ("onnx", "model.onnx", "model.onnx")
     if runtime == "ncnn":
         format, file, inside = ("ncnn", "ncnn", "ncnn/model.ncnn.param")
