@@ -45,6 +45,7 @@ claims: $(READY)
 		mv docs/claims/$$name.md.new docs/claims/$$name.md || exit 1; \
 	done
 	$(BIN)/python benchmarks/detectors.py --plot docs/claims/images/layers.png
+	$(BIN)/python benchmarks/claims.py
 
 # The weights in the package, from the Darknet file they were published as. Equal input gives equal bytes.
 weights: $(READY)
