@@ -56,7 +56,7 @@ def tiny_onnx(tiny, tmp_path_factory) -> Path:
 def test_every_format_computes_what_the_model_does(tiny, format, tmp_path):
     done = export(tiny, "tiny", format, tmp_path / f"x{FORMATS[format].suffix}", imgsz=96)
     assert done.difference is not None and done.difference < 1e-5
-    assert done.path.exists() and [file.name for file in tmp_path.iterdir()] == [done.path.name]
+    assert set(tmp_path.iterdir()) == ({done.path} if FORMATS[format].folder else set(done.files))
 
 
 def test_the_onnx_file_agrees_with_opencv_on_darknets_own_files(photo, shared, tmp_path):
@@ -75,7 +75,7 @@ def test_the_onnx_file_agrees_with_opencv_on_darknets_own_files(photo, shared, t
 
 
 def test_a_classifier_gives_the_same_logits(tmp_path):
-    model = crossstage.create_model("csppeleenet", num_classes=7).eval()
+    model = randomize(crossstage.create_model("resnet10", num_classes=7)).eval()
     path = export(model, "x", "onnx", tmp_path / "x.onnx", imgsz=64).path
     images = torch.rand(1, 3, 64, 64)
     for runtime in ("onnxruntime", "openvino", "opencv"):

@@ -82,6 +82,8 @@ def test_a_detector_comes_back_as_it_was(tmp_path):
     with torch.inference_mode():
         for found, wanted in zip(back.decode(back(images)), model.decode(model(images)), strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ExportError, match="nothing to convert"):
+        export(back, "x", "darknet", tmp_path / "y.cfg")
 
 
 def test_maxout_is_darknets_pooling_of_channels(tmp_path):

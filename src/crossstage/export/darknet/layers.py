@@ -203,6 +203,10 @@ class Writer:
         """What a node is among the layers; None for a number."""
         return self.values.get(source) if isinstance(source, Node) else None
 
+    def read(self, node: Node) -> int:
+        """The layer whose output is an operation's first input."""
+        return self.whole(self.value(node.args[0]))
+
     def tensor(self, node: Any) -> Tensor:
         """A weight."""
         if not isinstance(node, Node) or node.name not in self.tensors:

@@ -38,13 +38,13 @@ def _convolution(writer: Writer, node: Node) -> Value:
     options |= {"dilation": dilation} if dilation > 1 else {}
     options |= {"activation": "linear"}
     values = [weight.new_zeros(len(weight)) if bias is None else writer.tensor(bias), weight]
-    before = writer.whole(writer.value(node.args[0]))
+    before = writer.read(node)
     return writer.add("convolutional", _shape(node), options, after=before, tensors=values)
 
 
 def _linear(writer: Writer, node: Node) -> Value:
     weights, bias = _arguments(node, None, None)
-    before, weight = writer.whole(writer.value(node.args[0])), writer.tensor(weights)
+    before, weight = writer.read(node), writer.tensor(weights)
     if writer.shape(before)[1:] != (1, 1):
         raise writer.refusal("a linear layer of a map")
     values = [weight.new_zeros(len(weight)) if bias is None else writer.tensor(bias), weight[..., None, None]]
@@ -94,7 +94,7 @@ def _hardtanh(writer: Writer, node: Node) -> Value:
 
 
 def _hard_sigmoid(writer: Writer, node: Node) -> Value:
-    x = writer.whole(writer.value(node.args[0]))
+    x = writer.read(node)
     return writer.affine(writer.affine(writer.affine(x, 1 / 6, 0.5, "relu"), -1.0, 1.0, "relu"), -1.0, 1.0)
 
 
@@ -122,7 +122,7 @@ def _mean_pool(writer: Writer, node: Node) -> Value:
         raise writer.refusal("a mean of windows that reach over the edge")
     shape = _shape(node)
     weight = torch.full((shape[0], 1, size, size), 1 / size**2)
-    before = writer.whole(writer.value(node.args[0]))
+    before = writer.read(node)
     return writer.depthwise(before, shape, weight, torch.zeros(shape[0]), stride=stride, padding=padding)
 
 
@@ -130,11 +130,11 @@ def _global_mean(writer: Writer, node: Node) -> Value:
     shape = _shape(node)
     if shape[1:] != (1, 1):
         raise writer.refusal(f"means of {shape[1]} x {shape[2]} windows")
-    return writer.add("avgpool", shape, {}, after=writer.whole(writer.value(node.args[0])))
+    return writer.add("avgpool", shape, {}, after=writer.read(node))
 
 
 def _enlarge(writer: Writer, node: Node) -> Value:
-    return writer.enlarged(writer.whole(writer.value(node.args[0])), _shape(node)[1:])
+    return writer.enlarged(writer.read(node), _shape(node)[1:])
 
 
 def _concatenate(writer: Writer, node: Node) -> Value:
@@ -193,7 +193,7 @@ def _maximum(writer: Writer, node: Node) -> Value:
 def _fill(writer: Writer, node: Node) -> Value:
     """Further channels, or the last row and column once more."""
     sides, mode, filling = _arguments(node, [], "constant", None)
-    layer = writer.whole(writer.value(node.args[0]))
+    layer = writer.read(node)
     if mode == "replicate" and list(sides) == [0, 1, 0, 1]:
         return Repeated(layer)
     *others, more = sides
@@ -221,7 +221,7 @@ def _slice(writer: Writer, node: Node) -> Value:
 
 
 def _split(writer: Writer, node: Node) -> list[Value]:
-    """Channels in equal parts."""
+    """Channels in parts."""
     (*_, dimension), value = _arguments(node, 1, 0), writer.value(node.args[0])
     if dimension != 1 or isinstance(value, (Maxima, Rows, Repeated)):
         raise writer.refusal("such a split")
@@ -242,7 +242,7 @@ def _same(writer: Writer, node: Node) -> Value:
 
 
 def _flat(writer: Writer, node: Node) -> Value:
-    layer = writer.whole(writer.value(node.args[0]))
+    layer = writer.read(node)
     if writer.shape(layer)[1:] != (1, 1):
         raise writer.refusal("a map as a vector")
     return layer
