@@ -25,6 +25,7 @@ from crossstage.claims.detectors import TABLE_2
 from crossstage.claims.ledger import Found
 from crossstage.claims.networks import TABLE_1
 from crossstage.claims.structural import rerun
+from crossstage.deploy.peers import DARKNET, PINNED
 from crossstage.files import write_text
 
 DOCS = Path(__file__).parents[1] / "docs" / "claims"
@@ -39,7 +40,7 @@ ABLATION = {  # claims on accuracy, and the rows of table 1 that are compared wi
     "peleenext": "PeleeNeXt (grouped)",
     "speleenet": "SPeleeNet (sparse)",
 }
-OPENCV = {"OpenCV DNN": "", "OpenCV DNN, a core for each thread": ", threads bound"}  # ways of table5.py
+OPENCV = {DARKNET: "", PINNED: ", threads bound"}
 OSA = {"osa-12": "OSA, 12 layers of 20", "osa-5x43": "OSA, 5 layers of 43"}
 
 

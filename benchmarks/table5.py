@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from timing import machine
 from crossstage import create_model
 from crossstage.deploy import Engine, open_model
 from crossstage.deploy.cached import versions
-from crossstage.deploy.peers import opencv_darknet, own_cores
+from crossstage.deploy.peers import DARKNET, PINNED, opencv_darknet, own_cores
 from crossstage.deploy.timing import in_turns
 from crossstage.detectors import Detector
 from crossstage.errors import CrossStageError
@@ -66,7 +67,6 @@ CLAIMS_5 = (
     Claim("SNet146-ThunderNet", None, 320, None, FOREIGN),
     Claim("SNet49-ThunderNet", None, 320, None, FOREIGN),
 )
-OPENCV, PINNED = "OpenCV DNN, Darknet files", "OpenCV DNN, Darknet files, a core for each thread"
 ENGINES: tuple[Engine, ...] = ("torch", *RUNTIMES)
 
 
@@ -125,7 +125,7 @@ def _ways(row: Row) -> dict[str, Callable[[torch.Tensor], object]]:
         try:
             opened = open_model(model.eval(), runtime=engine, device="cpu", imgsz=claim.size, threads=threads)
         except CrossStageError as error:
-            refused.append(f"{engine}: {error}")
+            refused.append(f"{engine}: {_without_paths(error)}")
             continue
         assert opened.detector
         ways[engine] = opened.detector
@@ -136,9 +136,14 @@ def _ways(row: Row) -> dict[str, Callable[[torch.Tensor], object]]:
     except Exception as error:  # OpenCV's has no base of its own
         refused.append(f"OpenCV cannot run Darknet's files of it: {str(error).strip().splitlines()[0]}")
     else:
-        ways |= {OPENCV: run, PINNED: own_cores(run, claim.size, threads)}
+        ways |= {DARKNET: run, PINNED: own_cores(run, claim.size, threads)}
     row.why = "; ".join(refused)
     return ways
+
+
+def _without_paths(error: CrossStageError) -> str:
+    """A message with the last part of each path alone, which is that of a cache."""
+    return re.sub(r"\S*/(\S)", r"\1", str(error))
 
 
 def markdown(rows: list[Row]) -> str:
@@ -163,7 +168,7 @@ def markdown(rows: list[Row]) -> str:
         published = row.claim.published
         assert base.claim.published
         cells = [f"{published} | {published / base.claim.published:.2f}" if published else "– | –"]
-        for way, unit_way in ((OPENCV, OPENCV), (PINNED, PINNED), (row.fastest, base.fastest)):
+        for way, unit_way in ((DARKNET, DARKNET), (PINNED, PINNED), (row.fastest, base.fastest)):
             rate, unit = row.rate(way), base.rate(unit_way)
             cells.append(f"{rate:.1f} | {rate / unit:.2f}" if rate and unit else "– | –")
         lines.append(f"| {row.claim.model} | {row.claim.size} | {' | '.join(cells)} | {row.fastest} |")
