@@ -334,7 +334,7 @@ def test_impossible_out_indices_are_refused(out_indices):
         ),
         ("vovnet39", {"in_chans": 0}, "in_chans is 0"),
         ("vovnet39", {"norm": "layer"}, "norm is 'layer'; expected batch or group"),
-        ("vovnet39", {"act": "gelu"}, "activation 'gelu' is unknown"),
+        ("vovnet39", {"act": "softsign"}, "activation 'softsign' is unknown"),
         ("vovnet39", {"partial": 0.5}, "partial is 0.5; expected a Partial"),
     ],
 )

@@ -195,7 +195,7 @@ def test_the_convolutions_of_exact_fusion_cost_the_same_on_every_level():
         ({"reads": (16, 32, 64), "neck_channels": (64, 128)}, r"maps of strides \[16, 32, 64\] are asked for"),
         ({"necks": 3}, "has no setting 'necks'"),
         ({"attention": "sam"}, "attention is 'sam'; expected none, pointwise, context or spatial"),
-        ({"neck_act": "gelu"}, "activation 'gelu' is unknown"),
+        ({"neck_act": "softsign"}, "activation 'softsign' is unknown"),
     ],
 )
 def test_what_does_not_fit_is_told(settings, message):
