@@ -10,8 +10,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/crossstage predict examples/photos --save runs/demo --json runs/demo/detections.jsonl
 
+# Two tests at a time, one thread each.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -44,6 +45,7 @@ claims: $(READY)
 		mv docs/claims/$$name.md.new docs/claims/$$name.md || exit 1; \
 	done
 	$(BIN)/python benchmarks/detectors.py --plot docs/claims/images/layers.png
+	$(BIN)/python benchmarks/claims.py
 
 # The weights in the package, from the Darknet file they were published as. Equal input gives equal bytes.
 weights: $(READY)

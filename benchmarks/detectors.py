@@ -9,111 +9,13 @@ anew with ``--plot FILE``.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from dataclasses import dataclass
-from functools import cache
 from itertools import accumulate
-from typing import Literal
 
-import torch
-from torch import nn
-
-from crossstage import create_model
-from crossstage.analysis import Operation, count_flops, operations
-
-Basis = Literal["cfg", "paper", "reconstruction"]
+from crossstage.claims import read_ledger
+from crossstage.claims.detectors import TABLE_2, TABLE_4, DetectorRow, convolutions, counted, largest, traffic
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A row of the paper's tables.
-
-    Attributes:
-        model: As the paper calls it.
-        size: Side of the input.
-        bflops: Published billions of operations.
-        weights: Published millions of parameters.
-        ours: Our detector.
-        basis: What ours follows.
-        why: What explains a difference.
-        act: Another activation.
-    """
-
-    model: str
-    size: int
-    bflops: float
-    weights: float | None
-    ours: str
-    basis: Basis
-    why: str = ""
-    act: str | None = None
-
-
-EFM = "necks/efm.py tells what is sure of it"
-FUSED = "wiring and cost alone are known, see necks/gfm.py"
-TABLE_2 = (
-    Claim("PRN", 416, 3.590, None, "csppeleenet_prn", "paper"),
-    Claim("PRN (swish)", 416, 3.590, None, "csppeleenet_prn", "paper", act="swish"),
-    Claim("PRN-3l", 416, 4.586, None, "csppeleenet_prn3l", "paper"),
-    Claim("CEM", 416, 4.049, None, "csppeleenet_cem", "reconstruction", FUSED),
-    Claim("CEM (SAM)", 416, 4.165, None, "csppeleenet_cem_sam", "reconstruction", FUSED),
-    Claim("GFM", 416, 4.605, None, "csppeleenet_gfm", "reconstruction", FUSED),
-    Claim("EFM", 416, 4.868, None, "csppeleenet_efm", "reconstruction",
-          f"{EFM}; the bars of figure 7 and the backbone's pooling add up to 4.863"),
-    Claim("EFM (GIoU)", 416, 4.868, None, "csppeleenet_efm", "reconstruction", "a loss: `--loss.box giou`"),
-    Claim("EFM (SAM)", 416, 5.068, None, "csppeleenet_efm_sam", "reconstruction",
-          f"{EFM}; Darknet's [sam] on the three fused maps costs the published 0.200"),
-    Claim("EFM (SPP)", 416, 4.863, None, "csppeleenet_efm_spp", "reconstruction",
-          "where the pooling goes is not published; cheaper than without it, as the paper has it, it cannot be here"),
-)  # fmt: skip
-
-REF = "a reconstructed backbone, see backbones/reference.py"
-TABLE_4 = (
-    Claim("YOLOv3, D53", 608, 140.7, 62.3, "yolov3", "cfg", "62.3 is not explained: the released cfg has 61.9"),
-    Claim("YOLOv3-SPP, D53", 608, 141.5, 62.9, "yolov3_spp", "cfg"),
-    Claim("PANet(SPP), CSPResNeXt50", 608, 100.6, 56.9, "cspresnext50_panet_spp", "cfg"),
-    Claim("PANet(SPP), CSPResNeXt50", 512, 71.3, 56.9, "cspresnext50_panet_spp", "cfg"),
-    Claim("YOLOv3, D53", 416, 65.9, 62.3, "yolov3", "cfg", "see the first row"),
-    Claim("PANet(SPP), CSPResNeXt50", 416, 47.1, 56.9, "cspresnext50_panet_spp", "cfg"),
-    Claim("YOLOv3, D53", 320, 39.0, 62.3, "yolov3", "cfg", "see the first row"),
-    Claim("PANet(SPP), CSPResNeXt50", 320, 27.9, 56.9, "cspresnext50_panet_spp", "cfg"),
-    Claim("EFM(SAM), CSPPeleeNet", 512, 7.68, 4.31, "csppeleenet_efm_sam", "reconstruction", EFM),
-    Claim("EFM(SAM), CSPPeleeNet", 416, 5.07, 4.31, "csppeleenet_efm_sam", "reconstruction", EFM),
-    Claim("PRN, PeleeNet", 416, 4.04, 3.16, "peleenet_prn", "paper", "3.16 with running statistics"),
-    Claim("EFM(SAM), CSPPeleeNet Ref.", 320, 3.43, 5.67, "csppeleenet_ref_efm_sam", "reconstruction", REF),
-    Claim("EFM(SAM), CSPDenseNet Ref.", 320, 2.89, 5.05, "cspdensenet_ref_efm_sam", "reconstruction", REF),
-    Claim("PRN(3l), CSPPeleeNet Ref.", 320, 3.15, 4.79, "csppeleenet_ref_prn3l", "reconstruction", REF),
-    Claim("PRN, CSPPeleeNet Ref.", 320, 2.56, 4.59, "csppeleenet_ref_prn", "reconstruction", REF),
-    Claim("YOLOv3-tiny, DarkNet Ref.", 416, 5.57, 8.86, "yolov3_tiny", "cfg", "8.86 with running statistics"),
-    Claim("PRN, CSPDenseNet Ref.", 320, 2.01, 3.97, "cspdensenet_ref_prn", "reconstruction",
-          f"{REF}; 3.97 with running statistics"),
-    Claim("PRN, DarkNet Ref.", 416, 3.47, 4.96, "yolov3_tiny_prn", "cfg",
-          "4.96 is not explained: the released cfg has 4.94 with running statistics"),
-    Claim("PRN, CSPDenseNetb Ref.", 320, 1.59, 1.87, "cspdensenetb_ref_prn", "reconstruction",
-          f"{REF}; 1.87 with running statistics"),
-)  # fmt: skip
-
-
-@cache
-def built(name: str, act: str | None = None, maxout: bool = True) -> nn.Module:
-    """A detector without data."""
-    settings = {**({"act": act} if act else {}), **({} if maxout else {"maxout": False})}
-    with torch.device("meta"):
-        model = create_model(name, **settings).eval()
-    assert isinstance(model, nn.Module)
-    return model
-
-
-def counted(claim: Claim) -> tuple[float, float, float]:
-    """BFLOPs, weights of convolutions in M, and all values of a Darknet file in M."""
-    model = built(claim.ours, claim.act)
-    bflops = count_flops(model, (1, 3, claim.size, claim.size), pooling=True) / 1e9
-    weights = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1) / 1e6
-    stored = sum(tensor.numel() for tensor in model.state_dict().values() if tensor.dim() > 0) / 1e6
-    return bflops, weights, stored
-
-
-def row(claim: Claim) -> str:
+def row(claim: DetectorRow) -> str:
     """A line of the table."""
     digits = 3 if claim.weights is None else 2
 
@@ -130,14 +32,10 @@ def row(claim: Claim) -> str:
 BARS = {"peleenet_yolo": "PeleeNet-YOLO", "peleenet_prn": "PeleeNet-PRN", "csppeleenet_efm": "CSPPeleeNet-EFM"}
 
 
-def convolutions(name: str) -> list[Operation]:
-    """The convolutions of a detector at 416 pixels, in order."""
-    return [entry for entry in operations(built(name), (1, 3, 416, 416)) if entry.kind == "convolution"]
-
-
-def largest(name: str, part: str = "") -> Operation:
-    """The dearest convolution whose module's name begins with ``part``."""
-    return max((entry for entry in convolutions(name) if entry.module.startswith(part)), key=lambda entry: entry.flops)
+def published(claim: str) -> list[str]:
+    """What the ledger holds of figure 7."""
+    (found,) = (entry for entry in read_ledger() if entry.id == claim)
+    return [f"{value.published:.0f}" for value in found.values.values()]
 
 
 def bottleneck() -> list[str]:
@@ -148,34 +46,20 @@ def bottleneck() -> list[str]:
         found, top = convolutions(name), largest(name)
         costs = sorted((entry.flops for entry in found), reverse=True)
         most = next(count for count, total in enumerate(accumulate(costs), start=1) if total >= 0.9 * sum(costs))
-        where = top.module.removesuffix(".conv")
+        where = top.name.removesuffix(".conv")
         shape = " x ".join(map(str, top.output_shape[1:]))
         lines.append(f"| {title} | {len(found)} | {top.flops / 1e9:.3f} | `{where}`, {shape} | {most} layers |")
     transitions, yolo = largest("peleenet_yolo", "backbone"), largest("peleenet_yolo")
+    half, fifth = published("bottleneck-halved")
     return [
         *lines,
         "",
         f"CSPPeleeNet-EFM's largest layer against PeleeNet's transitions: {efm / transitions.flops - 1:+.1%} "
-        f"(published -44 %); against PeleeNet-YOLO's: {efm / yolo.flops - 1:+.1%} (published -80 %).",
+        f"(published {half} %); against PeleeNet-YOLO's: {efm / yolo.flops - 1:+.1%} (published {fifth} %).",
     ]
 
 
 MOVES = ("pooling", "upsampling", "concatenation")
-
-
-def traffic(maxout: bool) -> dict[str, int]:
-    """Values that the pyramid's generation moves in one image of 416 pixels, by what moves them."""
-    moved: Counter[str] = Counter()
-    seen: set[str] = set()
-    for entry in operations(built("csppeleenet_efm", maxout=maxout), (1, 3, 416, 416)):
-        if entry.module.startswith("neck"):
-            moved[entry.kind] += entry.read + entry.written
-            if entry.kind == "pooling":
-                moved["handed down"] += entry.read
-            if entry.kind == "maxout":  # a chain of maxima of two maps; in one go each map is read and written once
-                moved["maxout in one go"] += entry.written * (1 if entry.module in seen else 3)
-                seen.add(entry.module)
-    return moved
 
 
 def memory() -> list[str]:
@@ -205,7 +89,7 @@ def plot(path: str) -> None:
     figure, rows = plt.subplots(3, 1, figsize=(10, 7), sharex=True, sharey=True, layout="constrained")
     for axes, (name, title) in zip(rows, BARS.items(), strict=True):
         found = convolutions(name)
-        neck = next(index for index, entry in enumerate(found) if not entry.module.startswith("backbone"))
+        neck = next(index for index, entry in enumerate(found) if not entry.name.startswith("backbone"))
         costs = [entry.flops / 1e9 for entry in found]
         axes.bar(range(neck), costs[:neck], width=0.9, color="#7a8aa0", label="backbone")
         axes.bar(range(neck, len(costs)), costs[neck:], width=0.9, color="#d1603d", label="neck and heads")
@@ -250,8 +134,10 @@ def main(arguments: list[str] | None = None) -> None:
     figure = "![Cost of each convolution of three detectors](images/layers.png)"
     print("\n".join(("## Figure 7: the largest layer", "", figure, "", *bottleneck(), "")))
     print("\n".join(("## Figure 7: memory traffic of the pyramid", "", *memory(), "")))
+    (quarter,) = published("pyramid-memory")
     print(
-        "The published -75 % is the first line, to the digit. Maxout itself is not free: it reads each map whole, and\n"
+        f"The published {quarter} % is the first line, to the digit. "
+        "Maxout itself is not free: it reads each map whole, and\n"
         "with that counted the traffic of the pyramid falls by less."
     )
 

@@ -111,3 +111,11 @@ def draw_shapes(root: Path, counts: tuple[int, int] = (32, 12)) -> Path:
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return root
+
+
+@pytest.fixture(scope="session")
+def pictures(shared: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """40 real pictures of ten classes, 64 pixels wide and high, and their classes."""
+    from convert import pictures
+
+    return pictures(shared / "data" / "imagenette128")

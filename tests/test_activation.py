@@ -14,6 +14,7 @@ FORMULAS = {
     "silu": X / (1 + (-X).exp()),
     "swish": X / (1 + (-X).exp()),
     "mish": X * torch.tanh(torch.log1p(X.exp())),
+    "gelu": X * (1 + torch.erf(X / 2**0.5)) / 2,
     "hardswish": X * (X + 3).clamp(0, 6) / 6,
     "linear": X,
 }

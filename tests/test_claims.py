@@ -5,7 +5,10 @@ from pathlib import Path
 import architectures
 import detectors
 import pytest
-from architectures import TABLE_1, TABLE_3, Claim, counted
+
+from crossstage.claims.detectors import TABLE_2, TABLE_4, DetectorRow, largest, traffic
+from crossstage.claims.detectors import counted as counted_detector
+from crossstage.claims.networks import TABLE_1, TABLE_3, NetworkRow, counted
 
 DOCS = Path(__file__).parents[1] / "docs" / "claims"
 
@@ -16,7 +19,7 @@ def test_the_table_is_what_the_command_prints(capsys):
 
 
 @pytest.mark.parametrize("claim", [claim for claim in TABLE_1 + TABLE_3 if claim.ours], ids=lambda claim: claim.model)
-def test_a_network_is_as_near_the_published_one_as_its_basis_allows(claim: Claim):
+def test_a_network_is_as_near_the_published_one_as_its_basis_allows(claim: NetworkRow):
     within = {"cfg": 0.006, "code": 0.002, "paper": 0.01, "reconstruction": 0.02}[claim.basis]
     for published, ours in zip((claim.bflops, claim.weights), counted(claim), strict=True):
         if published is not None and not claim.all_in:
@@ -34,11 +37,9 @@ def test_the_table_of_detectors_is_what_the_command_prints(capsys):
     assert capsys.readouterr().out == (DOCS / "detectors.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "claim", detectors.TABLE_2 + detectors.TABLE_4, ids=lambda claim: f"{claim.model} {claim.size}"
-)
-def test_a_detector_is_as_near_the_published_one_as_its_basis_allows(claim: detectors.Claim):
-    bflops, weights, stored = detectors.counted(claim)
+@pytest.mark.parametrize("claim", TABLE_2 + TABLE_4, ids=lambda claim: f"{claim.model} {claim.size}")
+def test_a_detector_is_as_near_the_published_one_as_its_basis_allows(claim: DetectorRow):
+    bflops, weights, stored = counted_detector(claim)
     if claim.basis == "reconstruction":
         assert bflops == pytest.approx(claim.bflops, rel=0.02)
     else:  # to the last published digit, up to how that was rounded
@@ -49,10 +50,10 @@ def test_a_detector_is_as_near_the_published_one_as_its_basis_allows(claim: dete
 
 
 def test_figure_7s_claims_hold():
-    efm = detectors.largest("csppeleenet_efm").flops
-    assert efm / detectors.largest("peleenet_yolo", "backbone").flops - 1 == pytest.approx(-0.44, abs=0.005)
-    assert efm / detectors.largest("peleenet_yolo").flops - 1 == pytest.approx(-0.80, abs=0.005)
-    assert detectors.traffic(True)["handed down"] / detectors.traffic(False)["handed down"] == 0.25
+    efm = largest("csppeleenet_efm").flops
+    assert efm / largest("peleenet_yolo", "backbone").flops - 1 == pytest.approx(-0.44, abs=0.005)
+    assert efm / largest("peleenet_yolo").flops - 1 == pytest.approx(-0.80, abs=0.005)
+    assert traffic(True)["handed down"] / traffic(False)["handed down"] == 0.25
 
 
 def test_figure_7_is_drawn(tmp_path):

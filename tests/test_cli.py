@@ -128,3 +128,18 @@ def test_models_by_pattern_with_their_cost(capsys):
 def test_models_without_a_match_name_the_nearest(capsys):
     assert main(["models", "csppeleent"]) == 2
     assert "no model is called 'csppeleent'; did you mean csppeleenet" in capsys.readouterr().err
+
+
+def test_gradients_tells_of_paths_and_draws_similarity(capsys, tmp_path, colours):
+    file, picture = tmp_path / "paths.json", tmp_path / "maps.png"
+    words = ["gradients", "csppeleenet", "--imgsz", "32", "--json", str(file), "--data", str(colours)]
+    assert main([*words, "--save", str(picture)]) == 0
+    rows = {row["layer"]: row for row in json.loads(file.read_text())}
+    assert rows["input"] == {"layer": "input", "paths": 882457760, "shortest": 11, "longest": 70}
+    assert "882,457,760" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_gradients_refuses_data_for_a_detector(capsys, colours):
+    assert main(["gradients", "cspdarknet53_tiny_yolo", "--data", str(colours)]) == 2
+    assert "is a detector" in capsys.readouterr().err

@@ -36,19 +36,19 @@ def test_each_operation_tells_what_it_computes_and_moves():
     with torch.device("meta"):
         model = Small().eval()
     found = [entry for entry in operations(model, (2, 3, 16, 16)) if entry.kind != "other"]
-    told = [(entry.module, entry.kind, entry.flops, entry.weights, entry.read, entry.written) for entry in found]
+    told = [(entry.name, entry.kind, entry.darknet_flops, entry.weights, entry.read, entry.written) for entry in found]
     assert told == [
         ("conv", "convolution", 2 * 2 * 64 * 8 * 27, 216, 2 * 3 * 256, 2 * 8 * 64),
         ("", "pooling", 9 * 2 * 8 * 64, 0, 2 * 8 * 64, 2 * 8 * 64),
         ("", "concatenation", 0, 0, 2 * 16 * 64, 2 * 16 * 64),
         ("", "upsampling", 0, 0, 2 * 16 * 64, 2 * 16 * 256),
         ("", "pooling", 256 * 2 * 16, 0, 2 * 16 * 256, 2 * 16),
-        ("fc", "linear", 2 * 2 * 16 * 5, 80, 2 * 16 + 5, 2 * 5),
+        ("fc", "linear", 2 * 2 * 16 * 5, 80, 2 * 16, 2 * 5),
     ]
     assert found[0].output_shape == (2, 8, 8, 8)
     convolutions = found[0].flops + found[-1].flops
     assert count_flops(model, (2, 3, 16, 16)) == convolutions
-    assert count_flops(model, (2, 3, 16, 16), pooling=True) == convolutions + found[1].flops + found[4].flops
+    assert count_flops(model, (2, 3, 16, 16), pooling=True) == convolutions + found[1].pooled + found[4].pooled
 
 
 def test_darknets_totals_are_met_with_its_pooling():

@@ -156,6 +156,15 @@ def test_without_onednn_and_when_traced_or_exported_it_is_plain_torch(monkeypatc
         torch.testing.assert_close(traced(x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["cspresnet50", "csppeleenet", "densenet121"])
+def test_it_compiles_as_one_graph(name):
+    model = randomize(create_model(name, num_classes=5))
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        compiled = torch.compile(fuse(model), backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(images), model.eval()(images), rtol=1e-4, atol=1e-4)
+
+
 def test_other_batches_and_sizes_reuse_the_weights_laid_out_first():
     model = randomize(create_model("cspdarknet53", num_classes=2))
     fused = fuse(model)

@@ -272,6 +272,40 @@ def test_classes_are_those_of_one_picture_at_a_time(folder, batch):
         assert entry.probabilities == predictor.classify(load_image(entry.source)).probabilities
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_passes_side_by_side_keep_the_order(folder, batch):
+    alone = list(Predictor(BrightBox(), batch=batch).predict(folder))
+    model = BrightBox()
+    beside = list(Predictor(model, batch=batch, streams=3).predict(folder))
+    assert sum(model.passes) == 7 and [type(entry) for entry in beside] == [type(entry) for entry in alone]
+    for found, wanted in zip(beside, alone, strict=True):
+        assert isinstance(found, Unreadable) or found.detections == wanted.detections  # type: ignore[union-attr]
+
+
+def test_passes_side_by_side_overlap_and_share_torchs_threads(folder):
+    meeting = threading.Barrier(2)
+    inner = []
+
+    class Meeting(BrightBox):
+        def forward(self, images):
+            meeting.wait(5)
+            inner.append(torch.get_num_threads())
+            return super().forward(images)
+
+    pictures = [_boxed(0)] * 8
+    assert len(list(Predictor(Meeting(), streams=2).predict(pictures))) == 8
+    assert set(inner) == {max(1, torch.get_num_threads() // 2)}
+
+
+def test_an_error_of_a_pass_beside_others_arrives(folder):
+    class Failing(BrightBox):
+        def forward(self, images):
+            raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        list(Predictor(Failing(), streams=2).predict(folder))
+
+
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize(("size", "scale"), [((640, 960), 8), ((250, 380), 2), ((127, 960), 1)])
 def test_a_large_jpeg_is_read_small_and_its_boxes_are_of_the_whole(orientation, size, scale, tmp_path):

@@ -19,11 +19,13 @@ from crossstage.version import __version__
 
 if TYPE_CHECKING:
     from crossstage import darknet
+    from crossstage.convert import to_partial
+    from crossstage.deploy import open_model
     from crossstage.detectors import Detector
     from crossstage.nn import Partial
     from crossstage.nn.fuse import fuse
     from crossstage.training import TrainOptions, train
-    from crossstage.zoo import create_detector, create_model, list_models, load, model_info
+    from crossstage.zoo import create_detector, create_model, list_models, load, model_info, profile
 
 _HOMES = {
     "Detector": "crossstage.detectors",
@@ -35,6 +37,9 @@ _HOMES = {
     "load": "crossstage.zoo",
     "TrainOptions": "crossstage.training",
     "model_info": "crossstage.zoo",
+    "open_model": "crossstage.deploy",
+    "profile": "crossstage.zoo",
+    "to_partial": "crossstage.convert",
     "train": "crossstage.training",
 }
 
@@ -56,6 +61,9 @@ __all__ = [
     "list_models",
     "load",
     "model_info",
+    "open_model",
+    "profile",
+    "to_partial",
     "train",
 ]
 

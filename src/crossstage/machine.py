@@ -21,6 +21,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+def has_bf16() -> bool:
+    """Whether the processor computes in bfloat16; True, too, where the system does not tell (Linux does)."""
+    info = Path("/proc/cpuinfo")
+    return not info.is_file() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(info.read_text().split())
+
+
 def cache_folder() -> Path:
     """Where files go that can be made again: ``$CROSSSTAGE_CACHE``, or a folder in the user's cache."""
     if told := os.environ.get("CROSSSTAGE_CACHE"):

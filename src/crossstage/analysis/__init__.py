@@ -1,5 +1,44 @@
-"""What a network costs, operation by operation."""
+"""What a network costs, operation by operation; how gradients flow through it; what its layers weigh."""
 
-from crossstage.analysis.cost import Kind, Operation, count_flops, operations
+from crossstage.analysis.cost import count_flops, operations
+from crossstage.analysis.formulas import dense_block_cio, partial_dense_block_cio
+from crossstage.analysis.layer import Kind, Layer, Precision
+from crossstage.analysis.paths import GradientPaths, gradient_paths
+from crossstage.analysis.profile import Bottleneck, Profile, profile_module
+from crossstage.analysis.redundancy import (
+    Similarity,
+    Tap,
+    gradient_similarity,
+    linear_cka,
+    plot_similarity,
+    stage_taps,
+    subspace_overlap,
+)
+from crossstage.analysis.roof import Roof
+from crossstage.analysis.weights import WeightNorms, plot_weight_norms, weight_norms
 
-__all__ = ["Kind", "Operation", "count_flops", "operations"]
+__all__ = [
+    "Bottleneck",
+    "GradientPaths",
+    "Kind",
+    "Layer",
+    "Precision",
+    "Profile",
+    "Roof",
+    "Similarity",
+    "Tap",
+    "WeightNorms",
+    "count_flops",
+    "dense_block_cio",
+    "gradient_paths",
+    "gradient_similarity",
+    "linear_cka",
+    "operations",
+    "partial_dense_block_cio",
+    "plot_similarity",
+    "plot_weight_norms",
+    "profile_module",
+    "stage_taps",
+    "subspace_overlap",
+    "weight_norms",
+]

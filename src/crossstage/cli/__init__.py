@@ -9,10 +9,15 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
+from crossstage.cli.claims import claims
+from crossstage.cli.convert import convert
+from crossstage.cli.cost import profile_network, report
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
 from crossstage.cli.deploy import benchmark, export
+from crossstage.cli.explore import explore
+from crossstage.cli.gradients import gradients
 from crossstage.cli.train import run_train, train
 from crossstage.cli.verbs import INTERRUPTED, darknet_convert, darknet_info, info, models, pack, predict, val
 from crossstage.errors import CrossStageError
@@ -35,6 +40,12 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "pack": pack,
     "models": models,
     "info": info,
+    "profile": profile_network,
+    "report": report,
+    "convert": convert,
+    "explore": explore,
+    "gradients": gradients,
+    "claims": claims,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {
@@ -43,20 +54,31 @@ GROUPS = {
 }
 LISTS = {  # options that take several values
     "classes": "Names or ids of the classes to look for, apart or with commas; by default all.",
+    "fusion": "Where the carried and the processed part are fused.",
+    "gamma": "Shares of the channels that are carried past the blocks.",
+    "runtime": "What runs the networks to time them, of the runtimes of benchmark.",
     "runtimes": "Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino, "
-    "openvino-bf16, openvino-int8, opencv, apart or with commas; by default all but torch-compiled.",
+    "openvino-bf16, openvino-int8, ncnn, ncnn-bf16, opencv, apart or with commas; by default all.",
+    "stages": "Names or numbers of the stages to convert, in the order they run; by default those that get cheaper, or "
+    "all if none does.",
+    "split": "How the parts are taken: by a convolution for each, or by slicing the channels.",
+    "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
 }
 SEVERAL = {"models": "Models, with or without weights, or model files."}  # positional
 FLAGS = {
     "augment",
+    "compiled",
     "decode",
     "dynamic",
     "half",
     "int8",
+    "layers",
+    "measure",
     "nms",
     "fit_anchors",
     "freeze_backbone",
     "nms_sweep",
+    "peers",
 }  # may stand without a value
 OPTIONAL = {"pattern": "Shell-style wildcards, such as 'csp*'; by default all."}  # positional, and may be left out
 
@@ -89,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plain(words: Sequence[str]) -> list[str]:
-    """Options as they are defined: hyphens become underscores, and a flag without a value is true."""
+    """Options as they are defined: hyphens become underscores, a flag without a value is true, and -o is --out."""
+    words = ["--out" if word == "-o" else word for word in words]
     result = []
     for word, following in zip_longest(words, words[1:], fillvalue="--"):
         if word.startswith("--"):
@@ -130,12 +153,25 @@ def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb | dict[str, Verb
             continue
         parameters = inspect.signature(verb).parameters
         first = next(iter(parameters.values()))
+        lists = _lists(verb)
         below.add_function_arguments(
-            verb, as_positional=first.kind is not first.KEYWORD_ONLY, skip={*LISTS, *OPTIONAL, *SEVERAL}
+            verb, as_positional=first.kind is not first.KEYWORD_ONLY, skip={*lists, *OPTIONAL, *SEVERAL}
         )
         for argument in SEVERAL.keys() & parameters.keys():
             below.add_argument(argument, nargs="+", help=SEVERAL[argument])
         for argument in OPTIONAL.keys() & parameters.keys():
             below.add_argument(argument, nargs="?", default=parameters[argument].default, help=OPTIONAL[argument])
-        for option in LISTS.keys() & parameters.keys():
-            below.add_argument(f"--{option}", nargs="+", help=LISTS[option])
+        for option, kind in lists.items():
+            default = parameters[option].default
+            default = list(default) if isinstance(default, tuple) else default  # shown as it is typed
+            below.add_argument(f"--{option}", nargs="+", type=kind, default=default, help=LISTS[option])
+
+
+def _lists(verb: Verb) -> dict[str, Any]:
+    """The options of a verb that take several values, and what one of them is."""
+    found = {}
+    for name, hint in get_type_hints(verb).items():
+        for form in (hint, *get_args(hint)):
+            if get_origin(form) in (list, Sequence) and name not in SEVERAL:
+                found[name] = get_args(form)[0]
+    return found

@@ -78,6 +78,7 @@ def benchmark(
     rounds: int = 30,
     threads: int | None = None,
     memory: bool = True,
+    calib: str | None = None,
     json: str | None = None,
 ) -> int:
     """Time networks in every installed runtime, side by side.
@@ -86,11 +87,13 @@ def benchmark(
         models: Names, with or without weights, or model files.
         imgsz: Side of the networks' input in pixels; by default each network's own.
         runtimes: Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino,
-            openvino-bf16, openvino-int8, opencv; by default all but torch-compiled.
-        peers: Add the same network by others, and ultralytics' nano models if they are installed.
+            openvino-bf16, openvino-int8, ncnn, ncnn-bf16, opencv; by default all.
+        peers: Add the same network by others (OpenCV on Darknet's files, timm), and ultralytics' nano models if they
+            are installed.
         rounds: Timed passes of each.
         threads: For each runtime; by default all cores.
         memory: Measure peak memory, too, each row in a process of its own.
+        calib: Pictures to quantise int8 networks by, a dataset or a folder; by default noise, which is as fast.
         json: File for all that was measured.
     """
     from crossstage.deploy.benchmark import benchmark as measure
@@ -106,6 +109,7 @@ def benchmark(
             rounds=rounds,
             threads=threads,
             memory=memory,
+            calib=calib,
             progress=status.update,
         )
     print_benchmark(result, console())

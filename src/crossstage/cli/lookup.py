@@ -5,11 +5,17 @@ Apart from the verbs: jsonargparse imports all that their module names in annota
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from crossstage.cli.console import console
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crossstage.analysis import GradientPaths
     from crossstage.data import DataSource
     from crossstage.data.anchors import Sizes
+    from crossstage.deploy import Opened
     from crossstage.inference import Preprocessing
 
 
@@ -18,6 +24,17 @@ def source_of(data: str, format: str | None) -> DataSource:
     from crossstage.data import find_data
 
     return find_data(data, format)  # pyright: ignore[reportArgumentType] (checked there)
+
+
+def opened_model(model: str, **options: Any) -> Opened:
+    """A model, whose opening can take a minute when a runtime is used for the first time; told how it was chosen."""
+    from crossstage.deploy import open_model
+
+    with console(stderr=True).status("opening the model"):
+        opened = open_model(model, **options)
+    if opened.told:
+        console(stderr=True).print(opened.told, markup=False, highlight=False, soft_wrap=True)
+    return opened
 
 
 def anchors_of(model: str, imgsz: int | None) -> tuple[Sizes, Preprocessing]:
@@ -33,3 +50,45 @@ def anchors_of(model: str, imgsz: int | None) -> tuple[Sizes, Preprocessing]:
     levels = made.model.head.levels if isinstance(made.model, OneStageDetector) else ()
     anchors = [anchor for level in levels for anchor in level.anchors]
     return np.array(anchors, float).reshape(-1, 2), made.spec.preprocessing
+
+
+def gradient_paths_of(model: str, imgsz: int | None) -> list[GradientPaths]:
+    """The gradient paths of a network by name."""
+    from crossstage.analysis import gradient_paths
+    from crossstage.analysis.cost import NeedsValuesError
+    from crossstage.zoo import resolve
+    from crossstage.zoo.profiling import input_shape
+
+    found = resolve(model)
+    shape = input_shape(found.input_shape, imgsz, 1)
+    try:
+        return gradient_paths(found.module, shape)
+    except NeedsValuesError:
+        return gradient_paths(resolve(model, "cpu").module, shape)
+
+
+def classifier_and_batch(
+    model: str, data: str, imgsz: int | None, most: int = 128
+) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """A classifier for a dataset's classes, in training mode, and normalised pictures of it with their labels."""
+    import torch
+
+    from crossstage.data import ClassificationData
+    from crossstage.data.loading import ScoredPictures
+    from crossstage.data.source import part_to_measure
+    from crossstage.detectors import OneStageDetector
+    from crossstage.errors import ConfigError, DataError
+    from crossstage.zoo import start_model
+
+    dataset = part_to_measure(data)
+    if not isinstance(dataset, ClassificationData):
+        raise DataError(f"{data}: boxes to find; expected a dataset of pictures by class")
+    started = start_model(model, dataset.class_names, imgsz=imgsz)
+    if isinstance(started.model, OneStageDetector):
+        raise ConfigError(f"{model} is a detector; expected a classifier to go with the classes of {data}")
+    assert started.spec.preprocessing
+    pictures = ScoredPictures(dataset, started.spec.preprocessing)
+    chosen = range(0, len(pictures), -(-len(pictures) // most))  # evenly, as classes follow each other
+    images = torch.stack([pictures[index][0] for index in chosen])
+    labels = torch.from_numpy(dataset.labels[list(chosen)])
+    return started.model, (started.spec.preprocessing.normalise(images), labels)

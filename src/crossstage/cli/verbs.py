@@ -7,6 +7,7 @@ from typing import Literal
 
 from crossstage.cli.console import console, nearest
 from crossstage.cli.console import table as make_table
+from crossstage.cli.lookup import opened_model
 from crossstage.errors import ConfigError
 
 DEFAULT_MODEL = "cspdarknet53_tiny_yolo.coco"
@@ -24,7 +25,7 @@ def predict(
     classes: list[str] | None = None,
     batch: int = 1,
     device: str | None = None,
-    runtime: Literal["auto", "torch", "onnxruntime", "openvino", "opencv"] | None = None,
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino", "opencv", "ncnn"] | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     threads: int | None = None,
     compiled: bool = False,
@@ -36,8 +37,8 @@ def predict(
     Args:
         source: A picture, folder, glob, .txt list, video file or camera number.
         model: A model with weights in "crossstage models", with or without their tag; a model file; a run's folder; a
-            Darknet .cfg with its .weights, and .names if there are any, beside it; or what export wrote for ONNX or
-            OpenVINO.
+            Darknet .cfg with its .weights, and .names if there are any, beside it; or what export wrote for ONNX,
+            OpenVINO or ncnn.
         conf: Keep detections that score more than this.
         iou: Of two boxes of one class that overlap more than this, drop the weaker.
         nms: How that overlap is measured: by IoU, by distance-IoU, or by IoU whatever the classes are.
@@ -53,11 +54,13 @@ def predict(
         save: Folder for annotated copies.
         json: File for the detections, one JSON object for each picture or frame.
     """
-    from crossstage.deploy import open_model
-    from crossstage.inference import Predictor, predict_to_files, print_summary
+    from crossstage.deploy import streams_for
+    from crossstage.inference import Predictor, Source, predict_to_files, print_summary
     from crossstage.inference.classify import ClassPredictor, classify_to_files
 
-    opened = open_model(
+    pictures = Source(source)
+    streams = streams_for(threads, single=pictures.single, live=pictures.live)
+    opened = opened_model(
         model,
         runtime=runtime,
         device=device,
@@ -66,19 +69,18 @@ def predict(
         compiled=compiled,
         imgsz=imgsz,
         batch=batch,
+        streams=streams,
     )
-    if opened.told:
-        console(stderr=True).print(opened.told, markup=False, highlight=False, soft_wrap=True)
+    shared = {"imgsz": imgsz, "batch": batch, "streams": opened.streams}
     if opened.classifier:
         if classes or save:
             raise ConfigError(f"{model} is a classifier; classes and save are for detectors")
-        predictor = ClassPredictor(opened.classifier, imgsz=imgsz, batch=batch)
+        predictor = ClassPredictor(opened.classifier, **shared)
         unreadable = classify_to_files(predictor, source, console(), json=Path(json) if json else None)
         return FOUND_FAULTS if unreadable else 0
     assert opened.detector
     wanted = [name for entry in classes for name in entry.split(",")] if classes else None
-    options = {"conf": conf, "iou": iou, "imgsz": imgsz, "classes": wanted, "suppression": nms, "batch": batch}
-    predictor = Predictor(opened.detector, **options)
+    predictor = Predictor(opened.detector, conf=conf, iou=iou, classes=wanted, suppression=nms, **shared)
     summary = predict_to_files(predictor, source, save=Path(save) if save else None, json=Path(json) if json else None)
     print_summary(summary, console())
     if summary.interrupted:
@@ -98,8 +100,10 @@ def val(
     nms_sweep: bool = False,
     on_bad_label: Literal["refuse", "skip"] = "refuse",
     device: str | None = None,
-    runtime: Literal["auto", "torch", "onnxruntime", "openvino", "opencv"] | None = None,
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino", "opencv", "ncnn"] | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
+    threads: int | None = None,
+    batch: int = 1,
     json: str | None = None,
 ) -> int:
     """Measure a detector's average precision or a classifier's accuracy.
@@ -107,8 +111,8 @@ def val(
     Args:
         data: The dataset, see "crossstage data check --help".
         model: A model with weights in "crossstage models", with or without their tag; a model file; a run's folder; a
-            Darknet .cfg with its .weights, and .names if there are any, beside it; or what export wrote for ONNX or
-            OpenVINO.
+            Darknet .cfg with its .weights, and .names if there are any, beside it; or what export wrote for ONNX,
+            OpenVINO or ncnn.
         split: The part to measure on: train, val or test; by default val, else test. Of a folder with several
             annotation files also a part of one's name.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
@@ -120,16 +124,19 @@ def val(
         device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
         runtime: What runs the model, as for predict.
         precision: Of the arithmetic: bf16 where runtime and processor have it.
+        threads: How many to use on a CPU.
+        batch: Pictures that share a forward pass.
         json: File for the report.
     """
     from crossstage.data import CocoDataset
     from crossstage.data.source import part_to_measure
-    from crossstage.deploy import open_model
     from crossstage.evaluation import evaluate, evaluate_classifier, print_classification, print_report
     from crossstage.evaluation.sweep import nms_sweep as sweep
     from crossstage.evaluation.sweep import print_sweep, save_sweep
 
-    opened = open_model(model, runtime=runtime, device=device, precision=precision, imgsz=imgsz)
+    opened = opened_model(
+        model, runtime=runtime, device=device, threads=threads, precision=precision, imgsz=imgsz, batch=batch
+    )
     dataset = part_to_measure(data, split, on_bad_label)
     if bool(opened.classifier) == isinstance(dataset, CocoDataset):
         held = "boxes" if isinstance(dataset, CocoDataset) else "labels without boxes"
@@ -138,7 +145,9 @@ def val(
         assert not isinstance(dataset, CocoDataset)
         if nms_sweep or nms != "iou":
             raise ConfigError(f"{model} is a classifier; nms and nms_sweep are for detectors")
-        report = evaluate_classifier(opened.classifier, dataset, imgsz=imgsz, progress=True, model_name=model)
+        report = evaluate_classifier(
+            opened.classifier, dataset, imgsz=imgsz, batch=batch, progress=True, model_name=model
+        )
         print_classification(report, console())
     else:
         assert opened.detector and isinstance(dataset, CocoDataset)
@@ -148,7 +157,7 @@ def val(
             if json:
                 save_sweep(rows, Path(json))
             return 0
-        options = {"imgsz": imgsz, "conf": conf, "iou": iou, "suppression": nms}
+        options = {"imgsz": imgsz, "conf": conf, "iou": iou, "suppression": nms, "batch": batch}
         report = evaluate(opened.detector, dataset, progress=True, model_name=model, **options)
         print_report(report, console())
     if json:

@@ -6,20 +6,23 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from crossstage.deploy.cached import versions
 from crossstage.deploy.memory import peak_mib
-from crossstage.deploy.peak import convolutions
-from crossstage.deploy.peers import peers_of
+from crossstage.deploy.peak import Peak, best, convolutions
+from crossstage.deploy.peers import DARKNET, peers_of
 from crossstage.deploy.rows import WAYS, Number, Run, billions
 from crossstage.deploy.timing import in_turns
 from crossstage.detectors import Detector
-from crossstage.errors import ConfigError, CrossStageError
+from crossstage.errors import ConfigError
+from crossstage.export.calibration import calibration_inputs
 from crossstage.export.graph import plan, sample
 from crossstage.files import write_text
 from crossstage.heads import Classifier
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 PEAK_ROUNDS = 12
 BURST, PAUSE = 3, 0.02
+CALIBRATION = 32  # inputs to quantise by
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,14 @@ class BenchmarkRow:
         """Achieved GFLOP/s."""
         return None if self.gflops is None else self.gflops / self.median * 1e3
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, and what follows from the times, for JSON."""
+        content = asdict(self)
+        if self.milliseconds:
+            content |= {"median": self.median, "p10": self.percentile(10), "p90": self.percentile(90)}
+            content |= {"images_per_second": 1e3 / self.median, "gflops_per_second": self.rate}
+        return content
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -83,25 +95,53 @@ class Benchmark:
         machine: The processor.
         threads: Of each runtime.
         rows: In the order they were asked for.
-        peak: Best rate of a convolution in each precision, in GFLOP/s.
-        best: Which convolution that was.
+        peaks: Best rates of a convolution in each precision.
+        calibration: What int8 networks were quantised by, for people.
         versions: Of the packages that ran.
     """
 
     machine: str
     threads: int
     rows: tuple[BenchmarkRow, ...]
-    peak: Mapping[Number, float]
-    best: Mapping[Number, str]
+    peaks: tuple[Peak, ...]
+    calibration: str
     versions: Mapping[str, str] = field(default_factory=versions)
 
+    def share(self, row: BenchmarkRow, *, winograd: bool) -> float | None:
+        """A row's rate over the best rate of a convolution in its precision, from 0 to 1; None if one is not known.
+
+        Args:
+            row: One of the rows.
+            winograd: Over the best of any algorithm, not of direct ones alone.
+        """
+        rates = [
+            peak.rate for peak in self.peaks if peak.precision == row.precision and (winograd or not peak.winograd)
+        ]
+        return row.rate / max(rates) if rates and row.milliseconds and row.rate is not None else None
+
+    def baseline(self, row: BenchmarkRow) -> BenchmarkRow | None:
+        """OpenCV's DNN module on Darknet's files of a row's network, if that was timed, too."""
+        for other in self.rows:
+            if (other.model, other.size, other.runtime) == (row.model, row.size, DARKNET) and other.milliseconds:
+                return other
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, and what follows from the times, for JSON."""
+        rows = [
+            row.to_dict()
+            | {"share_of_peak": self.share(row, winograd=True), "share_of_direct_peak": self.share(row, winograd=False)}
+            for row in self.rows
+        ]
+        return asdict(self) | {"rows": rows}
+
     def save(self, path: Path) -> None:
-        """Write all of it as JSON.
+        """Write :meth:`to_dict` as JSON.
 
         Raises:
             DataError: The file cannot be written.
         """
-        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
 
 @dataclass
@@ -122,6 +162,7 @@ def benchmark(
     rounds: int = 30,
     threads: int | None = None,
     memory: bool = True,
+    calib: str | Path | None = None,
     progress: Callable[[str], object] = lambda _: None,
 ) -> Benchmark:
     """Time networks, one picture at a time, in turns: every way to run every network takes its turn in each round.
@@ -129,21 +170,25 @@ def benchmark(
     Args:
         models: Names, with or without weights, or files: see :func:`crossstage.load`.
         imgsz: Side of the input in pixels; None for each network's own.
-        runtimes: Some of :data:`~crossstage.deploy.rows.WAYS`; None takes all but compiled PyTorch.
-        peers: Add what users would otherwise run: OpenCV's DNN module on Darknet files of the same network, timm's same
-            network, and, if it is installed, ultralytics' nano models at the same size.
+        runtimes: Some of :data:`~crossstage.deploy.rows.WAYS`; None takes all.
+        peers: Add what users would otherwise run: OpenCV's DNN module on Darknet files of the same network, as it comes
+            and with a core for each thread; timm's same network; and, if it is installed, ultralytics' nano models at
+            the same size.
         rounds: Timed passes of each.
         threads: For each runtime; None takes all cores.
         memory: Measure peak memory, too, each row in a process of its own.
+        calib: Pictures to quantise int8 networks by, as for :func:`~crossstage.export.export`; None takes noise, by
+            which they are as fast and find little.
         progress: Told of each step.
 
     Raises:
         ConfigError: A name, a runtime or a size does not fit.
+        DataError: There are no pictures to quantise by.
         WeightsError: A file is damaged.
     """
     if rounds < 1 or (threads is not None and threads < 1):
         raise ConfigError(f"rounds={rounds}, threads={threads}; expected at least 1")
-    chosen = list(runtimes) if runtimes else [name for name in WAYS if name != "torch-compiled"]
+    chosen = list(runtimes) if runtimes else list(WAYS)
     if unknown := [name for name in chosen if name not in WAYS]:
         raise ConfigError(f"runtime {unknown[0]!r} is unknown; expected some of {', '.join(WAYS)}")
     threads = threads or cores()
@@ -151,14 +196,12 @@ def benchmark(
     rows: list[BenchmarkRow | _Entry] = []
     with torch.inference_mode():
         for name in models:
-            rows += _network(name, imgsz, chosen, threads, peers=peers, progress=progress)
-        peaks = convolutions(threads)
+            rows += _network(name, imgsz, chosen, threads, calib=calib, peers=peers, progress=progress)
+        roofs = convolutions(threads)
         progress("timing")
         running = {f"row {index}": entry.run for index, entry in enumerate(rows) if isinstance(entry, _Entry)}
         times = in_turns(running, rounds, burst=BURST, pause=PAUSE)
-        rates = in_turns(
-            {peak.name + peak.precision: peak.run for peak in peaks}, PEAK_ROUNDS, burst=BURST, pause=PAUSE
-        )
+        rates = in_turns({roof.name: roof.run for roof in roofs}, PEAK_ROUNDS, burst=BURST, pause=PAUSE)
     finished = []
     for index, entry in enumerate(rows):
         if isinstance(entry, BenchmarkRow):
@@ -167,13 +210,9 @@ def benchmark(
         progress(f"memory of {entry.row.model}, {entry.row.runtime} {entry.row.precision}")
         used = entry.memory() if memory else None
         finished.append(replace(entry.row, milliseconds=tuple(times[f"row {index}"]), memory=used))
-    peak: dict[Number, float] = {}
-    best: dict[Number, str] = {}
-    for convolution in peaks:
-        rate = convolution.gflops / statistics.median(rates[convolution.name + convolution.precision]) * 1e3
-        if rate > peak.get(convolution.precision, 0.0):
-            peak[convolution.precision], best[convolution.precision] = rate, convolution.name
-    return Benchmark(processor(), threads, tuple(finished), peak, best)
+    peaks = best(roofs, {name: statistics.median(values) for name, values in rates.items()})
+    quantised = f"{CALIBRATION} {f'pictures of {calib}' if calib else 'inputs of noise'}"
+    return Benchmark(processor(), threads, tuple(finished), peaks, quantised)
 
 
 def named_model(name: str) -> Model:
@@ -186,7 +225,9 @@ def named_model(name: str) -> Model:
     untrained = name in REGISTRY and not any(tagged.startswith(f"{name}.") for tagged in PRETRAINED)
     if not untrained:
         return load(name)
-    model = create_model(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # exported files of an earlier run serve again
+        model = create_model(name)
     assert isinstance(model, (Detector, Classifier))
     return model.eval()
 
@@ -197,6 +238,7 @@ def _network(
     ways: Sequence[str],
     threads: int,
     *,
+    calib: str | Path | None,
     peers: bool,
     progress: Callable[[str], object],
 ) -> list[BenchmarkRow | _Entry]:
@@ -204,28 +246,47 @@ def _network(
     size = imgsz or _own_size(name, model)
     images = sample(model, size, 1)
     gflops = billions(model, size)
+    calibration: list[Tensor] = []
+    if any(WAYS[way].precision == "int8" for way in ways):
+        calibration = _calibration(model, size, calib)
     rows: list[BenchmarkRow | _Entry] = []
+
+    def add(row: BenchmarkRow, opened: Callable[[], Run], memory: Callable[[], float | None]) -> None:
+        progress(f"{row.model}: {row.runtime} {row.precision}")
+        try:
+            run = opened()
+            run(images)
+        except Exception as error:  # libraries and compilers have errors of their own, without a common base
+            rows.append(replace(row, why=one_line(error)))
+        else:
+            rows.append(_Entry(row, _bound(run, images), memory))
+
     for way_name in ways:
         way = WAYS[way_name]
-        progress(f"{name}: {way.told} {way.precision}")
         row = BenchmarkRow(name, way.told, way.precision, size, gflops)
-        try:
-            file = way.file(model, size)
-            run = way.open(file or model, threads)
-            run(images)
-        except CrossStageError as error:
-            rows.append(replace(row, why=str(error)))
-            continue
-        source = file or name
-        rows.append(
-            _Entry(row, _bound(run, images), lambda source=source, way=way_name: peak_mib(source, way, size, threads))
+        file = partial(way.file, model, size, calibration)
+        add(
+            row,
+            lambda way=way, file=file: way.open(file() or model, threads),
+            lambda way_name=way_name, file=file: peak_mib(file() or name, way_name, size, threads),
         )
-    if peers:
-        for peer in peers_of(name, model, size, threads):
-            progress(f"{name}: {peer.runtime}")
-            row = BenchmarkRow(peer.model, peer.runtime, "fp32", size, peer.gflops)
-            rows.append(_Entry(row, _bound(peer.run, images), lambda: None))
+    for peer in peers_of(name, model, size, threads) if peers else ():
+        row = BenchmarkRow(peer.model, peer.runtime, "fp32", size, peer.gflops)
+        add(row, peer.open, lambda peer=peer: peak_mib(name, peer.label, size, threads))
     return rows
+
+
+def _calibration(model: Model, size: int, calib: str | Path | None) -> list[Tensor]:
+    if calib is None or model.preprocessing is None:
+        return [sample(model, size, 1, seed=seed) for seed in range(CALIBRATION)]
+    pictures = calibration_inputs(calib, replace(model.preprocessing, size=(size, size)))
+    return pictures[:: max(1, len(pictures) // CALIBRATION)][:CALIBRATION]
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def _bound(run: Run, images: torch.Tensor) -> Callable[[], object]:
@@ -238,32 +299,55 @@ def _own_size(name: str, model: Model) -> int:
     return max(REGISTRY[name].input_size) if name in REGISTRY else plan(model, name).images.shape[2]
 
 
+COLUMNS = ("", "", "median ms", "p10", "p90", "images/s", "MiB", "GFLOP/s", "of peak", "of direct", "x OpenCV")
+
+
 def print_benchmark(result: Benchmark, console: Console) -> None:
-    """Print a table: latency, pictures a second, memory, rate and share of the machine's peak."""
+    """Print a table: latency, pictures a second, memory, rate, its shares of the machine's peak, and speed."""
     from rich.table import Table
 
-    for (model, size), rows in groupby(result.rows, lambda row: (row.model, row.size)):
+    for (model, size), rows in networks(result):
         table = Table(box=None, pad_edge=False, title=f"{model} at {size}", title_justify="left", title_style="bold")
-        for position, title in enumerate(("", "", "median ms", "p10", "p90", "images/s", "MiB", "GFLOP/s", "of peak")):
+        for position, title in enumerate(COLUMNS):
             table.add_column(title, justify="left" if position < 2 else "right", no_wrap=True)
         for row in rows:
-            table.add_row(row.runtime, row.precision, *_cells(row, result.peak.get(row.precision)))
+            table.add_row(*cells(result, row))
         console.print(table)
+    console.print("\n".join(remarks(result)), markup=False, highlight=False, soft_wrap=True)
+
+
+def networks(result: Benchmark) -> list[tuple[tuple[str, int], list[BenchmarkRow]]]:
+    """Rows by name of the network and size of its input."""
+    return [(key, list(rows)) for key, rows in groupby(result.rows, lambda row: (row.model, row.size))]
+
+
+def remarks(result: Benchmark) -> list[str]:
+    """What a table needs to be understood: what does not run and why, the machine, its peaks, what int8 is."""
     lines = [f"{row.model}, {row.runtime} {row.precision}: {row.why}" for row in result.rows if row.why]
     lines.append(f"{result.machine}, {result.threads} threads; one picture at a time, all in turns")
-    lines += [f"peak {name}: {rate:.0f} GFLOP/s ({result.best[name]})" for name, rate in result.peak.items()]
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    if any(row.precision == "int8" for row in result.rows):
+        lines.append(f"int8: quantised by {result.calibration}")
+    for peak in result.peaks:
+        kind = ", Winograd" if peak.winograd else ""
+        lines.append(f"peak {peak.precision}{kind}: {peak.rate:.0f} GFLOP/s ({peak.name})")
+    return lines
 
 
-def _cells(row: BenchmarkRow, peak: float | None) -> list[str]:
+def cells(result: Benchmark, row: BenchmarkRow) -> list[str]:
+    """A row of the table with :data:`COLUMNS`."""
     if row.why:
-        return ["-"]
+        return [row.runtime, row.precision, "-"]
+    shares = (result.share(row, winograd=winograd) for winograd in (True, False))
+    baseline = result.baseline(row)
     return [
+        row.runtime,
+        row.precision,
         f"{row.median:.1f}",
         f"{row.percentile(10):.1f}",
         f"{row.percentile(90):.1f}",
         f"{1e3 / row.median:.1f}",
         "" if row.memory is None else f"{row.memory:.0f}",
         "" if row.rate is None else f"{row.rate:.0f}",
-        "" if row.rate is None or not peak else f"{row.rate / peak:.0%}",
+        *("" if share is None else f"{share:.0%}" for share in shares),
+        "" if baseline is None else f"{baseline.median / row.median:.2f}",
     ]

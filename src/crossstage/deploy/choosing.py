@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from crossstage.machine import cache_folder, cores, processor
 from crossstage.runtimes import Precision
 from crossstage.zoo.registry import Model
 
-Candidate = Callable[[], Any]
-"""Opens the model in a runtime."""
+Candidate = Callable[[int], Any]
+"""Opens the model in a runtime, to run from so many threads at once."""
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2}
 """Largest difference to PyTorch's float32 output, relative to the largest value, with which a runtime may be chosen."""
@@ -64,6 +65,7 @@ def choose(
     batch: int,
     threads: int | None,
     precision: Precision,
+    streams: int = 1,
 ) -> Chosen:
     """Take the fastest runtime that reproduces PyTorch's output.
 
@@ -77,6 +79,7 @@ def choose(
         batch: Pictures of a pass.
         threads: That were asked for.
         precision: Of the arithmetic.
+        streams: From how many threads the model will be run at once. The choice is made by one.
 
     Raises:
         CrossStageError: Not even PyTorch can run it.
@@ -84,7 +87,8 @@ def choose(
     about = (imgsz, batch, threads, precision, processor(), cores(), sorted(candidates), versions())
     record = cache_folder() / "runtimes" / f"{fingerprint(model, about)}.json"
     if (known := _recall(record)) is not None and known[0] in candidates:
-        return Chosen(candidates[known[0]](), known[0], known[1], {}, remembered=True)
+        with suppress(CrossStageError):  # what no longer opens is chosen anew
+            return Chosen(candidates[known[0]](streams), known[0], known[1], {}, remembered=True)
     images = sample(model, imgsz, batch)
     with torch.inference_mode():
         expected = _tensors(model(images))
@@ -93,7 +97,8 @@ def choose(
     medians = {name: statistics.median(values) for name, values in times.items()}
     fastest = min(medians, key=lambda name: medians[name])
     _remember(record, fastest, medians)
-    return Chosen(opened[fastest], fastest, medians, refused, remembered=False)
+    model = opened[fastest] if streams == 1 else candidates[fastest](streams)
+    return Chosen(model, fastest, medians, refused, remembered=False)
 
 
 def _able(
@@ -104,7 +109,7 @@ def _able(
     refused: dict[str, str] = {}
     for name, candidate in candidates.items():
         try:
-            run = candidate()
+            run = candidate(1)
             found = _tensors(run(images))
         except CrossStageError as error:
             if name == "torch":

@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 PASSES = 3
@@ -17,7 +18,7 @@ def peak_mib(source: str | Path, way: str, size: int, threads: int) -> float | N
 
     Args:
         source: A model's name or file; an exported file's path for a way that runs one.
-        way: One of :data:`~crossstage.deploy.rows.WAYS`.
+        way: One of :data:`~crossstage.deploy.rows.WAYS`, or the model and the runtime of one of its peers.
         size: Side of the input in pixels.
         threads: For the runtime.
 
@@ -43,17 +44,27 @@ def main() -> None:
     import torch
 
     from crossstage.deploy.benchmark import named_model
+    from crossstage.deploy.peers import peers_of
     from crossstage.deploy.rows import WAYS
     from crossstage.runtimes import RUNTIMES
+    from crossstage.zoo.registry import Model
 
-    source, way, size, threads = sys.argv[1], WAYS[sys.argv[2]], int(sys.argv[3]), int(sys.argv[4])
+    source, way, size, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     images = torch.rand(1, 3, size, size)
-    if way.runtime is not None:
-        importlib.import_module(RUNTIMES[way.runtime])
+    if way in WAYS and (runtime := WAYS[way].runtime) is not None:
+        importlib.import_module(RUNTIMES[runtime])
+        what: Model | Path = Path(source)
+    else:
+        what = named_model(source)
+    if way not in WAYS:
+        assert not isinstance(what, Path)
+        start = next(peer.open for peer in peers_of(source, what, size, threads) if peer.label == way)
+    else:
+        start = partial(WAYS[way].open, what, threads)
     before = _mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     with torch.inference_mode():
-        run = way.open(named_model(source) if way.runtime is None else Path(source), threads)
+        run = start()
         for _ in range(PASSES):
             run(images)
     print(_mib("VmHWM") - before)

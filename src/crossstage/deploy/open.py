@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -13,8 +16,9 @@ from crossstage.deploy.choosing import Candidate, choose
 from crossstage.deploy.pytorch import fast
 from crossstage.errors import ConfigError
 from crossstage.heads import Classifier
-from crossstage.inference import DetectionModel
-from crossstage.inference.classify import ClassificationModel
+from crossstage.inference import DetectionModel, Predictor
+from crossstage.inference.classify import Classification, ClassificationModel, ClassPredictor
+from crossstage.machine import cores
 from crossstage.runtimes import (
     ExportedClassifier,
     ExportedDetector,
@@ -24,11 +28,16 @@ from crossstage.runtimes import (
     is_exported,
     open_exported,
 )
+from crossstage.runtimes.sessions import check_precision
 from crossstage.zoo import load_on
 from crossstage.zoo.registry import Model
 
-Engine = Literal["auto", "torch", "onnxruntime", "openvino", "opencv"]
+if TYPE_CHECKING:
+    from supervision import Detections
+
+Engine = Literal["auto", "torch", "onnxruntime", "openvino", "opencv", "ncnn"]
 Runnable = Model | ExportedDetector | ExportedClassifier
+MOST_STREAMS = 8  # each has activations of its own
 
 
 @dataclass(frozen=True)
@@ -39,23 +48,53 @@ class Opened:
         runtime: What runs it.
         detector: The detector.
         classifier: The classifier.
+        imgsz: Side of the input in pixels that it was opened for; None for the model's own.
+        batch: Pictures of a pass.
+        streams: Passes that are computed side by side.
         told: How the runtime was chosen, for people; empty where there was no choice.
     """
 
     runtime: str
     detector: DetectionModel | None = None
     classifier: ClassificationModel | None = None
+    imgsz: int | None = None
+    batch: int = 1
+    streams: int = 1
     told: str = ""
 
+    def predict(
+        self,
+        source: Any,
+        *,
+        conf: float = 0.25,
+        iou: float = 0.45,
+        classes: Sequence[str | int] | None = None,
+        top: int = 5,
+    ) -> Iterator[Detections] | Iterator[Classification]:
+        """What :meth:`crossstage.Detector.predict` or a classifier's gives, by this runtime.
 
-def _opened(model: Runnable, runtime: str, told: str = "") -> Opened:
-    if isinstance(model, (Classifier, ExportedClassifier)):
-        return Opened(runtime, classifier=model, told=told)
-    return Opened(runtime, detector=model, told=told)
+        Args:
+            source: See :meth:`crossstage.Detector.predict`.
+            conf: Detections score more than this.
+            iou: Of two boxes of a class that overlap more than this, the weaker goes.
+            classes: Name, names or ids of the classes to look for; None looks for all.
+            top: How many classes a classifier tells of each picture.
+
+        Raises:
+            DataError: Nothing was found at ``source``.
+            ConfigError: An option is out of range or a class is unknown.
+        """
+        size, batch = self.imgsz, self.batch
+        if self.classifier is not None:
+            predictor = ClassPredictor(self.classifier, imgsz=size, top=top, batch=batch, streams=self.streams)
+            return (entry for entry in predictor.predict(source) if isinstance(entry, Classification))
+        assert self.detector is not None
+        options = {"conf": conf, "iou": iou, "classes": classes, "imgsz": size, "batch": batch}
+        return Predictor(self.detector, **options, streams=self.streams).detections(source)
 
 
 def open_model(
-    name_or_path: str | Path,
+    model: str | Path | Model,
     *,
     runtime: Engine | None = None,
     device: str | None = None,
@@ -64,11 +103,16 @@ def open_model(
     compiled: bool = False,
     imgsz: int | None = None,
     batch: int = 1,
+    streams: int = 1,
 ) -> Opened:
-    """Open a model to run it.
+    """Open a model to run it::
+
+        for detections in crossstage.open_model("cspdarknet53_tiny_yolo.coco", runtime="auto").predict("photos"):
+            print(detections.data["class_name"], detections.confidence)
 
     Args:
-        name_or_path: See :func:`crossstage.load`; or an ``.onnx`` file or OpenVINO folder of ``crossstage export``.
+        model: A name or file, see :func:`crossstage.load`; what ``crossstage export`` wrote for ONNX, OpenVINO or ncnn;
+            or a detector or classifier.
         runtime: What runs it. ``"auto"`` takes the fastest installed that reproduces PyTorch's output on this machine,
             and remembers which that was. None takes PyTorch; for an exported file the first installed that reads it.
         device: For PyTorch, such as ``"cuda:1"``; None takes a GPU if there is one. The others run on the CPU.
@@ -77,44 +121,87 @@ def open_model(
         compiled: Have PyTorch compile the model.
         imgsz: Side of the input in pixels that it will be given; None for the size the model was trained at.
         batch: Pictures of a pass that it will be given.
+        streams: Passes to compute side by side, which share the threads: on a CPU more pictures of a folder in a
+            second than one after the other, each of them later.
 
     Raises:
         ConfigError: A name, an option or a runtime is unknown or not there.
+        DataError: The cache of exported files cannot be written.
         WeightsError: A file is damaged or not one of ours.
         ExportError: The model cannot be exported for the runtime, or the runtime cannot run it.
     """
+    for option, value in (("threads", threads), ("batch", batch), ("streams", streams)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{option}={value}; expected at least 1")
     if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"threads={threads}; expected at least 1")
         torch.set_num_threads(threads)
-    if is_exported(name_or_path):
-        return _exported(Path(name_or_path), runtime, device, threads, precision, compiled)
+    opened: dict[str, Any] = {"imgsz": imgsz, "batch": batch, "streams": streams}
+    if isinstance(model, (str, Path)) and is_exported(model):
+        exported = _exported(Path(model), runtime, device, threads, precision, compiled, streams)
+        return _opened(exported, exported.runtime, **opened)
     elsewhere = runtime not in (None, "torch")
     if elsewhere and (compiled or device not in (None, "cpu")):
         raise ConfigError(f"{runtime} runs on the CPU and does not compile; device and compiled are for torch")
-    model = load_on(name_or_path, "cpu" if elsewhere else device)
+    name = str(model) if isinstance(model, (str, Path)) else type(model).__name__
+    loaded = _loaded(model, "cpu" if elsewhere else device)
+    on_cpu = next(loaded.parameters()).device.type == "cpu"
+    if on_cpu:
+        check_precision(precision)
     if not elsewhere:
-        return _opened(fast(model, precision=precision, compiled=compiled), "torch")
+        if compiled or not on_cpu:
+            opened["streams"] = 1  # a GPU's work is one stream; compiled code has its number of threads built in
+        return _opened(fast(loaded, precision=precision, compiled=compiled), "torch", **opened)
 
-    def candidate(engine: Runtime) -> Runnable:
-        file = exported_file(model, str(name_or_path), imgsz=imgsz, batch=batch)
-        return open_exported(file, engine, threads=threads, precision=precision)
+    def candidate(engine: Runtime, streams: int) -> Runnable:
+        file = exported_file(loaded, name, engine, imgsz=imgsz, batch=batch)
+        return open_exported(file, engine, threads=threads, precision=precision, streams=streams)
 
     if runtime != "auto":
-        return _opened(candidate(runtime), runtime)
-    candidates: dict[str, Candidate] = {"torch": lambda: fast(model, precision=precision)}
-    candidates |= {engine: (lambda engine=engine: candidate(engine)) for engine in installed(precision=precision)}
-    chosen = choose(model, candidates, imgsz=imgsz, batch=batch, threads=threads, precision=precision)
-    return _opened(chosen.model, chosen.runtime, str(chosen))
+        return _opened(candidate(runtime, streams), runtime, **opened)
+    candidates: dict[str, Candidate] = {"torch": lambda _: fast(loaded, precision=precision)}
+    candidates |= {engine: partial(candidate, engine) for engine in installed(precision=precision)}
+    chosen = choose(loaded, candidates, imgsz=imgsz, batch=batch, threads=threads, precision=precision, streams=streams)
+    return _opened(chosen.model, chosen.runtime, **opened, told=str(chosen))
+
+
+def _loaded(model: str | Path | Model, device: str | None) -> Model:
+    if isinstance(model, (str, Path)):
+        return load_on(model, device)
+    return copy.deepcopy(model).to(device or next(model.parameters()).device).eval()
+
+
+def _opened(model: Runnable, runtime: str, **about: Any) -> Opened:
+    if isinstance(model, (Classifier, ExportedClassifier)):
+        return Opened(runtime, classifier=model, **about)
+    return Opened(runtime, detector=model, **about)
+
+
+def streams_for(threads: int | None, *, single: bool, live: bool) -> int:
+    """How many passes to compute side by side for a source.
+
+    Threads that share a pass wait for each other at every layer, and so for each picture that another thread reads or
+    draws on one's core; passes of one thread each do not. A picture alone, or a camera's, is wanted soon.
+
+    Args:
+        threads: That were asked for.
+        single: The source is one picture.
+        live: Pictures come when they come.
+    """
+    return 1 if single or live else min(MOST_STREAMS, threads or cores())
 
 
 def _exported(
-    path: Path, runtime: Engine | None, device: str | None, threads: int | None, precision: Precision, compiled: bool
-) -> Opened:
+    path: Path,
+    runtime: Engine | None,
+    device: str | None,
+    threads: int | None,
+    precision: Precision,
+    compiled: bool,
+    streams: int,
+) -> ExportedDetector | ExportedClassifier:
     if runtime == "torch" or compiled:
         raise ConfigError(f"torch does not run {path}; expected the model that it was exported from")
     if device not in (None, "cpu"):
         raise ConfigError(f"{path} runs on the CPU; device {device!r} is for models that torch runs")
     engine = None if runtime in (None, "auto") else runtime
-    model = open_exported(path, engine, threads=threads, precision=precision)
-    return _opened(model, model.runtime)
+    return open_exported(path, engine, threads=threads, precision=precision, streams=streams)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,19 +11,14 @@ import torch
 from torch import Tensor
 
 from crossstage.analysis import count_flops
-from crossstage.deploy.cached import exported_file, fingerprint
+from crossstage.deploy.cached import exported_file
 from crossstage.deploy.pytorch import fast
-from crossstage.export import export
-from crossstage.export.graph import sample
-from crossstage.machine import cache_folder
 from crossstage.runtimes import Runtime, start
-from crossstage.runtimes.exported import read_header
-from crossstage.version import __version__
+from crossstage.runtimes.header import read_header
 from crossstage.zoo.registry import Model
 
 Number = Literal["fp32", "bf16", "int8"]
 Run = Callable[[Tensor], object]
-CALIBRATION = 8  # inputs to quantise by: speed hardly depends on them
 
 
 @dataclass(frozen=True)
@@ -45,19 +39,21 @@ class Way:
     fused: bool = True
     compiled: bool = False
 
-    def file(self, model: Model, size: int) -> Path | None:
-        """The exported file that it runs, made when first asked for; None for PyTorch.
+    def file(self, model: Model, size: int, calibration: Sequence[Tensor]) -> Path | None:
+        """The exported file that it runs, in the cache; None for PyTorch.
 
         Args:
             model: With its weights.
             size: Side of the input in pixels.
+            calibration: Inputs to quantise by.
 
         Raises:
             CrossStageError: The model cannot be exported.
         """
         if self.runtime is None:
             return None
-        return _quantised(model, size, self.runtime) if self.precision == "int8" else _exported(model, size)
+        inputs = calibration if self.precision == "int8" else ()
+        return exported_file(model, "benchmark", self.runtime, imgsz=size, calibration=inputs)
 
     def open(self, source: Model | Path, threads: int) -> Run:
         """Make a model, or its exported file, run.
@@ -86,25 +82,12 @@ WAYS: dict[str, Way] = {
     "openvino": Way("OpenVINO", runtime="openvino"),
     "openvino-bf16": Way("OpenVINO", "bf16", "openvino"),
     "openvino-int8": Way("OpenVINO", "int8", "openvino"),
+    "ncnn": Way("ncnn", runtime="ncnn"),
+    "ncnn-bf16": Way("ncnn", "bf16", "ncnn"),
     "opencv": Way("OpenCV DNN", runtime="opencv"),
 }
 
 
 def billions(model: torch.nn.Module, size: int) -> float:
     """GFLOPs of a pass with one picture, two for each multiply-add."""
-    with torch.inference_mode(False):  # operations are not told apart inside it
-        return count_flops(copy.deepcopy(model).to("meta"), (1, 3, size, size)) / 1e9
-
-
-def _exported(model: Model, size: int) -> Path:
-    return exported_file(model, "benchmark", imgsz=size, batch=1)
-
-
-def _quantised(model: Model, size: int, runtime: Runtime) -> Path:
-    """The model in int8, quantised by noise, in the cache."""
-    key = fingerprint(model, size, runtime, __version__)
-    path = cache_folder() / "int8" / (f"{key}.onnx" if runtime == "onnxruntime" else key)
-    if not path.exists():
-        inputs = [sample(model, size, 1, seed=seed) for seed in range(CALIBRATION)]
-        export(model, "benchmark", "onnx" if runtime == "onnxruntime" else "openvino", path, imgsz=size, calib=inputs)
-    return path if runtime == "onnxruntime" else path / "model.xml"
+    return count_flops(model, (1, 3, size, size)) / 1e9

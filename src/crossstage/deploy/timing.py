@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import torch
 
+Name = TypeVar("Name", bound=Hashable)
+
 
 def in_turns(
-    runs: Mapping[str, Callable[[], object]],
+    runs: Mapping[Name, Callable[[], object]],
     rounds: int,
     *,
     warm_up: int = 3,
     seconds: float = float("inf"),
     burst: int = 1,
     pause: float = 0.0,
-) -> dict[str, list[float]]:
+    progress: Callable[[int], object] = lambda _: None,
+) -> dict[Name, list[float]]:
     """Milliseconds of each run in each round.
 
     Args:
@@ -26,8 +30,9 @@ def in_turns(
         seconds: No further round begins after these; one counts at least.
         burst: Passes of a turn, the last of which counts: those before bring caches and threads back to it.
         pause: Seconds before each turn: threads of one runtime spin for a while and would slow down the next.
+        progress: Told how many rounds are done, those before the ones that count included.
     """
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[Name, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     for number in range(rounds + warm_up):
         if number > warm_up and time.perf_counter() > end:
@@ -43,4 +48,5 @@ def in_turns(
                 torch.cuda.synchronize()
             if number >= warm_up:
                 times[name].append((time.perf_counter() - start) * 1e3)
+        progress(number + 1)
     return times

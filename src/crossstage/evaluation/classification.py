@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,7 @@ def evaluate_classifier(
     dataset: ClassificationData,
     *,
     imgsz: int | None = None,
+    batch: int = 1,
     progress: bool = False,
     model_name: str = "",
 ) -> ClassificationReport:
@@ -86,6 +88,7 @@ def evaluate_classifier(
         model: Any classifier; its classes are matched to the dataset's by name, or by id if it has no names.
         dataset: What to score on.
         imgsz: Side of the input in pixels; None takes the size the model was trained at.
+        batch: Pictures that share a forward pass.
         progress: Show a progress bar on stderr.
         model_name: Name for the report.
 
@@ -99,14 +102,15 @@ def evaluate_classifier(
     names = model.class_names or dataset.class_names
     if unknown := [name for name in dataset.class_names if name not in names]:
         raise DataError(f"{dataset.path}: the model does not know {', '.join(unknown[:8])}; expected classes it has")
-    predictor = ClassPredictor(model, imgsz=imgsz)
+    predictor = ClassPredictor(model, imgsz=imgsz, batch=batch)
     own = {index: dataset.class_names.index(name) for index, name in enumerate(names) if name in dataset.class_names}
     found = []
     console = Console(stderr=True)
-    for picture in track(dataset.pictures, "val", console=console, transient=True, disable=not progress):
-        told = predictor.classify(load_image(picture))
-        known = [(own.get(i, -1), p) for i, p in zip(told.class_ids, told.probabilities, strict=True)]
-        found.append(([i for i, _ in known], [p for _, p in known]))
+    pictures = iter(track(dataset.pictures, "val", console=console, transient=True, disable=not progress))
+    while group := list(islice(pictures, batch)):
+        for told in predictor.classify_batch([load_image(picture) for picture in group]):
+            known = [(own.get(i, -1), p) for i, p in zip(told.class_ids, told.probabilities, strict=True)]
+            found.append(([i for i, _ in known], [p for _, p in known]))
     return classification_report(found, dataset, model_name=model_name)
 
 

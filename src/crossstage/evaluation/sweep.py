@@ -79,7 +79,7 @@ def nms_sweep(
     results = {way: [] for way in ways}
     first = next(iter(ways.values()))
     for image in track(dataset.images, "val", console=Console(stderr=True), transient=True, disable=not progress):
-        raw, placement, _ = first.forward(pixels_of(image, dataset))
+        raw, placement = first.forward(pixels_of(image, dataset))
         for way, predictor in ways.items():
             found = predictor.select(raw)
             boxes = placement.to_picture(found.boxes_xyxy.cpu()).tolist()

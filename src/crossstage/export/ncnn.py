@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
-import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,7 +17,7 @@ from crossstage.errors import ConfigError, ExportError
 from crossstage.export.graph import Plan
 from crossstage.export.onnx import silent
 from crossstage.nn.residual import PartialShortcut
-from crossstage.runtimes import Header
+from crossstage.runtimes import Header, start
 
 
 def write_ncnn(plan: Plan, path: Path, *, half: bool) -> None:
@@ -96,21 +94,4 @@ def run_ncnn(path: Path, header: Header, images: Tensor) -> list[np.ndarray]:
         ConfigError: ncnn is not installed.
         ExportError: It cannot load or run the file.
     """
-    try:
-        ncnn: Any = importlib.import_module("ncnn")  # an import statement's stub lacks all that is used here
-    except ImportError:
-        raise ConfigError("ncnn is not installed; try: pip install ncnn") from None
-    net = ncnn.Net()
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    net.opt.num_threads = os.cpu_count() or 1
-    if net.load_param(str(path / "model.ncnn.param")) or net.load_model(str(path / "model.ncnn.bin")):
-        raise ExportError(f"{path}: ncnn cannot load it")
-    extractor = net.create_extractor()
-    extractor.input("in0", ncnn.Mat(images[0].numpy()))
-    results = []
-    for index, name in enumerate(header.output_names):
-        failed, output = extractor.extract(f"out{index}")
-        if failed:
-            raise ExportError(f"{path}: ncnn cannot compute {name}")
-        results.append(np.array(output)[None])
-    return results
+    return list(start(path / "model.ncnn.param", "ncnn", header.output_names)(images.numpy()))

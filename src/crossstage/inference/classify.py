@@ -18,7 +18,7 @@ from crossstage.errors import ConfigError
 from crossstage.files import whole_file
 from crossstage.inference.images import Pixels
 from crossstage.inference.model import Preprocessing
-from crossstage.inference.pipeline import Prepared, prepared_batches, stacked
+from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side, stacked
 from crossstage.inference.preprocess import prepare
 from crossstage.inference.sources import Source, Unreadable
 
@@ -66,17 +66,26 @@ class ClassPredictor:
         imgsz: Side of the input in pixels; None takes the size it was trained at.
         top: How many classes to tell.
         batch: Pictures that share a forward pass.
+        streams: Passes that :meth:`predict` computes side by side, which share torch's threads.
 
     Raises:
         ConfigError: Nobody knows how the model's pictures are to be prepared, or an option is out of range.
     """
 
-    def __init__(self, model: ClassificationModel, *, imgsz: int | None = None, top: int = 5, batch: int = 1) -> None:
+    def __init__(
+        self,
+        model: ClassificationModel,
+        *,
+        imgsz: int | None = None,
+        top: int = 5,
+        batch: int = 1,
+        streams: int = 1,
+    ) -> None:
         if model.preprocessing is None:
             raise ConfigError("the classifier has no preprocessing, as before training; expected trained weights")
-        if min(top, batch) < 1 or (imgsz is not None and imgsz < 1):
-            raise ConfigError(f"top={top}, batch={batch}, imgsz={imgsz}; expected at least 1")
-        self.model, self.top, self.batch = model, top, batch
+        if min(top, batch, streams) < 1 or (imgsz is not None and imgsz < 1):
+            raise ConfigError(f"top={top}, batch={batch}, streams={streams}, imgsz={imgsz}; expected at least 1")
+        self.model, self.top, self.batch, self.streams = model, top, batch, streams
         if isinstance(model, torch.nn.Module):
             model.eval()
         size = (imgsz, imgsz) if imgsz else model.preprocessing.size
@@ -86,10 +95,15 @@ class ClassPredictor:
 
     def classify(self, image: Pixels, source: str = "picture") -> Classification:
         """Classify one picture, ``(H, W, 3)`` RGB uint8."""
+        return self.classify_batch([image], [source])[0]
+
+    def classify_batch(self, images: Sequence[Pixels], sources: Sequence[str] = ()) -> list[Classification]:
+        """Classify pictures that share a forward pass, each ``(H, W, 3)`` RGB uint8."""
         start = time.perf_counter()
-        tensor, _ = prepare(image, self.preprocessing.size, self.preprocessing.resize)
-        prepared = (time.perf_counter() - start) * 1e3
-        return self._classify(tensor.unsqueeze(0), [source], [prepared])[0]
+        size, resize = self.preprocessing.size, self.preprocessing.resize
+        tensors = torch.stack([prepare(image, size, resize)[0] for image in images])
+        share = (time.perf_counter() - start) * 1e3 / len(images)
+        return self._classify(tensors, sources or ["picture"] * len(images), [share] * len(images))
 
     @torch.inference_mode()
     def _classify(self, images: Tensor, names: Sequence[str], prepared: Sequence[float]) -> list[Classification]:
@@ -117,13 +131,16 @@ class ClassPredictor:
         return self._stream(Source(source))
 
     def _stream(self, pictures: Source) -> Iterator[Classification | Unreadable]:
-        with closing(prepared_batches(pictures, self.preprocessing, batch=self.batch, whole=False)) as groups:
-            for group in groups:
-                readable = [entry for entry in group if isinstance(entry, Prepared)]
-                names, spent = [entry.picture.name for entry in readable], [entry.milliseconds for entry in readable]
-                found = iter(self._classify(stacked(readable), names, spent) if readable else [])
-                for entry in group:
-                    yield entry if isinstance(entry, Unreadable) else next(found)
+        groups = prepared_batches(pictures, self.preprocessing, batch=self.batch, whole=False)
+        with closing(side_by_side(groups, self._classify_group, self.streams)) as classified:
+            for group in classified:
+                yield from group
+
+    def _classify_group(self, group: list[Prepared | Unreadable]) -> list[Classification | Unreadable]:
+        readable = [entry for entry in group if isinstance(entry, Prepared)]
+        names, spent = [entry.picture.name for entry in readable], [entry.milliseconds for entry in readable]
+        found = iter(self._classify(stacked(readable), names, spent) if readable else [])
+        return [entry if isinstance(entry, Unreadable) else next(found) for entry in group]
 
 
 def classify_to_files(predictor: ClassPredictor, source: Any, console: Console, *, json: Path | None = None) -> int:

@@ -88,7 +88,7 @@ def _prepare(preprocessing: Preprocessing, read: Reader) -> Prepared | Unreadabl
 
 
 def ahead(
-    items: Iterator[Item], work: Callable[[Item], Result], *, depth: int, workers: int = WORKERS
+    items: Iterator[Item], work: Callable[[Item], Result], *, depth: int, workers: int = WORKERS, inner: int = 1
 ) -> Generator[Result]:
     """Results of ``work`` in the order of ``items``, which one thread draws and others work on.
 
@@ -97,6 +97,7 @@ def ahead(
         work: Called in several threads at once.
         depth: Most items that are drawn and whose results have not been taken, at least 1.
         workers: Threads that work.
+        inner: Threads of each of torch's operations in them.
 
     Raises:
         Exception: What ``items`` or ``work`` raised, in its turn.
@@ -104,7 +105,7 @@ def ahead(
     futures: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
     room = threading.Semaphore(depth)
     closed = threading.Event()
-    pool = side_threads(workers)
+    pool = side_threads(workers, inner)
 
     def draw() -> None:
         try:
@@ -135,19 +136,38 @@ def ahead(
         drawer.join(timeout=1)
 
 
-def side_threads(workers: int = 1) -> ThreadPoolExecutor:
-    """Threads that keep torch's operations within themselves.
+def side_by_side(groups: Generator[Item], work: Callable[[Item], Result], streams: int) -> Generator[Result]:
+    """Results of ``work`` in order: in the caller's thread, or in several at once, which share torch's threads.
+
+    Args:
+        groups: What to work on; closed at the end.
+        work: Called with each.
+        streams: How many at once, at least 1.
+    """
+    if streams > 1:
+        inner = max(1, torch.get_num_threads() // streams)
+        return ahead(groups, work, depth=streams + 1, workers=streams, inner=inner)
+    return _in_turn(groups, work)
+
+
+def _in_turn(groups: Generator[Item], work: Callable[[Item], Result]) -> Generator[Result]:
+    with closing(groups):
+        yield from map(work, groups)
+
+
+def side_threads(workers: int = 1, inner: int = 1) -> ThreadPoolExecutor:
+    """Threads that keep torch's operations within themselves, or share each among ``inner`` threads.
 
     Operations that share their work wait for their slowest part, which costs more than it saves while other threads use
     the cores.
     """
     default = torch.get_num_threads()  # settles the calling thread's own number before others change the default
-    return ThreadPoolExecutor(workers, "crossstage-side", initializer=_use_one_thread, initargs=(default,))
+    return ThreadPoolExecutor(workers, "crossstage-side", initializer=_use_threads, initargs=(inner, default))
 
 
-def _use_one_thread(default: int) -> None:
+def _use_threads(number: int, default: int) -> None:
     torch.get_num_threads()  # a thread takes torch's default at its first question, which must not come later
-    torch.set_num_threads(1)  # becomes the default, too, which another thread restores
+    torch.set_num_threads(number)  # becomes the default, too, which another thread restores
     restore = threading.Thread(target=torch.set_num_threads, args=(default,))
     restore.start()
     restore.join()

@@ -9,6 +9,8 @@ from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -17,12 +19,14 @@ from torch import Tensor
 
 from crossstage.errors import ConfigError, DataError
 from crossstage.inference.model import Detected, DetectionModel, Preprocessing, Suppression
-from crossstage.inference.pipeline import Prepared, prepared_batches, side_threads, stacked
+from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side, side_threads, stacked
 from crossstage.inference.preprocess import Placement, prepare
 from crossstage.inference.sources import Picture, Source, Unreadable
 
 if TYPE_CHECKING:
     from supervision import Detections
+
+_Group = list[Prepared | Unreadable]
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Predictor:
         suppression: What the overlap is measured by, and among which boxes: "iou" and "diou" (distance-IoU) within a
             class, "agnostic" by IoU among all.
         batch: Pictures that share a forward pass.
+        streams: Passes that :meth:`predict` computes side by side, which share torch's threads.
 
     Raises:
         ConfigError: An option is out of range or a class is unknown.
@@ -78,9 +83,10 @@ class Predictor:
         max_detections: int = 300,
         suppression: Suppression = "iou",
         batch: int = 1,
+        streams: int = 1,
     ) -> None:
-        if batch < 1:
-            raise ConfigError(f"batch={batch}; expected at least 1")
+        if min(batch, streams) < 1:
+            raise ConfigError(f"batch={batch}, streams={streams}; expected at least 1")
         if suppression not in get_args(Suppression):
             raise ConfigError(f"suppression={suppression!r}; expected one of {', '.join(get_args(Suppression))}")
         for name, value in (("conf", conf), ("iou", iou)):
@@ -91,38 +97,48 @@ class Predictor:
             model.eval()
         self.conf, self.iou, self.max_detections = conf, iou, max_detections
         self.suppression: Suppression = suppression
-        self.batch = batch
+        self.batch, self.streams = batch, streams
         self.preprocessing = Preprocessing(_input_size(model, imgsz), model.preprocessing.resize)
         wanted = [classes] if isinstance(classes, str) else classes
         self.class_ids = None if wanted is None else [_class_id(name, model.class_names) for name in wanted]
         parameters = getattr(model, "parameters", lambda: iter(()))()
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
 
-    @torch.inference_mode()
     def detect(self, image: np.ndarray) -> tuple[Detected, Placement, tuple[float, float, float]]:
-        """Find objects in one picture.
+        """:meth:`detect_batch` of one picture."""
+        return self.detect_batch([image])[0]
+
+    @torch.inference_mode()
+    def detect_batch(
+        self, images: Sequence[np.ndarray]
+    ) -> list[tuple[Detected, Placement, tuple[float, float, float]]]:
+        """Find objects in pictures that share a forward pass.
 
         Args:
-            image: ``(H, W, 3)`` RGB uint8.
+            images: Each ``(H, W, 3)`` RGB uint8.
 
         Returns:
-            The objects, in pixels of the input; where the picture lies in it; milliseconds of preprocessing, forward
-            pass and post-processing.
+            For each its objects, in pixels of the input; where the picture lies in it; milliseconds of preprocessing,
+            forward pass and post-processing, in equal shares.
         """
         start = time.perf_counter()
-        raw, placement, prepared = self.forward(image)
-        forwarded = time.perf_counter()
-        found = self.select(raw)
-        done = time.perf_counter()
-        times = (prepared - start) * 1e3, (forwarded - prepared) * 1e3, (done - forwarded) * 1e3
-        return found, placement, times
-
-    def forward(self, image: np.ndarray) -> tuple[Sequence[Tensor], Placement, float]:
-        """The first half of :meth:`detect`: raw tensors, where the picture lies, when it was prepared."""
-        tensor, placement = prepare(image, self.preprocessing.size, self.preprocessing.resize)
-        images = tensor.unsqueeze(0).to(self.device)
+        tensors, placements = zip(
+            *(prepare(image, self.preprocessing.size, self.preprocessing.resize) for image in images), strict=True
+        )
+        inputs = torch.stack(tensors).to(self.device)
         prepared = time.perf_counter()
-        return self._forward(images), placement, prepared
+        raw = self._forward(inputs)
+        forwarded = time.perf_counter()
+        found = self._select(raw)
+        moments = (start, prepared, forwarded, time.perf_counter())
+        preparing, forward, selecting = ((b - a) * 1e3 / len(images) for a, b in pairwise(moments))
+        return [(one, place, (preparing, forward, selecting)) for one, place in zip(found, placements, strict=True)]
+
+    @torch.inference_mode()
+    def forward(self, image: np.ndarray) -> tuple[Sequence[Tensor], Placement]:
+        """The first half of :meth:`detect`: raw tensors, and where the picture lies in the input."""
+        tensor, placement = prepare(image, self.preprocessing.size, self.preprocessing.resize)
+        return self._forward(tensor.unsqueeze(0).to(self.device)), placement
 
     def _forward(self, images: Tensor) -> Sequence[Tensor]:
         raw = self.model(images)
@@ -176,19 +192,24 @@ class Predictor:
                 scale, which is faster; ``Picture.image`` is small then, boxes are still in pixels of the whole picture.
         """
         groups = prepared_batches(pictures, self.preprocessing, batch=self.batch, whole=whole)
-        with closing(groups), side_threads() as side:
-            for group in groups:
-                readable = [entry for entry in group if isinstance(entry, Prepared)]
-                predictions = iter(self._predict_batch(readable, side) if readable else ())
-                for entry in group:
-                    yield entry if isinstance(entry, Unreadable) else next(predictions)
+        with side_threads() as side:
+            rest = side if self.streams == 1 else None
+            with closing(side_by_side(groups, partial(self._predict_group, rest), self.streams)) as predicted:
+                for group in predicted:
+                    yield from group
 
-    def _predict_batch(self, entries: Sequence[Prepared], side: Executor) -> list[Prediction]:
-        start = time.perf_counter()
-        with torch.inference_mode():
-            raw = self._forward(stacked(entries).to(self.device))
-        forward = (time.perf_counter() - start) * 1e3 / len(entries)
-        return side.submit(self._predictions, entries, raw, forward).result()
+    def _predict_group(self, side: Executor | None, group: _Group) -> list[Prediction | Unreadable]:
+        """Predict a group in this thread; all but the forward pass in another one, if one is given."""
+        readable = [entry for entry in group if isinstance(entry, Prepared)]
+        found: Iterator[Prediction] = iter(())
+        if readable:
+            start = time.perf_counter()
+            with torch.inference_mode():
+                raw = self._forward(stacked(readable).to(self.device))
+            forward = (time.perf_counter() - start) * 1e3 / len(readable)
+            rest = partial(self._predictions, readable, raw, forward)
+            found = iter(side.submit(rest).result() if side else rest())
+        return [entry if isinstance(entry, Unreadable) else next(found) for entry in group]
 
     @torch.inference_mode()
     def _predictions(self, entries: Sequence[Prepared], raw: Sequence[Tensor], forward: float) -> list[Prediction]:

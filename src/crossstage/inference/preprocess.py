@@ -111,4 +111,4 @@ def _resized(image: Pixels, size: tuple[int, int]) -> Tensor:
         chw = F.interpolate(chw.unsqueeze(0), size=size, mode="bilinear", align_corners=True)[0]
     elif chw.shape[2] != size[1]:
         chw = F.interpolate(chw, size=size[1], mode="linear", align_corners=True)  # the same numbers in half the time
-    return (chw / 255).clamp_(max=1).contiguous()  # interpolated white can exceed 1 by a rounding error
+    return chw.div_(255).clamp_(max=1).contiguous()  # interpolated white can exceed 1 by a rounding error

@@ -18,6 +18,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": lambda: nn.SiLU(inplace=True),
     "swish": lambda: nn.SiLU(inplace=True),
     "mish": lambda: nn.Mish(inplace=True),
+    "gelu": nn.GELU,
     "hardswish": lambda: nn.Hardswish(inplace=True),
     "linear": nn.Identity,
 }
@@ -28,7 +29,7 @@ def activation(name: str) -> nn.Module:
 
     Args:
         name: One of ``ACTIVATIONS``: leaky (slope 0.1), leaky_relu (slope 0.01), relu, relu6, silu or swish,
-            mish, hardswish, linear.
+            mish, gelu, hardswish, linear.
 
     Raises:
         ConfigError: The name is unknown.

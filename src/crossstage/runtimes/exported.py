@@ -163,7 +163,7 @@ class ExportedClassifier(_Exported):
 def is_exported(path: str | Path) -> bool:
     """Whether a path looks like an exported file that :func:`open_exported` opens."""
     path = Path(path)
-    return path.suffix in (".onnx", ".xml") or (path.is_dir() and any(path.glob("*.xml")))
+    return path.suffix in (".onnx", *_IN_FOLDERS) or (path.is_dir() and bool(_graphs(path)))
 
 
 def open_exported(
@@ -172,14 +172,16 @@ def open_exported(
     *,
     threads: int | None = None,
     precision: Precision = "fp32",
+    streams: int = 1,
 ) -> ExportedDetector | ExportedClassifier:
     """Open a file that ``crossstage export`` wrote.
 
     Args:
-        path: An ``.onnx`` file, OpenVINO's ``.xml``, or the folder that holds it.
+        path: An ``.onnx`` file, OpenVINO's ``.xml``, ncnn's ``.param``, or the folder that holds one of them.
         runtime: What runs it; None takes the first installed of :data:`~crossstage.runtimes.RUNTIMES` that reads it.
         threads: How many to use; None leaves it to the runtime.
         precision: Of the arithmetic: ``"bf16"`` where runtime and processor have it.
+        streams: From how many threads it will be called at once; they share ``threads``.
 
     Raises:
         ConfigError: No installed runtime reads it, or the chosen one does not.
@@ -190,20 +192,29 @@ def open_exported(
     if runtime is None:
         able = installed(path)
         if not able:
-            raise ConfigError(f"{path}: no runtime is installed that reads it; try: pip install openvino")
+            package = "ncnn" if path.suffix == ".param" else "openvino"
+            raise ConfigError(f"{path}: no runtime is installed that reads it; try: pip install {package}")
         runtime = able[0]
     header = read_header(path)
-    session = start(path, runtime, header.output_names, threads=threads, precision=precision)
+    session = start(path, runtime, header.output_names, threads=threads, precision=precision, streams=streams)
     kind = ExportedClassifier if header.task == "classify" else ExportedDetector
     return kind(header, session, path, runtime)
 
 
 def _file(path: Path) -> Path:
     if path.is_dir():
-        found = sorted(path.glob("*.xml"))
+        found = _graphs(path)
         if len(found) != 1:
-            raise WeightsError(f"{path}: holds {len(found)} .xml files; expected OpenVINO's folder with one")
+            told = " and ".join(_IN_FOLDERS)
+            raise WeightsError(f"{path}: holds {len(found)} {told} files; expected one, of OpenVINO or ncnn")
         return found[0]
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     return path
+
+
+_IN_FOLDERS = (".xml", ".param")
+
+
+def _graphs(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in _IN_FOLDERS)

@@ -116,22 +116,30 @@ def _level(content: dict[str, Any]) -> AnchorLevel:
 
 
 def read_header(path: Path) -> Header:
-    """Read what an ``.onnx`` or ``.xml`` file says of itself, without loading its graph or any library that could.
+    """Read what an ``.onnx``, ``.xml`` or ``.param`` file says of itself, without loading its graph or any library that
+    could; of ncnn's ``.param`` the file ``model.json`` beside it does.
 
     Raises:
         WeightsError: The file cannot be read, is of another kind, or was not written by crossstage.
     """
-    kind, read = ("OpenVINO", _openvino_metadata) if path.suffix == ".xml" else ("ONNX", _onnx_metadata)
+    if path.suffix == ".param":
+        path = path.with_name("model.json")
+    kind, read = _READERS.get(path.suffix, _READERS[".onnx"])
     try:
         with path.open("rb") as file:
             text = read(file)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (EOFError, ValueError, ExpatError) as error:
-        raise WeightsError(f"{path}: not an {kind} file: {error}") from None
+        raise WeightsError(f"{path}: not {kind}: {error}") from None
     if text is None:
         raise WeightsError(f"{path}: says nothing of classes and preprocessing; expected a file of `crossstage export`")
     return Header.from_json(text, path)
+
+
+def _ncnn_metadata(file: BinaryIO) -> str:
+    """The file itself."""
+    return file.read(MAX_BYTES).decode()
 
 
 def _openvino_metadata(file: BinaryIO) -> str | None:
@@ -165,6 +173,11 @@ def _onnx_metadata(file: BinaryIO) -> str | None:
     return None
 
 
+_READERS = {
+    ".onnx": ("an ONNX file", _onnx_metadata),
+    ".xml": ("an OpenVINO file", _openvino_metadata),
+    ".json": ("ncnn's description", _ncnn_metadata),
+}
 _METADATA = 14  # ModelProto.metadata_props
 _MAX_FIELDS = 10_000
 _LENGTHS = {1: 8, 5: 4}  # bytes of fixed-size wire types

@@ -3,6 +3,16 @@
 from crossstage.training.options import TrainOptions, load_recipe, recipe_names
 from crossstage.training.run import TrainResult
 from crossstage.training.signals import Interrupted
-from crossstage.training.start import resume, train
+from crossstage.training.start import options_of, result_of, resume, train
 
-__all__ = ["Interrupted", "TrainOptions", "TrainResult", "load_recipe", "recipe_names", "resume", "train"]
+__all__ = [
+    "Interrupted",
+    "TrainOptions",
+    "TrainResult",
+    "load_recipe",
+    "options_of",
+    "recipe_names",
+    "result_of",
+    "resume",
+    "train",
+]

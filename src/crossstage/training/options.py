@@ -14,6 +14,7 @@ from crossstage.detectors import YoloLossConfig
 from crossstage.errors import ConfigError
 from crossstage.files import read_yaml
 from crossstage.inference.model import Resize
+from crossstage.nn import Partial
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -37,6 +38,7 @@ class TrainOptions:
         out: Where runs lie.
         seed: Decides everything that is random.
         act: Another activation for the whole network, such as "mish" (the "omega" recipes).
+        partial: How the stages of the network, or of a detector's backbone, are made partial; None for the plain one.
         optimizer: "sgd" (with Nesterov's momentum off, as in Darknet) or "adamw".
         lr: Learning rate; None takes 0.002 for detectors, 0.1 for classifiers with sgd, and 0.001 with adamw.
         momentum: Of sgd.
@@ -87,6 +89,7 @@ class TrainOptions:
     out: str = "runs"
     seed: int = 0
     act: str | None = None
+    partial: Partial | Literal["published"] | None = "published"
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float | None = None
     momentum: float = 0.9
@@ -162,10 +165,12 @@ class TrainOptions:
         if unknown:
             raise ConfigError(f"{where}: unknown option {sorted(unknown)[0]!r}")
         try:
-            nested = {
+            nested: dict[str, Any] = {
                 "augment": Augmentation(**content.get("augment") or {}),
                 "loss": YoloLossConfig(**content.get("loss") or {}),
             }
+            if isinstance(content.get("partial"), dict):
+                nested["partial"] = Partial(**content["partial"])
             steps = tuple(content.get("steps", cls.steps))
             return cls(**{**content, **nested, "steps": steps})
         except TypeError as error:

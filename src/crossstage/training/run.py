@@ -93,6 +93,7 @@ class _Run:
     def _start(self, learned: Dataset) -> Started:
         options = self.options
         overrides: dict[str, Any] = {"act": options.act} if options.act else {}
+        overrides |= {} if options.partial == "published" else {"partial": options.partial}
         names = class_names_of(learned)
         settings = {"backbone": options.backbone, "imgsz": options.imgsz, "resize": options.resize}
         started = start_model(options.model, names, overrides=overrides, **settings)

@@ -61,10 +61,34 @@ def resume(run: str | Path, **changes: Any) -> TrainResult:
         TrainingError: The folder is no run's; and see :func:`train`.
     """
     folder = Path(run)
-    if not (folder / CONFIG).is_file():
-        raise TrainingError(f"{folder}: no {CONFIG}; expected the folder of a training")
-    options = replace(TrainOptions.from_yaml(folder / CONFIG), **changes)
+    options = replace(options_of(folder), **changes)
     return _run(options, folder, going_on=(folder / STATE).is_file())
+
+
+def result_of(run: str | Path) -> TrainResult | None:
+    """How a run ended, read from its folder; None if it has epochs left.
+
+    Raises:
+        TrainingError: The folder is no run's, or its checkpoint cannot be read.
+    """
+    folder = Path(run)
+    options = options_of(folder)
+    if not (folder / STATE).is_file():
+        return None
+    progress = _progress(folder)
+    return _result(folder, progress) if progress.epoch >= options.epochs else None
+
+
+def options_of(run: str | Path) -> TrainOptions:
+    """What a run was told.
+
+    Raises:
+        TrainingError: The folder is no run's.
+    """
+    config = Path(run) / CONFIG
+    if not config.is_file():
+        raise TrainingError(f"{run}: no {CONFIG}; expected the folder of a training")
+    return TrainOptions.from_yaml(config)
 
 
 def _run(options: TrainOptions, folder: Path, *, going_on: bool) -> TrainResult:
@@ -77,10 +101,18 @@ def _run(options: TrainOptions, folder: Path, *, going_on: bool) -> TrainResult:
 def _run_here_or_launched(options: TrainOptions, folder: Path, *, going_on: bool) -> TrainResult:
     if options.devices > 1 and not is_launched():
         launch(options, folder, going_on=going_on)
-        progress = Progress()
-        progress.load_state_dict(WholeFiles().load_checkpoint(folder / STATE)["progress"])
-        return TrainResult(folder, progress.best, progress.best_epoch + 1, progress.history)
+        return _result(folder, _progress(folder))
     return run_training(options, folder, going_on=going_on)
+
+
+def _progress(folder: Path) -> Progress:
+    progress = Progress()
+    progress.load_state_dict(WholeFiles().load_checkpoint(folder / STATE)["progress"])
+    return progress
+
+
+def _result(folder: Path, progress: Progress) -> TrainResult:
+    return TrainResult(folder, progress.best, progress.best_epoch + 1, progress.history)
 
 
 def _forget(folder: Path) -> None:

@@ -6,7 +6,9 @@ from crossstage.zoo.from_darknet import convert_darknet, load_darknet
 from crossstage.zoo.loading import create_detector, create_model, load, load_detector, load_on
 from crossstage.zoo.peers import from_detectron2, from_peer, peers
 from crossstage.zoo.pretrained import PRETRAINED
+from crossstage.zoo.profiling import profile
 from crossstage.zoo.registry import ModelCard, backbone_config, list_models, model_info
+from crossstage.zoo.resolving import Resolved, resolve
 from crossstage.zoo.spec import ModelSpec, Provenance
 from crossstage.zoo.starting import Started, start_model
 from crossstage.zoo.transfer import Transfer
@@ -17,6 +19,7 @@ __all__ = [
     "ModelCard",
     "ModelSpec",
     "Provenance",
+    "Resolved",
     "Started",
     "Transfer",
     "backbone_config",
@@ -34,5 +37,7 @@ __all__ = [
     "model_info",
     "pack",
     "peers",
+    "profile",
+    "resolve",
     "start_model",
 ]

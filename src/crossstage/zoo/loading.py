@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossstage.backbones import BACKBONES, StagedBackbone, build_backbone
 from crossstage.detectors import Detector
@@ -25,6 +25,8 @@ from crossstage.zoo.pretrained import PRETRAINED
 from crossstage.zoo.registry import REGISTRY, Model, backbone_config, default_spec, find, list_models, lookup
 from crossstage.zoo.starting import weights_file
 from crossstage.zoo.transfer import transfer
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def create_model(
@@ -199,7 +201,15 @@ def load_on(name_or_path: str | Path, device: str | None = None) -> Model:
         ConfigError: The name is unknown or has no weights, or the device is not there.
         WeightsError: The file is damaged or not a crossstage model.
     """
-    model = load(name_or_path)
+    return placed(load(name_or_path), device)
+
+
+def placed(model: Module, device: str | None) -> Module:
+    """Move a model to a device; None takes a GPU if there is one.
+
+    Raises:
+        ConfigError: The device is not there.
+    """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return model.to(chosen)

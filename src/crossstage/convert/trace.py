@@ -1,0 +1,122 @@
+"""A network as a graph of tensor operations, in which every operation knows the module it belongs to."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from crossstage.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Region:
+    """The operations of a module that reads one feature map and gives one.
+
+    Attributes:
+        nodes: Its operations, in order.
+        source: Where its input comes from.
+        result: Its output.
+    """
+
+    nodes: tuple[Node, ...]
+    source: Node
+    result: Node
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """``(N, C, H, W)`` of the input."""
+        return shape_of(self.source)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """``(N, C, H, W)`` of the output."""
+        return shape_of(self.result)
+
+    @property
+    def strided(self) -> bool:
+        """Whether the output is of another height or width."""
+        return self.in_shape[2:] != self.out_shape[2:]
+
+
+class Trace:
+    """What a network computes.
+
+    Args:
+        model: The network.
+        example: Its input.
+
+    Attributes:
+        model: A copy of the network on the meta device, in evaluation mode.
+        example: Its input.
+        nodes: All operations, in order.
+        names: Name in the state dict of each node that stands for a parameter or buffer.
+        inputs: The nodes that stand for what the network is given.
+
+    Raises:
+        ConfigError: The network does not run on the example, or torch.export cannot follow it.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self.example = example
+        self.model = copy.deepcopy(model).to("meta").eval()
+        meta = torch.empty_like(example, device="meta")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                program = torch.export.export(self.model, (meta,), strict=False)
+        except Exception as error:  # whatever the network's own code raises
+            raise ConfigError(
+                f"{type(model).__name__} cannot be traced on an input of {tuple(example.shape)}: "
+                f"{first_line(error)}; expected a network that torch.export can follow, and its input as example_input"
+            ) from error
+        signature = program.graph_signature
+        tensors = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
+        self.nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+        self.names = {node: tensors[node.name] for node in program.graph.nodes if node.name in tensors}
+        self.inputs = {node for node in program.graph.nodes if node.op == "placeholder"} - self.names.keys()
+        self._members: Mapping[str, list[Node]] = defaultdict(list)
+        for node in self.nodes:
+            for path in module_paths(node):
+                self._members[path].append(node)
+
+    def region(self, paths: Iterable[str]) -> Region | None:
+        """What the modules of these names compute together; None if they read or give more than one feature map, or
+        share their weights with others.
+        """
+        nodes = tuple(node for path in paths for node in self._members.get(path, ()))
+        inside = set(nodes)
+        read = {node for member in nodes for node in member.all_input_nodes} - inside
+        weights = read & self.names.keys()
+        sources = read - weights
+        results = [node for node in nodes if not inside.issuperset(node.users)]
+        if len(sources) != 1 or len(results) != 1 or any(not inside.issuperset(node.users) for node in weights):
+            return None
+        made = Region(nodes, sources.pop(), results[0])
+        return made if len(made.in_shape) == 4 and len(made.out_shape) == 4 else None
+
+
+def module_paths(node: Node) -> list[str]:
+    """Names of the modules that an operation runs in, outermost first; a second call's ends in ``@1``."""
+    return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    """Shape of a node's tensor, empty if it is none."""
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
