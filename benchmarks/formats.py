@@ -18,8 +18,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +72,17 @@ def main() -> None:
         print(report(options.folder))
         return
     options.folder.mkdir(parents=True, exist_ok=True)
-    for name in list_models(options.pattern):
-        record = options.folder / f"{name}.json"
-        known = json.loads(record.read_text()) if record.is_file() else {}
-        begun = time.perf_counter()
-        for format in options.formats:
-            if FIRST.get(format, format) not in known:
-                known |= measure(name, format, options.opencv5)
-                write_text(record, json.dumps(known, indent=1))
-        print(f"{name}: {time.perf_counter() - begun:.0f} s, {known}", file=sys.stderr, flush=True)
+    # PyTorch's recorders keep what they recorded: new processes now and then bound the memory.
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=16) as pool:
+        for name in list_models(options.pattern):
+            record = options.folder / f"{name}.json"
+            known = json.loads(record.read_text()) if record.is_file() else {}
+            begun = time.perf_counter()
+            for format in options.formats:
+                if FIRST.get(format, format) not in known:
+                    known |= pool.submit(measure, name, format, options.opencv5).result()
+                    write_text(record, json.dumps(known, indent=1))
+            print(f"{name}: {time.perf_counter() - begun:.0f} s, {known}", file=sys.stderr, flush=True)
 
 
 def measure(name: str, format: FormatName, opencv5: Path | None) -> dict[str, Any]:
