@@ -9,6 +9,7 @@ installed beside 4: ``SITE`` is a folder that ``pip install --target SITE 'openc
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -100,7 +101,8 @@ def variants(
 
     def written(format: FormatName, kind: str = "", **options: object) -> Path:
         out = scratch / f"{format}{kind}{FORMATS[format].suffix}"
-        return export(model, NAME, format, out, **options).path  # pyright: ignore[reportArgumentType]
+        with contextlib.redirect_stdout(sys.stderr):  # NNCF's progress is no part of the page
+            return export(model, NAME, format, out, **options).path  # pyright: ignore[reportArgumentType]
 
     yield "-", "PyTorch", lambda: scores(model, dataset)
     plain = written("onnx")
