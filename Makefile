@@ -37,6 +37,10 @@ bench: $(READY)
 	mkdir -p runs && tar xzf $(SHARED)/data/bccd/bccd.tar.gz -C runs
 	$(BIN)/python benchmarks/training.py runs/BCCD/coco
 	$(BIN)/python benchmarks/scaling.py
+	tar xf $(SHARED)/data/coco256/coco256.tar -C runs
+	$(BIN)/python benchmarks/performance.py --calib runs
+	$(BIN)/python benchmarks/table5.py
+	$(BIN)/python benchmarks/claims_speed.py
 
 # Documents that are computed.
 claims: $(READY)
