@@ -160,17 +160,23 @@ def _parts(plan: StagePlan) -> Iterator[str]:
         yield f"processed={_convolution(True, plan.in_channels, plan.processed, plan)},"
 
 
+def _listed(model: nn.Module, path: str) -> str:
+    """A container as a thing to slice: a subclass may be made in its own way, and then cannot be cut by slicing."""
+    plain = type(model.get_submodule(path)) in (nn.Sequential, nn.ModuleList)
+    return access(model, path) if plain else f"[*{access(model, path)}]"
+
+
 def _call(model: nn.Module, plan: StagePlan, function: str) -> Iterator[str]:
     stage = plan.stage
     parent = access(model, stage.parent)
     if stage.whole:
-        yield assignment(model, stage.parent, f"nn.Sequential({function}({parent}))")
+        yield assignment(model, stage.parent, f"nn.Sequential({function}({_listed(model, stage.parent)}))")
     else:
         indices = _positions(model.get_submodule(stage.parent), stage.children)
         paths = [access(model, path) for path in stage.paths]
-        blocks = (
-            f"{parent}[{indices[0]}:{indices[-1] + 1}]" if indices and len(indices) > 1 else f"[{', '.join(paths)}]"
-        )
+        blocks = f"[{', '.join(paths)}]"
+        if indices and len(indices) > 1:
+            blocks = f"{_listed(model, stage.parent)}[{indices[0]}:{indices[-1] + 1}]"
         first, *others = stage.paths
         yield assignment(model, first, f"{function}({blocks})")
         if indices and others:
