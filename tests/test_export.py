@@ -24,6 +24,7 @@ from crossstage.evaluation import evaluate
 from crossstage.export import FORMATS, export
 from crossstage.export import formats as formats_module
 from crossstage.inference import Preprocessing, load_image, prepare
+from crossstage.nn.pooling import Maxout
 from crossstage.nn.residual import Elastic
 from crossstage.runtimes import installed, open_exported
 from crossstage.zoo import convert_darknet
@@ -128,10 +129,11 @@ def test_hard_sigmoids_are_spelled_out_for_opencv(tmp_path):
 
 
 def test_ncnn_gets_what_its_converter_can_read(tmp_path):
-    """pnnx crashes at maps enlarged to another's size, and ncnn has no steps in slices."""
+    """pnnx crashes at maps enlarged to another's size, and ncnn has no steps in slices and no infinity."""
     model = randomize(crossstage.create_model("resnet18", num_classes=3)).eval()
-    half = torch.nn.Conv2d(32, 32, 3, padding=1)
-    model.backbone.stages[0] = torch.nn.Sequential(model.backbone.stages[0], Elastic(half, torch.nn.Identity()))
+    half, widen = torch.nn.Conv2d(32, 32, 3, padding=1), torch.nn.Conv2d(24, 64, 1)
+    further = (Elastic(half, torch.nn.Identity()), Maxout(24), widen)
+    model.backbone.stages[0] = torch.nn.Sequential(model.backbone.stages[0], *further)
     done = export(model, "x", "ncnn", tmp_path / "x", imgsz=64)
     assert done.difference is not None and done.difference < 1e-4
 

@@ -47,6 +47,8 @@ def write_ncnn(plan: Plan, path: Path, *, half: bool) -> None:
     param = path / "model.ncnn.param"
     if done.returncode or not param.is_file():
         raise ExportError(_failure(plan, done))
+    # ncnn's reader knows no infinity, with which Maxout fills its last group: the lowest float32 loses as surely.
+    param.write_text(param.read_text().replace("=-inf", f"={torch.finfo(torch.float32).min:.6e}"))
     if foreign := sorted(kind for kind in _kinds(param) if "." in kind or "::" in kind):  # ncnn's own have plain names
         raise ExportError(f"{plan.header.name} cannot be written as ncnn, which has no {' or '.join(foreign)}")
     outputs = [f"out{index}" for index in range(len(plan.header.output_names))]
