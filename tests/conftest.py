@@ -26,7 +26,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def coco256(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """256 real COCO pictures with annotations."""
+    """256 real COCO images with annotations."""
     folder = tmp_path_factory.mktemp("coco256")
     with tarfile.open(shared / "data" / "coco256" / "coco256.tar") as archive:
         archive.extractall(folder, filter="data")
@@ -87,8 +87,8 @@ def draw_shapes(root: Path, counts: tuple[int, int] = (32, 12)) -> Path:
         folder.mkdir(parents=True)
         images, annotations = [], []
         for number in range(1, count + 1):
-            picture = Image.fromarray(random.integers(90, 160, (80, 100, 3), dtype=np.uint8))
-            drawing = ImageDraw.Draw(picture)
+            image = Image.fromarray(random.integers(90, 160, (80, 100, 3), dtype=np.uint8))
+            drawing = ImageDraw.Draw(image)
             for _ in range(int(random.integers(1, 4))):
                 side = int(random.integers(16, 36))
                 x, y = int(random.integers(0, 100 - side)), int(random.integers(0, 80 - side))
@@ -105,7 +105,7 @@ def draw_shapes(root: Path, counts: tuple[int, int] = (32, 12)) -> Path:
                         "iscrowd": 0,
                     }
                 )
-            picture.save(folder / f"{number}.png")
+            image.save(folder / f"{number}.png")
             images.append({"id": number, "file_name": f"{number}.png", "width": 100, "height": 80})
         categories = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
         content = {"images": images, "annotations": annotations, "categories": categories}
@@ -114,8 +114,8 @@ def draw_shapes(root: Path, counts: tuple[int, int] = (32, 12)) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(shared: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """40 real pictures of ten classes, 64 pixels wide and high, and their classes."""
-    from convert import pictures
+def images(shared: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """40 real images of ten classes, 64 pixels wide and high, and their classes."""
+    from research.studies.convert import images
 
-    return pictures(shared / "data" / "imagenette128")
+    return images(shared / "data" / "imagenette128")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from crossstage.backbones import BACKBONES
 from crossstage.errors import ConfigError
+from crossstage.models.backbones import BACKBONES
 from crossstage.nn import Partial
 
 timm = pytest.importorskip("timm", reason="needs the extra crossstage[timm]")

@@ -19,31 +19,36 @@ from crossstage.version import __version__
 
 if TYPE_CHECKING:
     from crossstage import darknet
-    from crossstage.convert import to_partial
-    from crossstage.deploy import open_model
-    from crossstage.detectors import Detector
-    from crossstage.nn import Partial
+    from crossstage.csp import to_partial
+    from crossstage.deploy.open import open_model
+    from crossstage.models.detector import Detector
     from crossstage.nn.fuse import fuse
+    from crossstage.nn.partial import Partial
+    from crossstage.ops.nms import NMS
+    from crossstage.profiling import profile
     from crossstage.training import TrainOptions, train
-    from crossstage.zoo import create_detector, create_model, list_models, load, model_info, profile
+    from crossstage.weights.cards import list_models, model_info
+    from crossstage.weights.loading import create_detector, create_model, load
 
 _HOMES = {
-    "Detector": "crossstage.detectors",
-    "Partial": "crossstage.nn",
-    "create_detector": "crossstage.zoo",
-    "create_model": "crossstage.zoo",
-    "fuse": "crossstage.nn.fuse",
-    "list_models": "crossstage.zoo",
-    "load": "crossstage.zoo",
+    "Detector": "crossstage.models.detector",
+    "NMS": "crossstage.ops.nms",
+    "Partial": "crossstage.nn.partial",
     "TrainOptions": "crossstage.training",
-    "model_info": "crossstage.zoo",
-    "open_model": "crossstage.deploy",
-    "profile": "crossstage.zoo",
-    "to_partial": "crossstage.convert",
+    "create_detector": "crossstage.weights.loading",
+    "create_model": "crossstage.weights.loading",
+    "fuse": "crossstage.nn.fuse",
+    "list_models": "crossstage.weights.cards",
+    "load": "crossstage.weights.loading",
+    "model_info": "crossstage.weights.cards",
+    "open_model": "crossstage.deploy.open",
+    "profile": "crossstage.profiling",
+    "to_partial": "crossstage.csp",
     "train": "crossstage.training",
 }
 
 __all__ = [
+    "NMS",
     "ConfigError",
     "CrossStageError",
     "DataError",

@@ -14,7 +14,7 @@ class ConfigError(CrossStageError):
 
 
 class DataError(CrossStageError):
-    """A picture, video, label file or dataset that cannot be used as it is."""
+    """An image, video, label file or dataset that cannot be used as it is."""
 
 
 class WeightsError(CrossStageError):

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from crossstage.backbones import BACKBONES, build_backbone
 from crossstage.errors import ConfigError
-from crossstage.zoo import backbone_config
+from crossstage.models.backbones import BACKBONES, build_backbone
+from crossstage.models.registry import backbone_config
 
 try:
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -40,12 +40,12 @@ class TimmBackbone(nn.Module):
     Shape: ``(N, in_chans, H, W) -> (N, num_classes)`` logits.
 
     Args:
-        name: A name of :data:`crossstage.backbones.BACKBONES`.
+        name: A name of :data:`crossstage.models.backbones.BACKBONES`.
         num_classes: Classes of the head; 0 leaves the pooled features.
         in_chans: Channels of the input.
         global_pool: Any of timm's poolings; ``""`` leaves the map.
         drop_rate: Dropout before the linear layer; by default the network's own.
-        drop_path_rate: Stochastic depth, see :class:`~crossstage.backbones.BackboneConfig`.
+        drop_path_rate: Stochastic depth, see :class:`~crossstage.models.backbones.BackboneConfig`.
         **settings: Other values for fields of the network's row.
 
     Raises:

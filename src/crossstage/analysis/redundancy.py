@@ -2,7 +2,7 @@
 
 CSPNet (arXiv 1911.11929, section 3.1) argues that in a dense stage much the same gradient is used to update layer after
 layer, and that a partial stage whose transitions cut the flow lowers that. Here a *signal* is the gradient of the loss
-with respect to a map, one row for each picture and position, one column for each channel, and two signals are compared
+with respect to a map, one row for each image and position, one column for each channel, and two signals are compared
 by the rows that they share. Both measures lie between 0 and 1, take signals of different widths, and do not change when
 channels are rotated or all scaled alike.
 """

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from crossstage.cli.claims import claims
 from crossstage.cli.convert import convert
 from crossstage.cli.cost import profile_network, report
 from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
@@ -45,7 +44,6 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "convert": convert,
     "explore": explore,
     "gradients": gradients,
-    "claims": claims,
     "darknet": {"info": darknet_info, "convert": darknet_convert},
 }
 GROUPS = {

@@ -25,15 +25,15 @@ def convert(
         fusion: Which transitions there are: first (after the parts are joined), last (before), both or none.
         split: Read each part with a convolution of its own, or slice the channels.
         stages: Names or numbers of the stages to convert.
-        imgsz: Side of the pictures that costs are counted at, in pixels; by default the network's own.
+        imgsz: Side of the images that costs are counted at, in pixels; by default the network's own.
         out: The Python file to write, which holds the network's edits and runs alone; by default none is written.
     """
     import torch
 
-    from crossstage.convert import carry_out, make_plan, origin_of, write_source
+    from crossstage.csp import carry_out, make_plan, origin_of, write_source
     from crossstage.files import write_text
     from crossstage.nn import Partial
-    from crossstage.zoo import resolve
+    from crossstage.weights.resolving import resolve
 
     found = resolve(module)
     channels, *size = found.input_shape

@@ -23,14 +23,14 @@ def profile_network(
         model: A model in "crossstage models", a model file, a Darknet .cfg, timm:NAME, torchvision:NAME, or
             path/to/file.py:function, which is run and gives a torch module. Weights are not needed.
         imgsz: Side of the network's input in pixels; by default its own.
-        batch: Pictures of a pass.
+        batch: Images of a pass.
         layers: Print every operation, not the largest layers alone.
         measure: Time each operation on this machine, too, and place it under the machine's roofline.
         device: Where to measure, such as cpu or cuda:1; by default a GPU if there is one.
         write: Files to write.
     """
     from crossstage.analysis.printing import print_profile
-    from crossstage.zoo import profile as count
+    from crossstage.profiling import profile as count
 
     with console(stderr=True).status("measuring" if measure else "counting"):
         counted = count(model, imgsz, batch=batch, measure=measure, device=device)
@@ -55,12 +55,12 @@ def report(
         models: As for profile; differences are told against the first.
         out: The page to write, which opens in any browser.
         imgsz: Side of the networks' input in pixels; by default each network's own.
-        batch: Pictures of a pass.
+        batch: Images of a pass.
         measure: Time each operation on this machine, too.
         device: Where to measure, such as cpu or cuda:1; by default a GPU if there is one.
     """
-    from crossstage.report import write_report
-    from crossstage.zoo import profile as count
+    from crossstage.analysis.html import write_report
+    from crossstage.profiling import profile as count
 
     with console(stderr=True).status("measuring" if measure else "counting") as status:
         counted = []

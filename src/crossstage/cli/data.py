@@ -31,7 +31,7 @@ def data_check(data: str, format: str | None = None, json: str | None = None) ->
 def data_stats(
     data: str, format: str | None = None, model: str = DEFAULT_MODEL, imgsz: int | None = None, out: str = "runs/stats"
 ) -> int:
-    """Draw class counts, box sizes against anchors, and sample pictures.
+    """Draw class counts, box sizes against anchors, and sample images.
 
     Args:
         data: The dataset, see "crossstage data check --help".
@@ -40,8 +40,8 @@ def data_stats(
         imgsz: Side of the input in pixels; by default the model's.
         out: Folder for the PNG files.
     """
-    from crossstage.data import CocoDataset
     from crossstage.data.anchors import judge, scaled_sizes
+    from crossstage.data.formats.coco import CocoDataset
     from crossstage.data.plots import class_counts, plot_boxes, plot_classes, seen_by_the_network
     from crossstage.evaluation.plots import save
     from crossstage.files import whole_file
@@ -88,8 +88,8 @@ def data_anchors(
         count: How many anchors; by default as many as the model has.
         seed: Chooses where the search begins.
     """
-    from crossstage.data import CocoDataset
     from crossstage.data.anchors import fit_anchors, judge, scaled_sizes
+    from crossstage.data.formats.coco import CocoDataset
 
     source = source_of(data, format)
     dataset = source.read("train" if "train" in source.parts else next(iter(source.parts)), "skip")
@@ -131,13 +131,13 @@ def data_show(
     Args:
         data: The dataset, see "crossstage data check --help".
         format: Its format, where it is not recognised.
-        augment: Show what training makes of the pictures, with the default augmentation.
+        augment: Show what training makes of the images, with the default augmentation.
         model: The model whose input size and manner of resizing are taken.
         imgsz: Side of the input in pixels; by default the model's.
         split: Part of the dataset.
-        count: How many pictures.
-        seed: Chooses the pictures and what happens to them.
-        out: The picture file to write.
+        count: How many images.
+        seed: Chooses the images and what happens to them.
+        out: The image file to write.
     """
     from crossstage.data.augment import Augmentation
     from crossstage.data.plots import seen_by_the_network
@@ -153,5 +153,5 @@ def data_show(
     )
     with whole_file(Path(out)) as temporary:
         sheet(tiles).save(temporary)
-    console().print(f"{out}: {len(tiles)} pictures", highlight=False, markup=False, soft_wrap=True)
+    console().print(f"{out}: {len(tiles)} images", highlight=False, markup=False, soft_wrap=True)
     return 0

@@ -30,19 +30,19 @@ def export(
         out: The file or folder to write; by default the model's name in the current folder. The weights and names of
             darknet go beside the cfg.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
-        dynamic: Take any number of pictures of any size.
+        dynamic: Take any number of images of any size.
         half: Store float16.
-        int8: Quantise to int8, by the pictures of calib.
-        calib: Pictures to quantise by: a dataset, whose training part is taken, or a folder.
+        int8: Quantise to int8, by the images of calib.
+        calib: Images to quantise by: a dataset, whose training part is taken, or a folder.
         decode: Give boxes and scores instead of raw maps.
         nms: Suppress overlapping boxes inside the graph, at conf and iou; gives detections alone.
         conf: Score of detections of nms.
         iou: Overlap of boxes of a class at which nms drops the weaker.
     """
+    from crossstage.deploy.backends.onnx import OPSET
+    from crossstage.deploy.export import export as write
     from crossstage.errors import ConfigError
-    from crossstage.export import OPSET
-    from crossstage.export import export as write
-    from crossstage.zoo import load_on
+    from crossstage.weights.loading import load_on
 
     if int8 != (calib is not None):
         raise ConfigError("int8 and calib go together; expected --int8 --calib DATA")
@@ -93,11 +93,11 @@ def benchmark(
         rounds: Timed passes of each.
         threads: For each runtime; by default all cores.
         memory: Measure peak memory, too, each row in a process of its own.
-        calib: Pictures to quantise int8 networks by, a dataset or a folder; by default noise, which is as fast.
+        calib: Images to quantise int8 networks by, a dataset or a folder; by default noise, which is as fast.
         json: File for all that was measured.
     """
-    from crossstage.deploy.benchmark import benchmark as measure
-    from crossstage.deploy.benchmark import print_benchmark
+    from crossstage.deploy.benchmark.benchmark import benchmark as measure
+    from crossstage.deploy.benchmark.benchmark import print_benchmark
 
     chosen = [name for entry in runtimes for name in entry.split(",")] if runtimes else None
     with console(stderr=True).status("benchmark") as status:

@@ -39,7 +39,7 @@ def explore(
         threads: For each runtime; by default all cores.
         train: Data to train each network on, see "crossstage data check --help"; by default none is trained.
         epochs: Of each training.
-        batch: Pictures in an optimisation step.
+        batch: Images in an optimisation step.
         seed: Of each training.
         out: Folder for explore.json, explore.csv, explore.png, and a folder for each training; by default
             runs/explore and the network's name. The same command goes on where it was interrupted.

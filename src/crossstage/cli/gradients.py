@@ -18,9 +18,9 @@ def gradients(
             torchvision:NAME; or path/to/file.py:function, which is run.
         imgsz: Side of the network's input in pixels; by default its own.
         json: File for the paths, with the exact counts.
-        data: A classification dataset whose pictures show how alike the gradients are that reach the layers of each
+        data: A classification dataset whose images show how alike the gradients are that reach the layers of each
             stage; for our own classifiers.
-        save: Picture for that, a heat map for each stage.
+        save: Image for that, a heat map for each stage.
     """
     from decimal import Decimal
     from json import dumps
@@ -43,5 +43,5 @@ def gradients(
         found = gradient_similarity(network, [batch])
         with whole_file(Path(save)) as temporary:
             plot_similarity(found).savefig(temporary, dpi=120)
-        out.print(f"{save}: gradients of {len(batch[0])} pictures", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"{save}: gradients of {len(batch[0])} images", markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def train() -> int:
-    """Train a detector or a classifier on your own pictures."""
+    """Train a detector or a classifier on your own images."""
     raise AssertionError("run_train parses this verb's arguments")
 
 
@@ -53,7 +53,7 @@ def _parser() -> ArgumentParser:
 
     parser = ArgumentParser(
         prog="crossstage train",
-        description="Train a detector or a classifier on your own pictures. "
+        description="Train a detector or a classifier on your own images. "
         "Or go on with a run that was interrupted: crossstage train --resume RUN",
     )
     recipes = ", ".join(recipe_names())
@@ -72,7 +72,7 @@ def _resume_parser() -> ArgumentParser:
     parser.add_argument("--nodes", type=int | None, help="Machines.")
     parser.add_argument("--strategy", type=Literal["auto", "ddp", "fsdp"] | None, help="How they share the work.")
     parser.add_argument("--accelerator", type=str | None, help="auto, cpu, cuda or mps.")
-    parser.add_argument("--workers", type=int | None, help="Processes that prepare pictures, on each device.")
+    parser.add_argument("--workers", type=int | None, help="Processes that prepare images, on each device.")
     return parser
 
 

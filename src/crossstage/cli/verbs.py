@@ -32,10 +32,10 @@ def predict(
     save: str | None = None,
     json: str | None = None,
 ) -> int:
-    """Find objects in pictures and videos, or tell what pictures show.
+    """Find objects in images and videos, or tell what images show.
 
     Args:
-        source: A picture, folder, glob, .txt list, video file or camera number.
+        source: An image, folder, glob, .txt list, video file or camera number.
         model: A model with weights in "crossstage models", with or without their tag; a model file; a run's folder; a
             Darknet .cfg with its .weights, and .names if there are any, beside it; or what export wrote for ONNX,
             OpenVINO or ncnn.
@@ -44,7 +44,7 @@ def predict(
         nms: How that overlap is measured: by IoU, by distance-IoU, or by IoU whatever the classes are.
         imgsz: Side of the network's input in pixels; by default the one it was trained at.
         classes: Names or ids of the classes to look for; by default all.
-        batch: Pictures that share a forward pass.
+        batch: Images that share a forward pass.
         device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
         runtime: What runs the model: torch, another runtime, or auto for the fastest installed; by default torch, for
             an exported file what reads it.
@@ -52,14 +52,17 @@ def predict(
         threads: How many to use on a CPU.
         compiled: Have torch compile the model, which takes a minute and pays off on long runs.
         save: Folder for annotated copies.
-        json: File for the detections, one JSON object for each picture or frame.
+        json: File for the detections, one JSON object for each image or frame.
     """
-    from crossstage.deploy import streams_for
-    from crossstage.inference import Predictor, Source, predict_to_files, print_summary
+    from crossstage.deploy.open import streams_for
     from crossstage.inference.classify import ClassPredictor, classify_to_files
+    from crossstage.inference.predictor import Predictor, class_ids_of
+    from crossstage.inference.run import predict_to_files, print_summary
+    from crossstage.inference.sources import Source
+    from crossstage.ops.nms import NMS
 
-    pictures = Source(source)
-    streams = streams_for(threads, single=pictures.single, live=pictures.live)
+    images = Source(source)
+    streams = streams_for(threads, single=images.single, live=images.live)
     opened = opened_model(
         model,
         runtime=runtime,
@@ -80,7 +83,8 @@ def predict(
         return FOUND_FAULTS if unreadable else 0
     assert opened.detector
     wanted = [name for entry in classes for name in entry.split(",")] if classes else None
-    predictor = Predictor(opened.detector, conf=conf, iou=iou, classes=wanted, suppression=nms, **shared)
+    settings = NMS(conf, iou, nms, class_ids=class_ids_of(wanted, opened.detector.class_names))
+    predictor = Predictor(opened.detector, settings, **shared)
     summary = predict_to_files(predictor, source, save=Path(save) if save else None, json=Path(json) if json else None)
     print_summary(summary, console())
     if summary.interrupted:
@@ -119,20 +123,23 @@ def val(
         conf: Score that detections need to be counted; average precision wants it near 0.
         iou: Of two boxes of one class that overlap more than this, drop the weaker.
         nms: How that overlap is measured: by IoU, by distance-IoU, or by IoU whatever the classes are.
-        nms_sweep: Measure at every threshold from 0.30 to 0.70 of all three instead, in one pass over the pictures.
+        nms_sweep: Measure at every threshold from 0.30 to 0.70 of all three instead, in one pass over the images.
         on_bad_label: Refuse broken labels, or skip them.
         device: Where to run, such as cpu or cuda:1; by default a GPU if there is one.
         runtime: What runs the model, as for predict.
         precision: Of the arithmetic: bf16 where runtime and processor have it.
         threads: How many to use on a CPU.
-        batch: Pictures that share a forward pass.
+        batch: Images that share a forward pass.
         json: File for the report.
     """
-    from crossstage.data import CocoDataset
-    from crossstage.data.source import part_to_measure
+    from dataclasses import replace
+
+    from crossstage.data.find import part_to_measure
+    from crossstage.data.formats.coco import CocoDataset
     from crossstage.evaluation import evaluate, evaluate_classifier, print_classification, print_report
     from crossstage.evaluation.sweep import nms_sweep as sweep
     from crossstage.evaluation.sweep import print_sweep, save_sweep
+    from crossstage.ops.nms import EVALUATION
 
     opened = opened_model(
         model, runtime=runtime, device=device, threads=threads, precision=precision, imgsz=imgsz, batch=batch
@@ -152,13 +159,15 @@ def val(
     else:
         assert opened.detector and isinstance(dataset, CocoDataset)
         if nms_sweep:
-            rows = sweep(opened.detector, dataset, imgsz=imgsz, conf=conf, progress=True)
+            rows = sweep(opened.detector, dataset, imgsz=imgsz, nms=replace(EVALUATION, score=conf), progress=True)
             print_sweep(rows, console())
             if json:
                 save_sweep(rows, Path(json))
             return 0
-        options = {"imgsz": imgsz, "conf": conf, "iou": iou, "suppression": nms, "batch": batch}
-        report = evaluate(opened.detector, dataset, progress=True, model_name=model, **options)
+        settings = replace(EVALUATION, score=conf, iou=iou, kind=nms)
+        report = evaluate(
+            opened.detector, dataset, imgsz=imgsz, nms=settings, batch=batch, progress=True, model_name=model
+        )
         print_report(report, console())
     if json:
         report.save(Path(json))
@@ -173,7 +182,7 @@ def models(pattern: str = "*") -> int:
     """
     from rich.progress import track
 
-    from crossstage.zoo import list_models, model_info
+    from crossstage.weights.cards import list_models, model_info
 
     table = make_table("model", "weights", "what", "M parameters", "GFLOPs", "at", numbers=3)
     names = list_models(pattern)
@@ -194,7 +203,7 @@ def info(name: str) -> int:
     Args:
         name: A model's name, with or without the tag of its weights.
     """
-    from crossstage.zoo import model_info
+    from crossstage.weights.cards import model_info
 
     card = model_info(name)
     rows = {
@@ -231,8 +240,8 @@ def pack(*, model: str, out: str, source: str, licence: str, trained_on: str, ha
     """
     import hashlib
 
-    from crossstage.zoo import pack as write
-    from crossstage.zoo.starting import weights_file
+    from crossstage.weights.model_file import pack as write
+    from crossstage.weights.starting import weights_file
 
     path = weights_file(model)
     if path is None:
@@ -290,7 +299,7 @@ def darknet_convert(
     """
     import hashlib
 
-    from crossstage.zoo import convert_darknet
+    from crossstage.weights.from_darknet import convert_darknet
 
     convert_darknet(
         weights, out, model=model, names=names, source=source, licence=licence, trained_on=trained_on, half=half

@@ -15,7 +15,7 @@ from crossstage.darknet.cfg import shorten
 from crossstage.darknet.operations import Softmax
 from crossstage.darknet.plan import Layer, Scope, Shape
 from crossstage.errors import ConfigError
-from crossstage.nn.boxes import cell_grid, cxcywh_to_xyxy, decode_yolo
+from crossstage.ops.boxes import cell_grid, cxcywh_to_xyxy, decode_yolo
 
 Anchors = tuple[tuple[float, float], ...]
 
@@ -38,7 +38,7 @@ class BoxOutput(nn.Module, ABC):
 
 
 class Yolo(BoxOutput):
-    """``[yolo]``: YOLOv3 and later, see :func:`crossstage.nn.boxes.decode_yolo`."""
+    """``[yolo]``: YOLOv3 and later, see :func:`crossstage.ops.boxes.decode_yolo`."""
 
     def __init__(self, anchors: Anchors, scale_x_y: float, *, new_coords: bool) -> None:
         super().__init__()

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crossstage.data.coco import CocoDataset
+from crossstage.data.formats.coco import CocoDataset
 from crossstage.data.records import objects_of
 from crossstage.errors import DataError
-from crossstage.inference.model import Preprocessing
-from crossstage.nn.boxes import shape_iou
+from crossstage.ops.boxes import shape_iou
+from crossstage.structures import Preprocessing
 
 ROUNDS = 300
 RESTARTS = 5

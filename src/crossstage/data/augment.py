@@ -1,6 +1,6 @@
-"""What happens to training pictures: torchvision's transforms, and mosaic and mixup for boxes.
+"""What happens to training images: torchvision's transforms, and mosaic and mixup for boxes.
 
-Every random number comes from torch's generator, seeded for each sample by :func:`seeded`: a picture looks the same
+Every random number comes from torch's generator, seeded for each sample by :func:`seeded`: an image looks the same
 whichever process prepares it, and whether or not a run was interrupted before it.
 """
 
@@ -21,12 +21,12 @@ from torchvision.transforms.v2 import functional as transform
 from crossstage.data.records import Objects
 from crossstage.errors import ConfigError
 from crossstage.inference.images import Pixels
-from crossstage.inference.model import Resize
+from crossstage.structures import Resize
 
-GREY = 128  # of 255, around pictures: what letterboxing puts there too
+GREY = 128  # of 255, around images: what letterboxing puts there too
 MIN_VISIBLE = 0.25  # share of a box that must stay inside for it to stay an object
 MIN_SIDE = 2.0  # pixels
-SMALLEST_CUT = 0.3  # of the side: no picture of a mosaic is thinner
+SMALLEST_CUT = 0.3  # of the side: no image of a mosaic is thinner
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -36,18 +36,18 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training pictures are changed. A probability or strength of 0 turns a change off.
+    """How training images are changed. A probability or strength of 0 turns a change off.
 
     Attributes:
-        mosaic: Detection: probability that a picture is composed of four (YOLOv4, section 3.3).
-        mixup: Probability that two pictures are laid over each other; their boxes stay, their labels are mixed.
-        cutmix: Classification: probability that a rectangle of another picture is pasted in, labels mixed by area.
-        mosaic_labels: Classification: probability that pictures are composed of four, labels mixed by area.
+        mosaic: Detection: probability that an image is composed of four (YOLOv4, section 3.3).
+        mixup: Probability that two images are laid over each other; their boxes stay, their labels are mixed.
+        cutmix: Classification: probability that a rectangle of another image is pasted in, labels mixed by area.
+        mosaic_labels: Classification: probability that images are composed of four, labels mixed by area.
         scale: Detection: zoom by up to this share, in or out.
         translate: Detection: shift by up to this share of the side.
         degrees: Rotate by up to this angle.
         shear: Detection: shear by up to this angle in degrees.
-        crop: Classification: smallest share of the picture's area that a random crop keeps.
+        crop: Classification: smallest share of the image's area that a random crop keeps.
         aspect: Classification: a crop's width over its height, at most; at least its inverse.
         hue: Shift of hue, as share of the colour circle, up to 0.5.
         saturation: Change of saturation by a factor of up to 1 more or this share less.
@@ -99,7 +99,7 @@ NO_AUGMENTATION = Augmentation(
 
 
 class Labelled(NamedTuple):
-    """A picture on its way into a batch.
+    """An image on its way into a batch.
 
     Attributes:
         image: ``(3, H, W)`` RGB uint8.
@@ -122,7 +122,7 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 def labelled(pixels: Pixels, objects: Objects) -> Labelled:
-    """A picture as it was read."""
+    """An image as it was read."""
     image = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1))
     return Labelled(
         image, _boxes(torch.from_numpy(objects.boxes_xyxy.copy()), image), torch.from_numpy(objects.class_ids)
@@ -130,11 +130,11 @@ def labelled(pixels: Pixels, objects: Objects) -> Labelled:
 
 
 class DetectionTransform:
-    """Compose, distort and clip: pictures of any size to one of ``size``.
+    """Compose, distort and clip: images of any size to one of ``size``.
 
     Args:
         size: Height and width in pixels.
-        resize: Whether a picture keeps its aspect ratio.
+        resize: Whether an image keeps its aspect ratio.
         augmentation: What to change.
     """
 
@@ -149,10 +149,10 @@ class DetectionTransform:
         self.colours = v2.ColorJitter(a.brightness, saturation=a.saturation, hue=a.hue) if colours else None
 
     def __call__(self, read: Callable[[], Labelled], *, plain: bool = False) -> Labelled:
-        """Prepare one picture.
+        """Prepare one image.
 
         Args:
-            read: The first call gives the picture, further ones give random others, for mosaic and mixup.
+            read: The first call gives the image, further ones give random others, for mosaic and mixup.
             plain: Leave mosaic and mixup out.
         """
         sample = self._one(read, plain)
@@ -192,7 +192,7 @@ def fit(sample: Labelled, size: tuple[int, int], resize: Resize) -> Labelled:
 
 
 def mosaic(samples: Sequence[Labelled], size: tuple[int, int], resize: Resize, scale: float) -> Labelled:
-    """Four pictures around a random point, each zoomed by up to ``scale`` and cropped to its quarter."""
+    """Four images around a random point, each zoomed by up to ``scale`` and cropped to its quarter."""
     height, width = size
     row = int(height * float(torch.empty(()).uniform_(SMALLEST_CUT, 1 - SMALLEST_CUT)))
     column = int(width * float(torch.empty(()).uniform_(SMALLEST_CUT, 1 - SMALLEST_CUT)))
@@ -214,7 +214,7 @@ def mosaic(samples: Sequence[Labelled], size: tuple[int, int], resize: Resize, s
 def _tile(
     sample: Labelled, space: tuple[int, int], size: tuple[int, int], resize: Resize, scale: float, number: int
 ) -> tuple[Labelled, tuple[int, int]]:
-    """A zoomed picture, cropped to the space there is, and where in it it goes: it touches the mosaic's point."""
+    """A zoomed image, cropped to the space there is, and where in it it goes: it touches the mosaic's point."""
     height, width = sample.image.shape[-2:]
     vertical, horizontal = size[0] / height, size[1] / width
     if resize == "letterbox":
@@ -237,7 +237,7 @@ def _tile(
 
 
 def mixup(first: Labelled, second: Labelled) -> Labelled:
-    """Two pictures laid over each other, about equally; the objects of both."""
+    """Two images laid over each other, about equally; the objects of both."""
     share = float(torch.distributions.Beta(8.0, 8.0).sample())
     image = tv_tensors.Image(torch.lerp(second.image.float(), first.image.float(), share).round().to(torch.uint8))
     boxes = torch.cat([first.boxes.as_subclass(Tensor), second.boxes.as_subclass(Tensor)])
@@ -245,7 +245,7 @@ def mixup(first: Labelled, second: Labelled) -> Labelled:
 
 
 def clip(sample: Labelled) -> Labelled:
-    """Boxes clipped to the picture; those of which too little is left are dropped."""
+    """Boxes clipped to the image; those of which too little is left are dropped."""
     boxes = sample.boxes.as_subclass(Tensor)
     height, width = sample.image.shape[-2:]
     inside = torch.stack([boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)], dim=-1).flatten(1)
@@ -255,7 +255,7 @@ def clip(sample: Labelled) -> Labelled:
 
 
 def classification_transform(size: tuple[int, int], augmentation: Augmentation) -> v2.Compose:
-    """Random crop, flips and colours: a picture of any size to ``(3, *size)`` uint8."""
+    """Random crop, flips and colours: an image of any size to ``(3, *size)`` uint8."""
     a = augmentation
     steps: list[torch.nn.Module] = [
         v2.RandomResizedCrop(list(size), scale=(a.crop, 1.0), ratio=(1 / a.aspect, a.aspect), antialias=True),
@@ -274,7 +274,7 @@ def classification_transform(size: tuple[int, int], augmentation: Augmentation) 
 
 
 def mosaic_labels(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Each picture of a batch composed of itself and its three neighbours around one random point.
+    """Each image of a batch composed of itself and its three neighbours around one random point.
 
     Args:
         images: ``(N, C, H, W)``.

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crossstage.data.coco import CocoDataset
 from crossstage.data.faults import Fault
+from crossstage.data.find import Dataset, DataSource
+from crossstage.data.formats.coco import CocoDataset
 from crossstage.data.records import class_names_of, objects_of
-from crossstage.data.source import Dataset, DataSource
 from crossstage.errors import DataError
 from crossstage.files import write_text
 from crossstage.inference.images import load_image
@@ -37,15 +37,15 @@ class PartSummary:
 
     Attributes:
         name: Such as "train".
-        pictures: How many there are.
+        images: How many there are.
         readable: How many of them can be read.
-        labels: Boxes, or labelled pictures, that are sound.
-        unlabelled: Pictures without a box.
+        labels: Boxes, or labelled images, that are sound.
+        unlabelled: Images without a box.
         per_class: Labels by class name.
     """
 
     name: str
-    pictures: int
+    images: int
     readable: int
     labels: int
     unlabelled: int
@@ -83,8 +83,8 @@ class CheckReport:
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A picture that was looked at: its hash, and height and width, or why it cannot be read."""
+class _Seen:
+    """An image that was looked at: its hash, and height and width, or why it cannot be read."""
 
     part: str
     place: Path
@@ -95,7 +95,7 @@ class _Picture:
 
 
 def check_data(source: DataSource, *, progress: bool = False) -> CheckReport:
-    """Read every label and every picture.
+    """Read every label and every seen.
 
     Args:
         source: A dataset.
@@ -108,10 +108,10 @@ def check_data(source: DataSource, *, progress: bool = False) -> CheckReport:
         if reading.data is None:
             parts.append(PartSummary(name, 0, 0, 0, 0, {}))
             continue
-        pictures = list(_looked_at(name, reading.data, progress))
-        seen += pictures
-        faults += _picture_faults(reading.data, pictures)
-        parts.append(_summary(name, reading.data, pictures))
+        images = list(_looked_at(name, reading.data, progress))
+        seen += images
+        faults += _image_faults(reading.data, images)
+        parts.append(_summary(name, reading.data, images))
         if isinstance(reading.data, CocoDataset):
             faults += _box_faults(reading.data)
     faults += _duplicates(seen)
@@ -119,27 +119,27 @@ def check_data(source: DataSource, *, progress: bool = False) -> CheckReport:
     return CheckReport(str(source.path), source.format, tuple(parts), tuple(faults))
 
 
-def _looked_at(part: str, dataset: Dataset, progress: bool) -> Iterator[_Picture]:
+def _looked_at(part: str, dataset: Dataset, progress: bool) -> Iterator[_Seen]:
     from rich.console import Console
     from rich.progress import track
 
     if isinstance(dataset, CocoDataset):
-        pictures: Sequence[Path | bytes] = [image.path for image in dataset.images]
-        names: Sequence[str] = [str(path) for path in pictures]
+        images: Sequence[Path | bytes] = [image.path for image in dataset.images]
+        names: Sequence[str] = [str(path) for path in images]
         labels = [""] * len(names)
     else:
-        pictures, names = dataset.pictures, dataset.names
+        images, names = dataset.images, dataset.names
         labels = [dataset.class_names[label] for label in dataset.labels]
 
-    def look(index: int) -> _Picture:
-        picture, name = pictures[index], Path(names[index])
+    def look(index: int) -> _Seen:
+        image, name = images[index], Path(names[index])
         try:
-            content = picture.read_bytes() if isinstance(picture, Path) else picture
+            content = image.read_bytes() if isinstance(image, Path) else image
             digest = hashlib.sha256(content).hexdigest()
-            size = load_image(picture).shape[:2]
+            size = load_image(image).shape[:2]
         except (DataError, OSError) as error:
-            return _Picture(part, name, labels[index], "", None, str(error).removeprefix(f"{name}: "))
-        return _Picture(part, name, labels[index], digest, (size[0], size[1]), "")
+            return _Seen(part, name, labels[index], "", None, str(error).removeprefix(f"{name}: "))
+        return _Seen(part, name, labels[index], digest, (size[0], size[1]), "")
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         done = threads.map(look, range(len(names)))
@@ -154,19 +154,17 @@ def _looked_at(part: str, dataset: Dataset, progress: bool) -> Iterator[_Picture
         )
 
 
-def _picture_faults(dataset: Dataset, pictures: Sequence[_Picture]) -> list[Fault]:
-    faults = [Fault(picture.place, None, picture.reason) for picture in pictures if picture.size is None]
+def _image_faults(dataset: Dataset, images: Sequence[_Seen]) -> list[Fault]:
+    faults = [Fault(seen.place, None, seen.reason) for seen in images if seen.size is None]
     if isinstance(dataset, CocoDataset):
-        for image, picture in zip(dataset.images, pictures, strict=True):
-            if picture.size and picture.size != (image.height, image.width):
-                told = (
-                    f"{picture.size[1]} x {picture.size[0]} pixels; its labels are for {image.width} x {image.height}"
-                )
-                faults.append(Fault(picture.place, None, told))
+        for image, seen in zip(dataset.images, images, strict=True):
+            if seen.size and seen.size != (image.height, image.width):
+                told = f"{seen.size[1]} x {seen.size[0]} pixels; its labels are for {image.width} x {image.height}"
+                faults.append(Fault(seen.place, None, told))
     return faults
 
 
-def _summary(name: str, dataset: Dataset, pictures: Sequence[_Picture]) -> PartSummary:
+def _summary(name: str, dataset: Dataset, images: Sequence[_Seen]) -> PartSummary:
     names = class_names_of(dataset)
     if isinstance(dataset, CocoDataset):
         objects = objects_of(dataset)
@@ -174,9 +172,9 @@ def _summary(name: str, dataset: Dataset, pictures: Sequence[_Picture]) -> PartS
         unlabelled = sum(not len(entry.class_ids) for entry in objects)
     else:
         counts, unlabelled = Counter(names[label] for label in dataset.labels), 0
-    readable = sum(picture.size is not None for picture in pictures)
+    readable = sum(seen.size is not None for seen in images)
     per_class = {name: counts[name] for name in names}
-    return PartSummary(name, len(pictures), readable, sum(counts.values()), unlabelled, per_class)
+    return PartSummary(name, len(images), readable, sum(counts.values()), unlabelled, per_class)
 
 
 def _box_faults(dataset: CocoDataset) -> list[Fault]:
@@ -198,12 +196,12 @@ def _box_faults(dataset: CocoDataset) -> list[Fault]:
     return faults
 
 
-def _duplicates(pictures: Sequence[_Picture]) -> list[Fault]:
+def _duplicates(images: Sequence[_Seen]) -> list[Fault]:
     """Files with equal content: between parts they make a measure too good; with two labels, one is wrong."""
-    groups: dict[str, list[_Picture]] = defaultdict(list)
-    for picture in pictures:
-        if picture.digest:
-            groups[picture.digest].append(picture)
+    groups: dict[str, list[_Seen]] = defaultdict(list)
+    for seen in images:
+        if seen.digest:
+            groups[seen.digest].append(seen)
     faults = []
     for group in groups.values():
         first = group[0]
@@ -213,7 +211,7 @@ def _duplicates(pictures: Sequence[_Picture]) -> list[Fault]:
             where = (
                 "in this part, too" if other.part == first.part else f"in {first.part!r}, and this is {other.part!r}"
             )
-            told = f"the same picture as {first.place} ({where})"
+            told = f"the same image as {first.place} ({where})"
             if other.label != first.label:
                 told += f", labelled {first.label!r} there and {other.label!r} here"
             faults.append(Fault(other.place, None, told, broken=False))
@@ -243,10 +241,10 @@ def print_check(report: CheckReport, console: Console) -> None:
 
     console.print(f"{report.path}: {report.format}", highlight=False, markup=False, soft_wrap=True)
     table = Table("part", box=None, pad_edge=False)
-    for column in ("pictures", "readable", "labels", "without labels"):
+    for column in ("images", "readable", "labels", "without labels"):
         table.add_column(column, justify="right")
     for part in report.parts:
-        table.add_row(part.name, *map(str, (part.pictures, part.readable, part.labels, part.unlabelled)))
+        table.add_row(part.name, *map(str, (part.images, part.readable, part.labels, part.unlabelled)))
     console.print(table)
     for what, chosen in (
         ("odd", [fault for fault in report.faults if not fault.broken]),

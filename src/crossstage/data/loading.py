@@ -1,4 +1,4 @@
-"""Batches: datasets, the order of their pictures, and how they are put together."""
+"""Batches: datasets, the order of their images, and how they are put together."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from crossstage.data.augment import (
     labelled,
     seeded,
 )
-from crossstage.data.coco import CocoDataset
+from crossstage.data.formats.coco import CocoDataset
 from crossstage.data.records import ClassificationData, objects_of
 from crossstage.errors import DataError
 from crossstage.inference.images import Pixels, load_image
-from crossstage.inference.model import Preprocessing
-from crossstage.inference.preprocess import Placement, prepare
-from crossstage.nn.boxes import Targets
+from crossstage.inference.preprocessing import prepare
+from crossstage.structures import Placement, Preprocessing, Targets
 
 Key = tuple[int, int]  # epoch and position in the dataset
 
@@ -37,7 +36,7 @@ class Batch(NamedTuple):
     Attributes:
         images: ``(N, 3, H, W)`` RGB uint8.
         targets: The objects, or the labels ``(N,)`` int64.
-        names: What to call the pictures in messages.
+        names: What to call the images in messages.
         epoch: The pass they belong to, counted from 0.
     """
 
@@ -52,8 +51,8 @@ class ScoredBatch(NamedTuple):
 
     Attributes:
         images: ``(N, 3, H, W)`` RGB float in [0, 1], prepared as inference does.
-        indices: Positions of the pictures in the dataset.
-        placements: Where each picture lies in its input.
+        indices: Positions of the images in the dataset.
+        placements: Where each image lies in its input.
     """
 
     images: Tensor
@@ -61,11 +60,11 @@ class ScoredBatch(NamedTuple):
     placements: list[Placement]
 
 
-class DetectionPictures(TorchDataset):
-    """Training pictures with their objects, composed and distorted.
+class DetectionImages(TorchDataset):
+    """Training images with their objects, composed and distorted.
 
     Args:
-        dataset: Its pictures and boxes.
+        dataset: Its images and boxes.
         preprocessing: Size and manner of resizing.
         augmentation: What to change.
         seed: With epoch and position it decides everything that is random.
@@ -99,7 +98,7 @@ class DetectionPictures(TorchDataset):
         return sample, str(self.images[index].path), epoch
 
     def read(self, index: int) -> Labelled:
-        """A picture as it is.
+        """An image as it is.
 
         Raises:
             DataError: It cannot be read, or has another size than its labels say.
@@ -114,8 +113,8 @@ class DetectionPictures(TorchDataset):
         return labelled(pixels, self.objects[index])
 
 
-class ClassifiedPictures(TorchDataset):
-    """Training pictures with their labels, cropped and distorted; arguments as for :class:`DetectionPictures`."""
+class ClassifiedImages(TorchDataset):
+    """Training images with their labels, cropped and distorted; arguments as for :class:`DetectionImages`."""
 
     def __init__(
         self, dataset: ClassificationData, preprocessing: Preprocessing, augmentation: Augmentation, *, seed: int
@@ -136,8 +135,8 @@ class ClassifiedPictures(TorchDataset):
         return image, int(self.dataset.labels[index]), name, epoch
 
 
-class ScoredPictures(TorchDataset):
-    """Pictures to be measured on, prepared as inference does."""
+class ScoredImages(TorchDataset):
+    """Images to be measured on, prepared as inference does."""
 
     def __init__(self, dataset: CocoDataset | ClassificationData, preprocessing: Preprocessing) -> None:
         self.dataset, self.preprocessing = dataset, preprocessing
@@ -162,33 +161,33 @@ class ScoredPictures(TorchDataset):
 
 def _read(dataset: ClassificationData, index: int) -> Pixels:
     try:
-        return load_image(dataset.pictures[index])
+        return load_image(dataset.images[index])
     except DataError as error:
         name = dataset.names[index]
         raise DataError(str(error) if name in str(error) else f"{name}: {error}") from None
 
 
 class EpochOrder(Sampler[Key]):
-    """Pictures in an order that depends on seed and epoch alone, shared out among processes.
+    """Images in an order that depends on seed and epoch alone, shared out among processes.
 
-    Each of ``world`` processes gets every ``world``-th picture of a common shuffle; of the last pictures, those that
+    Each of ``world`` processes gets every ``world``-th image of a common shuffle; of the last images, those that
     would not fill a batch of every process are left for another epoch.
 
     Args:
-        length: Pictures in the dataset.
-        batch: Pictures in a step of one process.
+        length: Images in the dataset.
+        batch: Images in a step of one process.
         seed: See above.
         rank: This process.
         world: How many there are.
 
     Raises:
-        DataError: There are fewer pictures than a step needs.
+        DataError: There are fewer images than a step needs.
     """
 
     def __init__(self, length: int, batch: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
         self.steps = length // (batch * world)
         if self.steps == 0:
-            raise DataError(f"{length} pictures to train on; a step needs {batch * world}: lower the batch size")
+            raise DataError(f"{length} images to train on; a step needs {batch * world}: lower the batch size")
         self.length, self.batch, self.seed, self.rank, self.world = length, batch, seed, rank, world
         self.epoch = 0
         self.first_step = 0  # to go on in the middle of an epoch
@@ -204,7 +203,7 @@ class EpochOrder(Sampler[Key]):
 
 
 class ShareOrder(Sampler[int]):
-    """Every ``world``-th picture in order, as many for each process: the last of some are repeated."""
+    """Every ``world``-th image in order, as many for each process: the last of some are repeated."""
 
     def __init__(self, length: int, rank: int = 0, world: int = 1) -> None:
         self.length, self.rank, self.world = length, rank, world
@@ -218,14 +217,14 @@ class ShareOrder(Sampler[int]):
 
 def collate_detection(samples: Sequence[tuple[Labelled, str, int]]) -> Batch:
     """Samples of one size to a batch."""
-    pictures, names, epochs = zip(*samples, strict=True)
-    counts = torch.tensor([len(sample.class_ids) for sample in pictures])
+    found, names, epochs = zip(*samples, strict=True)
+    counts = torch.tensor([len(sample.class_ids) for sample in found])
     targets = Targets(
         torch.arange(len(samples)).repeat_interleave(counts),
-        torch.cat([sample.class_ids for sample in pictures]),
-        torch.cat([sample.boxes.as_subclass(Tensor) for sample in pictures]),
+        torch.cat([sample.class_ids for sample in found]),
+        torch.cat([sample.boxes.as_subclass(Tensor) for sample in found]),
     )
-    images = torch.stack([sample.image.as_subclass(Tensor) for sample in pictures])
+    images = torch.stack([sample.image.as_subclass(Tensor) for sample in found])
     return Batch(images, targets, list(names), epochs[0])
 
 
@@ -236,7 +235,7 @@ def collate_classification(samples: Sequence[tuple[Tensor, int, str, int]]) -> B
 
 
 def collate_scored(samples: Sequence[tuple[Tensor, int, Placement]]) -> ScoredBatch:
-    """Prepared pictures to a batch."""
+    """Prepared images to a batch."""
     images, indices, placements = zip(*samples, strict=True)
     return ScoredBatch(torch.stack(images), list(indices), list(placements))
 
@@ -259,24 +258,24 @@ def training_loader(
         dataset: What to learn.
         preprocessing: Size and manner of resizing.
         augmentation: What to change.
-        batch: Pictures in a step of one process.
+        batch: Images in a step of one process.
         seed: Decides everything that is random.
         epochs: Length of the training.
-        workers: Processes that prepare pictures; 0 prepares them in between.
+        workers: Processes that prepare images; 0 prepares them in between.
         rank: This process, where several train together.
         world: How many there are.
 
     Raises:
-        DataError: There are fewer pictures than a step needs.
+        DataError: There are fewer images than a step needs.
     """
     if isinstance(dataset, CocoDataset):
-        pictures = DetectionPictures(dataset, preprocessing, augmentation, seed=seed, epochs=epochs)
+        samples = DetectionImages(dataset, preprocessing, augmentation, seed=seed, epochs=epochs)
         collate = collate_detection
     else:
-        pictures = ClassifiedPictures(dataset, preprocessing, augmentation, seed=seed)
+        samples = ClassifiedImages(dataset, preprocessing, augmentation, seed=seed)
         collate = collate_classification
-    order = EpochOrder(len(pictures), batch, seed=seed, rank=rank, world=world)
-    return _loader(pictures, order, batch, collate, workers), order
+    order = EpochOrder(len(samples), batch, seed=seed, rank=rank, world=world)
+    return _loader(samples, order, batch, collate, workers), order
 
 
 def scoring_loader(
@@ -289,13 +288,13 @@ def scoring_loader(
     world: int = 1,
 ) -> DataLoader:
     """Batches to be measured on, in order; arguments as for :func:`training_loader`."""
-    pictures = ScoredPictures(dataset, preprocessing)
-    return _loader(pictures, ShareOrder(len(pictures), rank, world), batch, collate_scored, workers)
+    samples = ScoredImages(dataset, preprocessing)
+    return _loader(samples, ShareOrder(len(samples), rank, world), batch, collate_scored, workers)
 
 
-def _loader(pictures: TorchDataset, order: Sampler, batch: int, collate: object, workers: int) -> DataLoader:
+def _loader(samples: TorchDataset, order: Sampler, batch: int, collate: object, workers: int) -> DataLoader:
     return DataLoader(
-        pictures,
+        samples,
         batch_size=batch,
         sampler=order,
         collate_fn=collate,  # pyright: ignore[reportArgumentType]

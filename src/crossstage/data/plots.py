@@ -1,4 +1,4 @@
-"""Pictures of a dataset: how often classes occur, how large boxes are, what the network will see."""
+"""Images of a dataset: how often classes occur, how large boxes are, what the network will see."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from crossstage.data.anchors import Sizes
 from crossstage.data.augment import NO_AUGMENTATION, Augmentation, Labelled
-from crossstage.data.coco import CocoDataset
-from crossstage.data.loading import ClassifiedPictures, DetectionPictures
+from crossstage.data.find import Dataset
+from crossstage.data.formats.coco import CocoDataset
+from crossstage.data.loading import ClassifiedImages, DetectionImages
 from crossstage.data.records import ClassificationData, class_names_of, objects_of
-from crossstage.data.source import Dataset
 from crossstage.inference.images import Pixels
-from crossstage.inference.model import Preprocessing
+from crossstage.structures import Preprocessing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ MOST_POINTS = 20_000
 
 
 def class_counts(dataset: Dataset) -> dict[str, int]:
-    """Boxes, or pictures, of each class."""
+    """Boxes, or images, of each class."""
     names = class_names_of(dataset)
     if isinstance(dataset, ClassificationData):
         return dict(zip(names, dataset.counts.tolist(), strict=True))
@@ -69,10 +69,10 @@ def plot_boxes(sizes: Sizes, anchors: Sizes, title: str) -> Figure:
 def seen_by_the_network(
     dataset: Dataset, preprocessing: Preprocessing, augmentation: Augmentation | None, count: int, *, seed: int = 0
 ) -> list[Pixels]:
-    """Training pictures as a network gets them, with their boxes drawn.
+    """Training images as a network gets them, with their boxes drawn.
 
     Args:
-        dataset: Its first pictures of a random order are taken.
+        dataset: Its first images of a random order are taken.
         preprocessing: Size and manner of resizing.
         augmentation: What to change; None changes nothing.
         count: How many.
@@ -81,13 +81,13 @@ def seen_by_the_network(
     chosen = augmentation or NO_AUGMENTATION
     names = class_names_of(dataset)
     if isinstance(dataset, CocoDataset):
-        pictures = DetectionPictures(dataset, preprocessing, chosen, seed=seed, epochs=1_000_000)
+        images = DetectionImages(dataset, preprocessing, chosen, seed=seed, epochs=1_000_000)
     else:
-        pictures = ClassifiedPictures(dataset, preprocessing, chosen, seed=seed)
-    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[:count]
+        images = ClassifiedImages(dataset, preprocessing, chosen, seed=seed)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
     tiles = []
     for index in order.tolist():
-        sample = pictures[(0, index)]
+        sample = images[(0, index)]
         if isinstance(sample[0], Labelled):
             tiles.append(_drawn(sample[0], names))
         else:

@@ -1,4 +1,4 @@
-"""Datasets in memory: detection in COCO's terms, classification as labels and pictures."""
+"""Datasets in memory: detection in COCO's terms, classification as labels and images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crossstage.data.coco import CocoDataset, CocoImage
+from crossstage.data.formats.coco import CocoDataset, CocoImage
 from crossstage.errors import DataError
 
 
@@ -24,17 +24,15 @@ class Box(NamedTuple):
 
 
 def assemble(
-    path: Path, class_names: Sequence[str], pictures: Sequence[tuple[Path, tuple[int, int], Sequence[Box]]]
+    path: Path, class_names: Sequence[str], found: Sequence[tuple[Path, tuple[int, int], Sequence[Box]]]
 ) -> CocoDataset:
-    """A detection dataset in COCO's terms from pictures, their heights and widths, and their boxes.
+    """A detection dataset in COCO's terms from images, their heights and widths, and their boxes.
 
-    Boxes are clipped to the picture. Difficult ones become COCO's crowds, which are neither wanted nor wrong.
+    Boxes are clipped to the image. Difficult ones become COCO's crowds, which are neither wanted nor wrong.
     """
-    images = tuple(
-        CocoImage(number, picture, columns, rows) for number, (picture, (rows, columns), _) in enumerate(pictures, 1)
-    )
+    images = tuple(CocoImage(number, file, columns, rows) for number, (file, (rows, columns), _) in enumerate(found, 1))
     annotations = []
-    for image, (_, _, boxes) in zip(images, pictures, strict=True):
+    for image, (_, _, boxes) in zip(images, found, strict=True):
         for box in boxes:
             left, top = max(0.0, box.xyxy[0]), max(0.0, box.xyxy[1])
             width, height = min(image.width, box.xyxy[2]) - left, min(image.height, box.xyxy[3]) - top
@@ -62,14 +60,14 @@ def assemble(
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of one picture: corners ``(n, 4)`` in its pixels, and class ids ``(n,)``."""
+    """The objects of one image: corners ``(n, 4)`` in its pixels, and class ids ``(n,)``."""
 
     boxes_xyxy: NDArray[np.float32]
     class_ids: NDArray[np.int64]
 
 
 def objects_of(dataset: CocoDataset) -> list[Objects]:
-    """What there is to learn in each picture; class ids count the categories in their order; crowds are left out."""
+    """What there is to learn in each image; class ids count the categories in their order; crowds are left out."""
     index = {id_: number for number, id_ in enumerate(dataset.categories)}
     by_image: dict[int, list[tuple[int, list[float]]]] = {image.id: [] for image in dataset.images}
     for entry in dataset.content["annotations"]:
@@ -92,25 +90,25 @@ def class_names_of(dataset: CocoDataset | ClassificationData) -> tuple[str, ...]
 
 @dataclass(frozen=True)
 class ClassificationData:
-    """Pictures with one label each.
+    """Images with one label each.
 
     Attributes:
         path: Where they come from.
         class_names: Names by class id.
-        names: What to call each picture in messages.
+        names: What to call each image in messages.
         labels: Class id of each.
-        pictures: Paths, or the content of files.
+        images: Paths, or the content of files.
     """
 
     path: Path
     class_names: tuple[str, ...]
     names: Sequence[str]
     labels: NDArray[np.int64]
-    pictures: Sequence[Path | bytes]
+    images: Sequence[Path | bytes]
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Pictures of each class."""
+        """Images of each class."""
         return np.bincount(self.labels, minlength=len(self.class_names))
 
 
@@ -144,13 +142,13 @@ class Chosen(Sequence):
 
 
 def subset(dataset: CocoDataset | ClassificationData, chosen: Sequence[int]) -> CocoDataset | ClassificationData:
-    """A dataset of some of the pictures, by position."""
+    """A dataset of some of the images, by position."""
     if isinstance(dataset, ClassificationData):
         return replace(
             dataset,
             names=Chosen(dataset.names, chosen),
             labels=dataset.labels[list(chosen)],
-            pictures=Chosen(dataset.pictures, chosen),
+            images=Chosen(dataset.images, chosen),
         )
     images = tuple(dataset.images[index] for index in chosen)
     kept = {image.id for image in images}
@@ -165,7 +163,7 @@ def subset(dataset: CocoDataset | ClassificationData, chosen: Sequence[int]) -> 
 def split_off(
     dataset: CocoDataset | ClassificationData, share: float, seed: int
 ) -> tuple[CocoDataset | ClassificationData, CocoDataset | ClassificationData]:
-    """Hold out a random share of the pictures, at least one: what remains, and what is held out.
+    """Hold out a random share of the images, at least one: what remains, and what is held out.
 
     Classes keep their shares in a classification dataset.
     """

@@ -1,5 +1,1 @@
-"""A model run by the fastest means that a machine has, and what they achieve."""
-
-from crossstage.deploy.open import Engine, Opened, open_model, streams_for
-
-__all__ = ["Engine", "Opened", "open_model", "streams_for"]
+"""Models as files of other programs, run by the fastest means that a machine has."""

@@ -11,26 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from crossstage.deploy.cached import exported_file
-from crossstage.deploy.choosing import Candidate, choose
-from crossstage.deploy.pytorch import fast
+from crossstage.deploy.backends.pytorch import fast
+from crossstage.deploy.backends.sessions import Precision, Runtime, check_precision, installed
+from crossstage.deploy.cache import exported_file
+from crossstage.deploy.choose import Candidate, choose
+from crossstage.deploy.exported import ExportedClassifier, ExportedDetector, is_exported, open_exported
 from crossstage.errors import ConfigError
-from crossstage.heads import Classifier
-from crossstage.inference import DetectionModel, Predictor
-from crossstage.inference.classify import Classification, ClassificationModel, ClassPredictor
+from crossstage.inference.classify import Classification, ClassPredictor
+from crossstage.inference.model import ClassificationModel, DetectionModel
+from crossstage.inference.predictor import Predictor, class_ids_of
 from crossstage.machine import cores
-from crossstage.runtimes import (
-    ExportedClassifier,
-    ExportedDetector,
-    Precision,
-    Runtime,
-    installed,
-    is_exported,
-    open_exported,
-)
-from crossstage.runtimes.sessions import check_precision
-from crossstage.zoo import load_on
-from crossstage.zoo.registry import Model
+from crossstage.models.classifier import Classifier
+from crossstage.models.registry import Model
+from crossstage.ops.nms import NMS
+from crossstage.weights.loading import load_on
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -49,7 +43,7 @@ class Opened:
         detector: The detector.
         classifier: The classifier.
         imgsz: Side of the input in pixels that it was opened for; None for the model's own.
-        batch: Pictures of a pass.
+        batch: Images of a pass.
         streams: Passes that are computed side by side.
         told: How the runtime was chosen, for people; empty where there was no choice.
     """
@@ -78,7 +72,7 @@ class Opened:
             conf: Detections score more than this.
             iou: Of two boxes of a class that overlap more than this, the weaker goes.
             classes: Name, names or ids of the classes to look for; None looks for all.
-            top: How many classes a classifier tells of each picture.
+            top: How many classes a classifier tells of each image.
 
         Raises:
             DataError: Nothing was found at ``source``.
@@ -89,8 +83,8 @@ class Opened:
             predictor = ClassPredictor(self.classifier, imgsz=size, top=top, batch=batch, streams=self.streams)
             return (entry for entry in predictor.predict(source) if isinstance(entry, Classification))
         assert self.detector is not None
-        options = {"conf": conf, "iou": iou, "classes": classes, "imgsz": size, "batch": batch}
-        return Predictor(self.detector, **options, streams=self.streams).detections(source)
+        nms = NMS(conf, iou, class_ids=class_ids_of(classes, self.detector.class_names))
+        return Predictor(self.detector, nms, imgsz=size, batch=batch, streams=self.streams).detections(source)
 
 
 def open_model(
@@ -120,8 +114,8 @@ def open_model(
         precision: Of the arithmetic: ``"bf16"`` where runtime and processor have it.
         compiled: Have PyTorch compile the model.
         imgsz: Side of the input in pixels that it will be given; None for the size the model was trained at.
-        batch: Pictures of a pass that it will be given.
-        streams: Passes to compute side by side, which share the threads: on a CPU more pictures of a folder in a
+        batch: Images of a pass that it will be given.
+        streams: Passes to compute side by side, which share the threads: on a CPU more images of a folder in a
             second than one after the other, each of them later.
 
     Raises:
@@ -179,13 +173,13 @@ def _opened(model: Runnable, runtime: str, **about: Any) -> Opened:
 def streams_for(threads: int | None, *, single: bool, live: bool) -> int:
     """How many passes to compute side by side for a source.
 
-    Threads that share a pass wait for each other at every layer, and so for each picture that another thread reads or
-    draws on one's core; passes of one thread each do not. A picture alone, or a camera's, is wanted soon.
+    Threads that share a pass wait for each other at every layer, and so for each image that another thread reads or
+    draws on one's core; passes of one thread each do not. An image alone, or a camera's, is wanted soon.
 
     Args:
         threads: That were asked for.
-        single: The source is one picture.
-        live: Pictures come when they come.
+        single: The source is one image.
+        live: Images come when they come.
     """
     return 1 if single or live else min(MOST_STREAMS, threads or cores())
 

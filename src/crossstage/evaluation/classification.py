@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crossstage.data import ClassificationData
+from crossstage.data.records import ClassificationData
 from crossstage.errors import DataError
 from crossstage.files import write_text
-from crossstage.inference.classify import ClassificationModel, ClassPredictor
+from crossstage.inference.classify import ClassPredictor
 from crossstage.inference.images import load_image
+from crossstage.inference.model import ClassificationModel
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,13 +28,13 @@ class ClassAccuracy:
 
     Attributes:
         name: Its name.
-        pictures: How many there are of it.
+        images: How many there are of it.
         recall: Share of them that were recognised, from 0 to 1; None if there is none.
         precision: Share of right ones among those taken for it; None if none was.
     """
 
     name: str
-    pictures: int
+    images: int
     recall: float | None
     precision: float | None
 
@@ -45,16 +46,16 @@ class ClassificationReport:
     Attributes:
         model: Name of the model.
         data: What it was scored on.
-        pictures: How many.
+        images: How many.
         top1: Share whose likeliest class is right, from 0 to 1.
         top5: Share whose five likeliest classes have the right one among them.
         classes: By class.
-        confusion: Pictures by true class (rows) and likeliest class (columns).
+        confusion: Images by true class (rows) and likeliest class (columns).
     """
 
     model: str
     data: str
-    pictures: int
+    images: int
     top1: float
     top5: float
     classes: tuple[ClassAccuracy, ...]
@@ -88,12 +89,12 @@ def evaluate_classifier(
         model: Any classifier; its classes are matched to the dataset's by name, or by id if it has no names.
         dataset: What to score on.
         imgsz: Side of the input in pixels; None takes the size the model was trained at.
-        batch: Pictures that share a forward pass.
+        batch: Images that share a forward pass.
         progress: Show a progress bar on stderr.
         model_name: Name for the report.
 
     Raises:
-        DataError: A class of the dataset is unknown to the model, or a picture cannot be read.
+        DataError: A class of the dataset is unknown to the model, or an image cannot be read.
         ConfigError: The model has no preprocessing, as before training.
     """
     from rich.console import Console
@@ -106,9 +107,9 @@ def evaluate_classifier(
     own = {index: dataset.class_names.index(name) for index, name in enumerate(names) if name in dataset.class_names}
     found = []
     console = Console(stderr=True)
-    pictures = iter(track(dataset.pictures, "val", console=console, transient=True, disable=not progress))
-    while group := list(islice(pictures, batch)):
-        for told in predictor.classify_batch([load_image(picture) for picture in group]):
+    images = iter(track(dataset.images, "val", console=console, transient=True, disable=not progress))
+    while group := list(islice(images, batch)):
+        for told in predictor.classify_batch([load_image(image) for image in group]):
             known = [(own.get(i, -1), p) for i, p in zip(told.class_ids, told.probabilities, strict=True)]
             found.append(([i for i, _ in known], [p for _, p in known]))
     return classification_report(found, dataset, model_name=model_name)
@@ -120,14 +121,14 @@ def print_classification(report: ClassificationReport, console: Console) -> None
     from rich.text import Text
 
     table = Table("class", box=None, pad_edge=False)
-    for column in ("pictures", "recall", "precision"):
+    for column in ("images", "recall", "precision"):
         table.add_column(column, justify="right")
     for row in report.classes:
         shares = ("–" if share is None else f"{100 * share:.1f}" for share in (row.recall, row.precision))
-        table.add_row(Text(row.name), str(row.pictures), *shares)
+        table.add_row(Text(row.name), str(row.images), *shares)
     console.print(table)
     console.print(
-        f"\ntop-1 {100 * report.top1:.2f}  top-5 {100 * report.top5:.2f}  of {report.pictures} pictures",
+        f"\ntop-1 {100 * report.top1:.2f}  top-5 {100 * report.top5:.2f}  of {report.images} images",
         highlight=False,
     )
 
@@ -138,8 +139,8 @@ def classification_report(
     """Score a classifier.
 
     Args:
-        found: For each picture, in order, the likeliest class ids, best first, and their probabilities.
-        dataset: The pictures and their labels.
+        found: For each image, in order, the likeliest class ids, best first, and their probabilities.
+        dataset: The images and their labels.
         model_name: Name for the report.
     """
     count = len(dataset.class_names)
@@ -162,7 +163,7 @@ def classification_report(
     return ClassificationReport(
         model=model_name,
         data=str(dataset.path),
-        pictures=len(labels),
+        images=len(labels),
         top1=float(right.sum() / len(labels)),
         top5=float(top5),
         classes=classes,

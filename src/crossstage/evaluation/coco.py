@@ -10,16 +10,19 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from crossstage.data import CocoDataset, CocoImage
+from crossstage.data.formats.coco import CocoDataset, CocoImage
 from crossstage.errors import DataError
 from crossstage.evaluation.report import ClassScore, CocoReport
-from crossstage.inference import DetectionModel, Predictor, StageTimes, Suppression, load_image
+from crossstage.inference.images import load_image
+from crossstage.inference.model import DetectionModel
+from crossstage.inference.predictor import Predictor, StageTimes
+from crossstage.ops.nms import EVALUATION, NMS
 
 # Darknet's class list keeps names of PASCAL VOC where COCO has others.
 _OLD_NAMES = {
@@ -37,10 +40,7 @@ def evaluate(
     dataset: CocoDataset,
     *,
     imgsz: int | tuple[int, int] | None = None,
-    conf: float = 0.001,
-    iou: float = 0.45,
-    suppression: Suppression = "iou",
-    max_detections: int = 100,
+    nms: NMS = EVALUATION,
     batch: int = 1,
     progress: bool = False,
     model_name: str = "",
@@ -51,28 +51,21 @@ def evaluate(
         model: Any detector; its classes are matched to the dataset's by name.
         dataset: What to score on.
         imgsz: Side of the input in pixels; None takes the size the model was trained at.
-        conf: Score that detections need. Average precision integrates over all scores, so it wants nearly all.
-        iou: Of two boxes of a class that overlap more than this, the weaker goes; Darknet's value.
-        suppression: By what measure and among which boxes, see :class:`~crossstage.inference.Predictor`.
-        max_detections: Most detections of one image; COCO counts 100.
-        batch: Pictures that share a forward pass.
+        nms: How decoded boxes become detections. Average precision integrates over all scores, so it wants nearly all.
+        batch: Images that share a forward pass.
         progress: Show a progress bar on stderr.
         model_name: Name for the report.
 
     Raises:
-        DataError: No class of the model is in the dataset, a picture cannot be read, or it has another size than the
+        DataError: No class of the model is in the dataset, an image cannot be read, or it has another size than the
             annotations say.
         ConfigError: An option is out of range.
     """
     category_of = match_classes(model.class_names, dataset.categories)
     predictor = Predictor(
         model,
-        conf=conf,
-        iou=iou,
+        replace(nms, class_ids=tuple(category_of)),  # those that the dataset lacks would use up max_detections
         imgsz=imgsz,
-        classes=list(category_of),  # those that the dataset lacks would use up max_detections
-        max_detections=max_detections,
-        suppression=suppression,
         batch=batch,
     )
     results, times = coco_results(predictor, dataset, category_of, progress=progress)
@@ -88,15 +81,15 @@ def coco_results(
 
     Args:
         predictor: The detector and its options.
-        dataset: Its pictures are read one after the other.
+        dataset: Its images are read one after the other.
         category_of: Category ids by class ids; classes without one are dropped.
         progress: Show a progress bar on stderr.
 
     Returns:
-        The detections, and the milliseconds of each picture.
+        The detections, and the milliseconds of each image.
 
     Raises:
-        DataError: A picture cannot be read, or has another size than the annotations say.
+        DataError: An image cannot be read, or has another size than the annotations say.
     """
     from rich.console import Console
     from rich.progress import track
@@ -110,7 +103,7 @@ def coco_results(
         decode_ms = (time.perf_counter() - start) * 1e3 / len(group)
         for image, (found, placement, stages) in zip(group, predictor.detect_batch(pixels), strict=True):
             times.append(StageTimes(decode_ms, *stages))
-            boxes = placement.to_picture(found.boxes_xyxy.cpu()).tolist()
+            boxes = placement.to_image(found.boxes_xyxy.cpu()).tolist()
             for box, confidence, class_id in zip(boxes, found.scores.tolist(), found.class_ids.tolist(), strict=True):
                 if class_id in category_of:
                     results.append(coco_result(image.id, category_of[class_id], box, confidence))
@@ -118,7 +111,7 @@ def coco_results(
 
 
 def pixels_of(image: CocoImage, dataset: CocoDataset) -> np.ndarray:
-    """A dataset's picture, ``(H, W, 3)`` RGB uint8.
+    """A dataset's image, ``(H, W, 3)`` RGB uint8.
 
     Raises:
         DataError: It cannot be read, or has another size than the annotations say.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossstage.data import CocoDataset
+from crossstage.data.formats.coco import CocoDataset
 from crossstage.evaluation.coco import run_coco
 from crossstage.files import whole_file
 
@@ -60,7 +60,7 @@ def detection_confusion(results: Sequence[Mapping[str, Any]], dataset: CocoDatas
 
 
 def as_detections(entries: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> sv.Detections:
-    """One picture's results or annotations in COCO's format, the latter with a confidence of 1."""
+    """One image's results or annotations in COCO's format, the latter with a confidence of 1."""
     import supervision as sv
 
     index = {id_: number for number, id_ in enumerate(dataset.categories)}

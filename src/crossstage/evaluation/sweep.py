@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import torch
 
-from crossstage.data import CocoDataset
+from crossstage.data.formats.coco import CocoDataset
 from crossstage.evaluation.coco import coco_metrics, coco_result, match_classes, pixels_of
 from crossstage.files import write_text
-from crossstage.inference import DetectionModel, Predictor, Suppression
+from crossstage.inference.model import DetectionModel
+from crossstage.inference.predictor import Predictor
+from crossstage.ops.nms import EVALUATION, NMS, NMSKind
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+KINDS: tuple[NMSKind, ...] = ("iou", "diou", "agnostic")
 THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
 
 
@@ -33,7 +36,7 @@ class SweepRow:
         ap75: At IoU .75.
     """
 
-    suppression: Suppression
+    suppression: NMSKind
     iou: float
     ap: float | None
     ap50: float | None
@@ -47,8 +50,7 @@ def nms_sweep(
     *,
     thresholds: Sequence[float] = THRESHOLDS,
     imgsz: int | None = None,
-    conf: float = 0.001,
-    max_detections: int = 100,
+    nms: NMS = EVALUATION,
     progress: bool = False,
 ) -> list[SweepRow]:
     """Score a detector at every threshold of every kind of suppression (the CSPNet authors' study: 0.45 to 0.60).
@@ -58,22 +60,21 @@ def nms_sweep(
         dataset: What to score on.
         thresholds: Overlaps above which the weaker of two boxes goes.
         imgsz: Side of the input in pixels; None takes the size the model was trained at.
-        conf: Score that detections need.
-        max_detections: Most detections of one image.
+        nms: Which candidates there are and how many detections are kept; its kind and threshold are varied.
         progress: Show a progress bar on stderr.
 
     Raises:
-        DataError: No class of the model is in the dataset, or a picture cannot be read.
+        DataError: No class of the model is in the dataset, or an image cannot be read.
         ConfigError: An option is out of range.
     """
     from rich.console import Console
     from rich.progress import track
 
     category_of = match_classes(model.class_names, dataset.categories)
-    options = {"conf": conf, "imgsz": imgsz, "classes": list(category_of), "max_detections": max_detections}
-    ways = {
-        (kind, threshold): Predictor(model, iou=threshold, suppression=kind, **options)
-        for kind in get_args(Suppression)
+    known = replace(nms, class_ids=tuple(category_of))
+    ways: dict[tuple[NMSKind, float], Predictor] = {
+        (kind, threshold): Predictor(model, replace(known, kind=kind, iou=threshold), imgsz=imgsz)
+        for kind in KINDS
         for threshold in thresholds
     }
     results = {way: [] for way in ways}
@@ -82,7 +83,7 @@ def nms_sweep(
         raw, placement = first.forward(pixels_of(image, dataset))
         for way, predictor in ways.items():
             found = predictor.select(raw)
-            boxes = placement.to_picture(found.boxes_xyxy.cpu()).tolist()
+            boxes = placement.to_image(found.boxes_xyxy.cpu()).tolist()
             results[way] += [
                 coco_result(image.id, category_of[class_id], box, score)
                 for box, score, class_id in zip(boxes, found.scores.tolist(), found.class_ids.tolist(), strict=True)

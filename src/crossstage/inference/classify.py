@@ -1,4 +1,4 @@
-"""Pictures to classes."""
+"""Images to classes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from crossstage.errors import ConfigError
 from crossstage.files import whole_file
 from crossstage.inference.images import Pixels
-from crossstage.inference.model import Preprocessing
 from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side, stacked
-from crossstage.inference.preprocess import prepare
+from crossstage.inference.preprocessing import prepare
 from crossstage.inference.sources import Source, Unreadable
+from crossstage.structures import Preprocessing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,10 +41,10 @@ class ClassificationModel(Protocol):
 
 @dataclass(frozen=True)
 class Classification:
-    """What a picture shows.
+    """What an image shows.
 
     Attributes:
-        source: The picture.
+        source: The image.
         class_ids: The likeliest classes, best first.
         class_names: Their names.
         probabilities: Theirs, from 0 to 1.
@@ -59,17 +59,17 @@ class Classification:
 
 
 class ClassPredictor:
-    """A classifier, ready for pictures.
+    """A classifier, ready for images.
 
     Args:
         model: Any classifier; a module is put in evaluation mode.
         imgsz: Side of the input in pixels; None takes the size it was trained at.
         top: How many classes to tell.
-        batch: Pictures that share a forward pass.
+        batch: Images that share a forward pass.
         streams: Passes that :meth:`predict` computes side by side, which share torch's threads.
 
     Raises:
-        ConfigError: Nobody knows how the model's pictures are to be prepared, or an option is out of range.
+        ConfigError: Nobody knows how the model's images are to be prepared, or an option is out of range.
     """
 
     def __init__(
@@ -93,17 +93,17 @@ class ClassPredictor:
         parameters = getattr(model, "parameters", lambda: iter(()))()
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
 
-    def classify(self, image: Pixels, source: str = "picture") -> Classification:
-        """Classify one picture, ``(H, W, 3)`` RGB uint8."""
+    def classify(self, image: Pixels, source: str = "image") -> Classification:
+        """Classify one image, ``(H, W, 3)`` RGB uint8."""
         return self.classify_batch([image], [source])[0]
 
     def classify_batch(self, images: Sequence[Pixels], sources: Sequence[str] = ()) -> list[Classification]:
-        """Classify pictures that share a forward pass, each ``(H, W, 3)`` RGB uint8."""
+        """Classify images that share a forward pass, each ``(H, W, 3)`` RGB uint8."""
         start = time.perf_counter()
         size, resize = self.preprocessing.size, self.preprocessing.resize
         tensors = torch.stack([prepare(image, size, resize)[0] for image in images])
         share = (time.perf_counter() - start) * 1e3 / len(images)
-        return self._classify(tensors, sources or ["picture"] * len(images), [share] * len(images))
+        return self._classify(tensors, sources or ["image"] * len(images), [share] * len(images))
 
     @torch.inference_mode()
     def _classify(self, images: Tensor, names: Sequence[str], prepared: Sequence[float]) -> list[Classification]:
@@ -120,9 +120,9 @@ class ClassPredictor:
         ]
 
     def predict(self, source: Any) -> Iterator[Classification | Unreadable]:
-        """Classify every picture of a source, see :class:`~crossstage.inference.Source`.
+        """Classify every image of a source, see :class:`~crossstage.inference.Source`.
 
-        The next pictures are read and prepared by threads meanwhile; JPEGs of at least four times the input's size are
+        The next images are read and prepared by threads meanwhile; JPEGs of at least four times the input's size are
         read at a reduced scale.
 
         Raises:
@@ -130,21 +130,21 @@ class ClassPredictor:
         """
         return self._stream(Source(source))
 
-    def _stream(self, pictures: Source) -> Iterator[Classification | Unreadable]:
-        groups = prepared_batches(pictures, self.preprocessing, batch=self.batch, whole=False)
+    def _stream(self, images: Source) -> Iterator[Classification | Unreadable]:
+        groups = prepared_batches(images, self.preprocessing, batch=self.batch, whole=False)
         with closing(side_by_side(groups, self._classify_group, self.streams)) as classified:
             for group in classified:
                 yield from group
 
     def _classify_group(self, group: list[Prepared | Unreadable]) -> list[Classification | Unreadable]:
         readable = [entry for entry in group if isinstance(entry, Prepared)]
-        names, spent = [entry.picture.name for entry in readable], [entry.milliseconds for entry in readable]
+        names, spent = [entry.image.name for entry in readable], [entry.milliseconds for entry in readable]
         found = iter(self._classify(stacked(readable), names, spent) if readable else [])
         return [entry if isinstance(entry, Unreadable) else next(found) for entry in group]
 
 
 def classify_to_files(predictor: ClassPredictor, source: Any, console: Console, *, json: Path | None = None) -> int:
-    """Classify every picture of a source, print what they show, and write it as JSON lines if asked to.
+    """Classify every image of a source, print what they show, and write it as JSON lines if asked to.
 
     Returns:
         How many files could not be read.
@@ -170,7 +170,7 @@ def classify_to_files(predictor: ClassPredictor, source: Any, console: Console, 
                 told = ", ".join(f"{n} {p:.2f}" for n, p in zip(entry.class_names, entry.probabilities, strict=True))
                 _tell(console, f"{entry.source}: {told}")
     total = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    _tell(console, f"{counts.total()} pictures: {total}")
+    _tell(console, f"{counts.total()} images: {total}")
     return unreadable
 
 

@@ -1,4 +1,4 @@
-"""Detections drawn onto pictures."""
+"""Detections drawn onto images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def draw(image: Pixels, detections: Detections) -> Pixels:
-    """A copy of a picture with boxes, class names and confidences.
+    """A copy of an image with boxes, class names and confidences.
 
     Args:
         image: ``(H, W, 3)`` RGB uint8; it is not changed.
@@ -34,7 +34,7 @@ def draw(image: Pixels, detections: Detections) -> Pixels:
 
 
 def sheet(tiles: Sequence[Pixels], columns: int = 4, side: int = 320) -> Image.Image:
-    """Pictures in rows, each scaled to fit a square of ``side`` pixels, on white."""
+    """Images in rows, each scaled to fit a square of ``side`` pixels, on white."""
     from PIL import Image
 
     page = Image.new("RGB", (min(columns, len(tiles)) * side, -(-len(tiles) // columns) * side), "white")

@@ -1,4 +1,4 @@
-"""Reading pictures: any file that Pillow knows to RGB pixels, upright, or a reason why not."""
+"""Reading images: any file that Pillow knows to RGB pixels, upright, or a reason why not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pixels = NDArray[np.uint8]
 
 
 def load_image(source: str | Path | bytes | Image.Image | Pixels) -> Pixels:
-    """Read a picture as people see it.
+    """Read an image as people see it.
 
     EXIF orientation is applied; 16-bit greys are scaled, not clipped; transparency is laid on white; of an animation or
     a document with pages the first is taken.
@@ -34,7 +34,7 @@ def load_image(source: str | Path | bytes | Image.Image | Pixels) -> Pixels:
         ``(H, W, 3)`` RGB uint8.
 
     Raises:
-        DataError: The file is missing, empty, damaged, not a picture or larger than 100 megapixels, which is found out
+        DataError: The file is missing, empty, damaged, not an image or larger than 100 megapixels, which is found out
             before anything is decoded; or the array has another shape or type.
     """
     if isinstance(source, np.ndarray):
@@ -48,17 +48,17 @@ def load_image(source: str | Path | bytes | Image.Image | Pixels) -> Pixels:
 
 
 def load_reduced(path: Path, at_least: tuple[int, int]) -> tuple[Pixels, tuple[int, int]]:
-    """Read a picture for a small input: a JPEG of more than twice its size is decoded at 1/2, 1/4 or 1/8 scale.
+    """Read an image for a small input: a JPEG of more than twice its size is decoded at 1/2, 1/4 or 1/8 scale.
 
     The scale is a property of JPEG's blocks of 8 x 8 pixels, of which fewer coefficients are transformed, so it saves
-    time and memory. Other formats, and pictures that are not that large, are read by :func:`load_image`'s rules alone.
+    time and memory. Other formats, and images that are not that large, are read by :func:`load_image`'s rules alone.
 
     Args:
         path: The file.
         at_least: Height and width in pixels that neither side is reduced below.
 
     Returns:
-        ``(H, W, 3)`` RGB uint8, and height and width of the whole picture.
+        ``(H, W, 3)`` RGB uint8, and height and width of the whole image.
 
     Raises:
         DataError: As :func:`load_image`.
@@ -73,10 +73,10 @@ def load_reduced(path: Path, at_least: tuple[int, int]) -> tuple[Pixels, tuple[i
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture file as people see it, from its header alone.
+    """Height and width of an image file as people see it, from its header alone.
 
     Raises:
-        DataError: The file cannot be read or is no picture.
+        DataError: The file cannot be read or is no image.
     """
     try:
         with _without_remarks(), Image.open(path) as image:
@@ -84,7 +84,7 @@ def image_size(path: Path) -> tuple[int, int]:
     except Image.DecompressionBombError:
         raise DataError(f"{path}: claims more pixels than {MAX_PIXELS:,}; refused unread") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or "not a picture that Pillow can read"
+        reason = getattr(error, "strerror", None) or "not an image that Pillow can read"
         raise DataError(f"{path}: cannot be read: {reason}") from None
 
 
@@ -127,15 +127,15 @@ def _errors_about(name: str) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise DataError(f"{name}: claims more pixels than {MAX_PIXELS:,}; refused unread") from None
     except Image.UnidentifiedImageError:
-        raise DataError(f"{name}: not a picture that Pillow can read; expected a JPEG, PNG or the like") from None
+        raise DataError(f"{name}: not an image that Pillow can read; expected a JPEG, PNG or the like") from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{name}: cannot be read: {reason}; expected a whole picture") from None
+        raise DataError(f"{name}: cannot be read: {reason}; expected a whole image") from None
 
 
 def _opened(source: str | Path | bytes, name: str) -> Image.Image:
     if (len(source) if isinstance(source, bytes) else Path(source).stat().st_size) == 0:
-        raise DataError(f"{name}: empty file; expected a picture")
+        raise DataError(f"{name}: empty file; expected an image")
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 

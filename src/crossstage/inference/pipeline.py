@@ -1,4 +1,4 @@
-"""Stages that overlap: pictures are read and prepared ahead of the network, and results are written behind it.
+"""Stages that overlap: images are read and prepared ahead of the network, and results are written behind it.
 
 Queues are bounded, so a slow stage holds up those before it instead of filling memory, and order is the source's.
 Threads suffice: decoders, array operations and networks release Python's lock.
@@ -21,9 +21,9 @@ from typing import Generic, Self, TypeVar
 import torch
 from torch import Tensor
 
-from crossstage.inference.model import Preprocessing
-from crossstage.inference.preprocess import Placement, prepare
-from crossstage.inference.sources import Picture, Reader, Source, Unreadable
+from crossstage.inference.preprocessing import prepare
+from crossstage.inference.sources import Reader, Source, SourceImage, Unreadable
+from crossstage.structures import Placement, Preprocessing
 
 WORKERS = min(4, os.cpu_count() or 1)
 SPARE = 2  # how many times the input's size a reduced JPEG keeps at least: with less, small objects blur
@@ -34,16 +34,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture and the network's input made of it.
+    """An image and the network's input made of it.
 
     Attributes:
-        picture: What was read.
+        image: What was read.
         tensor: ``(3, H, W)`` RGB in [0, 1].
-        placement: Where the whole picture lies in it.
+        placement: Where the whole image lies in it.
         milliseconds: What preparing took.
     """
 
-    picture: Picture
+    image: SourceImage
     tensor: Tensor
     placement: Placement
     milliseconds: float
@@ -52,12 +52,12 @@ class Prepared:
 def prepared_batches(
     source: Source, preprocessing: Preprocessing, *, batch: int, whole: bool
 ) -> Generator[list[Prepared | Unreadable]]:
-    """Read and prepare a source's pictures ahead of their use.
+    """Read and prepare a source's images ahead of their use.
 
-    Of a live source one picture is read ahead, so that it does not grow old.
+    Of a live source one image is read ahead, so that it does not grow old.
 
     Args:
-        source: The pictures.
+        source: The images.
         preprocessing: How they become input.
         batch: Entries of a group, at least 1; the last one may be shorter.
         whole: Read every pixel. Otherwise JPEGs of at least four times the input's size are read at a reduced scale.
@@ -71,20 +71,20 @@ def prepared_batches(
 
 
 def stacked(entries: Sequence[Prepared]) -> Tensor:
-    """Inputs ``(N, 3, H, W)`` of some pictures."""
+    """Inputs ``(N, 3, H, W)`` of some images."""
     tensors = [entry.tensor for entry in entries]
     return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
 
 
 def _prepare(preprocessing: Preprocessing, read: Reader) -> Prepared | Unreadable:
-    picture = read()
-    if isinstance(picture, Unreadable):
-        return picture
+    image = read()
+    if isinstance(image, Unreadable):
+        return image
     start = time.perf_counter()
-    tensor, placement = prepare(picture.image, preprocessing.size, preprocessing.resize)
-    if picture.whole_size:
-        placement = placement.of_whole(picture.whole_size)
-    return Prepared(picture, tensor, placement, (time.perf_counter() - start) * 1e3)
+    tensor, placement = prepare(image.pixels, preprocessing.size, preprocessing.resize)
+    if image.whole_size:
+        placement = placement.of_whole(image.whole_size)
+    return Prepared(image, tensor, placement, (time.perf_counter() - start) * 1e3)
 
 
 def ahead(

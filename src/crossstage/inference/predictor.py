@@ -1,4 +1,4 @@
-"""Pictures to detections, with the time that each stage took."""
+"""Images to detections, with the time that each stage took."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from crossstage.errors import ConfigError, DataError
-from crossstage.inference.model import Detected, DetectionModel, Preprocessing, Suppression
+from crossstage.inference.model import DetectionModel
 from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side, side_threads, stacked
-from crossstage.inference.preprocess import Placement, prepare
-from crossstage.inference.sources import Picture, Source, Unreadable
+from crossstage.inference.preprocessing import prepare
+from crossstage.inference.sources import Source, SourceImage, Unreadable
+from crossstage.ops.nms import NMS
+from crossstage.structures import Instances, Placement, Preprocessing
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -46,26 +48,21 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A picture, what was found in it, and how long it took."""
+    """An image, what was found in it, and how long it took."""
 
-    picture: Picture
+    image: SourceImage
     detections: Detections
     milliseconds: StageTimes
 
 
 class Predictor:
-    """A detection model with its options checked, ready for pictures.
+    """A detection model with its options checked, ready for images.
 
     Args:
         model: Any detector; a module is put in evaluation mode, or batch norm would learn from what it predicts.
-        conf: Detections score more than this, in [0, 1].
-        iou: Of two boxes of a class that overlap more than this, in [0, 1], the weaker goes.
+        nms: How decoded boxes become detections; by default as :class:`~crossstage.ops.nms.NMS` has it.
         imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
-        classes: Name, names or ids of the classes to look for; None looks for all.
-        max_detections: Most detections of one picture.
-        suppression: What the overlap is measured by, and among which boxes: "iou" and "diou" (distance-IoU) within a
-            class, "agnostic" by IoU among all.
-        batch: Pictures that share a forward pass.
+        batch: Images that share a forward pass.
         streams: Passes that :meth:`predict` computes side by side, which share torch's threads.
 
     Raises:
@@ -75,50 +72,42 @@ class Predictor:
     def __init__(
         self,
         model: DetectionModel,
+        nms: NMS | None = None,
         *,
-        conf: float = 0.25,
-        iou: float = 0.45,
         imgsz: int | tuple[int, int] | None = None,
-        classes: Sequence[str | int] | None = None,
-        max_detections: int = 300,
-        suppression: Suppression = "iou",
         batch: int = 1,
         streams: int = 1,
     ) -> None:
         if min(batch, streams) < 1:
             raise ConfigError(f"batch={batch}, streams={streams}; expected at least 1")
-        if suppression not in get_args(Suppression):
-            raise ConfigError(f"suppression={suppression!r}; expected one of {', '.join(get_args(Suppression))}")
-        for name, value in (("conf", conf), ("iou", iou)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name}={value}; expected a number from 0 to 1")
         self.model = model
         if isinstance(model, torch.nn.Module):
             model.eval()
-        self.conf, self.iou, self.max_detections = conf, iou, max_detections
-        self.suppression: Suppression = suppression
+        self.nms = nms or NMS()
+        if self.nms.class_ids is not None and (
+            beyond := [i for i in self.nms.class_ids if not 0 <= i < len(model.class_names)]
+        ):
+            raise ConfigError(f"class {beyond[0]} is unknown to the model; expected 0 to {len(model.class_names) - 1}")
         self.batch, self.streams = batch, streams
         self.preprocessing = Preprocessing(_input_size(model, imgsz), model.preprocessing.resize)
-        wanted = [classes] if isinstance(classes, str) else classes
-        self.class_ids = None if wanted is None else [_class_id(name, model.class_names) for name in wanted]
         parameters = getattr(model, "parameters", lambda: iter(()))()
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
 
-    def detect(self, image: np.ndarray) -> tuple[Detected, Placement, tuple[float, float, float]]:
-        """:meth:`detect_batch` of one picture."""
+    def detect(self, image: np.ndarray) -> tuple[Instances, Placement, tuple[float, float, float]]:
+        """:meth:`detect_batch` of one image."""
         return self.detect_batch([image])[0]
 
     @torch.inference_mode()
     def detect_batch(
         self, images: Sequence[np.ndarray]
-    ) -> list[tuple[Detected, Placement, tuple[float, float, float]]]:
-        """Find objects in pictures that share a forward pass.
+    ) -> list[tuple[Instances, Placement, tuple[float, float, float]]]:
+        """Find objects in images that share a forward pass.
 
         Args:
             images: Each ``(H, W, 3)`` RGB uint8.
 
         Returns:
-            For each its objects, in pixels of the input; where the picture lies in it; milliseconds of preprocessing,
+            For each its objects, in pixels of the input; where the image lies in it; milliseconds of preprocessing,
             forward pass and post-processing, in equal shares.
         """
         start = time.perf_counter()
@@ -135,63 +124,56 @@ class Predictor:
         return [(one, place, (preparing, forward, selecting)) for one, place in zip(found, placements, strict=True)]
 
     @torch.inference_mode()
-    def forward(self, image: np.ndarray) -> tuple[Sequence[Tensor], Placement]:
-        """The first half of :meth:`detect`: raw tensors, and where the picture lies in the input."""
+    def forward(self, image: np.ndarray) -> tuple[Any, Placement]:
+        """The first half of :meth:`detect`: raw tensors, and where the image lies in the input."""
         tensor, placement = prepare(image, self.preprocessing.size, self.preprocessing.resize)
         return self._forward(tensor.unsqueeze(0).to(self.device)), placement
 
-    def _forward(self, images: Tensor) -> Sequence[Tensor]:
+    def _forward(self, images: Tensor) -> Any:
         raw = self.model(images)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return raw
 
-    def select(self, raw: Sequence[Tensor]) -> Detected:
+    def select(self, raw: Any) -> Instances:
         """The second half of :meth:`detect`: the objects."""
         (found,) = self._select(raw)
         return found
 
-    def _select(self, raw: Sequence[Tensor]) -> list[Detected]:
-        return self.model.detect(
-            raw,
-            score_threshold=self.conf,
-            iou_threshold=self.iou,
-            class_ids=self.class_ids,
-            max_detections=self.max_detections,
-            suppression=self.suppression,
-        )
+    def _select(self, raw: Any) -> list[Instances]:
+        return self.model.detect(raw, self.preprocessing.size, self.nms)
 
-    def __call__(self, picture: Picture) -> Prediction:
-        """Find objects in one picture, as ``supervision.Detections`` in its pixels."""
-        found, placement, times = self.detect(picture.image)
+    def __call__(self, image: SourceImage) -> Prediction:
+        """Find objects in one image, as ``supervision.Detections`` in its pixels."""
+        found, placement, times = self.detect(image.pixels)
         return Prediction(
-            picture,
-            _detections(found, placement, self.model.class_names, picture),
-            StageTimes(picture.decode_ms, *times),
+            image,
+            _detections(found, placement, self.model.class_names, image),
+            StageTimes(image.decode_ms, *times),
         )
 
     def predict(self, source: Any) -> Iterator[Prediction | Unreadable]:
-        """Find objects in every picture of a source, see :class:`~crossstage.inference.Source`.
+        """Find objects in every image of a source, see :class:`~crossstage.inference.Source`.
 
-        The next pictures are read and prepared by threads meanwhile.
+        The next images are read and prepared by threads meanwhile.
 
         Yields:
-            A prediction for each picture or frame, in order; for a file that cannot be read, why.
+            A prediction for each image or frame, in order; for a file that cannot be read, why.
 
         Raises:
             DataError: Nothing was found at ``source``.
         """
         return self.stream(Source(source))
 
-    def stream(self, pictures: Source, *, whole: bool = True) -> Generator[Prediction | Unreadable]:
+    def stream(self, images: Source, *, whole: bool = True) -> Generator[Prediction | Unreadable]:
         """:meth:`predict` for a source that has been looked up.
 
         Args:
-            pictures: The source.
+            images: The source.
             whole: Read every pixel. Otherwise JPEGs of at least four times the input's size are read at a reduced
-                scale, which is faster; ``Picture.image`` is small then, boxes are still in pixels of the whole picture.
+                scale, which is faster; ``SourceImage.pixels`` is small then, boxes are still in pixels of the whole image.
         """
-        groups = prepared_batches(pictures, self.preprocessing, batch=self.batch, whole=whole)
+        groups = prepared_batches(images, self.preprocessing, batch=self.batch, whole=whole)
         with side_threads() as side:
             rest = side if self.streams == 1 else None
             with closing(side_by_side(groups, partial(self._predict_group, rest), self.streams)) as predicted:
@@ -212,16 +194,16 @@ class Predictor:
         return [entry if isinstance(entry, Unreadable) else next(found) for entry in group]
 
     @torch.inference_mode()
-    def _predictions(self, entries: Sequence[Prepared], raw: Sequence[Tensor], forward: float) -> list[Prediction]:
-        """Post-process a batch, whose forward pass took some milliseconds for each picture."""
+    def _predictions(self, entries: Sequence[Prepared], raw: Any, forward: float) -> list[Prediction]:
+        """Post-process a batch, whose forward pass took some milliseconds for each image."""
         start = time.perf_counter()
         found = self._select(raw)
         postprocess = (time.perf_counter() - start) * 1e3 / len(entries)
         return [
             Prediction(
-                entry.picture,
-                _detections(detected, entry.placement, self.model.class_names, entry.picture),
-                StageTimes(entry.picture.decode_ms, entry.milliseconds, forward, postprocess),
+                entry.image,
+                _detections(detected, entry.placement, self.model.class_names, entry.image),
+                StageTimes(entry.image.decode_ms, entry.milliseconds, forward, postprocess),
             )
             for entry, detected in zip(entries, found, strict=True)
         ]
@@ -232,15 +214,15 @@ class Predictor:
         JPEGs of at least four times the input's size are read at a reduced scale.
 
         Raises:
-            DataError: Nothing was found at ``source``, or it is one picture that cannot be read.
+            DataError: Nothing was found at ``source``, or it is one image that cannot be read.
         """
-        pictures = Source(source)
+        images = Source(source)
 
         def run() -> Iterator[Detections]:
-            for entry in self.stream(pictures, whole=False):
+            for entry in self.stream(images, whole=False):
                 if not isinstance(entry, Unreadable):
                     yield entry.detections
-                elif pictures.single:
+                elif images.single:
                     raise DataError(entry.reason)
                 else:
                     warnings.warn(f"skipped {entry.reason}", stacklevel=2)
@@ -255,11 +237,25 @@ def _input_size(model: DetectionModel, imgsz: int | tuple[int, int] | None) -> t
     if len(size) != 2:
         raise ConfigError(f"imgsz={imgsz}; expected one side, or height and width")
     for side in size:
-        if side < 1 or side % model.max_stride:
-            lower = max(1, side // model.max_stride) * model.max_stride
-            higher = lower + model.max_stride
-            raise ConfigError(f"imgsz={side}; expected a multiple of {model.max_stride}, such as {lower} or {higher}")
+        if side < 1 or side % model.size_divisor:
+            lower = max(1, side // model.size_divisor) * model.size_divisor
+            higher = lower + model.size_divisor
+            raise ConfigError(f"imgsz={side}; expected a multiple of {model.size_divisor}, such as {lower} or {higher}")
     return size
+
+
+def class_ids_of(classes: str | Sequence[str | int] | None, class_names: Sequence[str]) -> tuple[int, ...] | None:
+    """Return the ids of some classes.
+
+    Args:
+        classes: Name, names or ids; None means all classes.
+        class_names: Names by class id.
+
+    Raises:
+        ConfigError: The model knows no such class.
+    """
+    wanted = [classes] if isinstance(classes, str) else classes
+    return None if wanted is None else tuple(_class_id(name, class_names) for name in wanted)
 
 
 def _class_id(name: str | int, class_names: Sequence[str]) -> int:
@@ -272,15 +268,15 @@ def _class_id(name: str | int, class_names: Sequence[str]) -> int:
     raise ConfigError(f"class {name!r} is unknown to the model; {hint}")
 
 
-def _detections(found: Detected, placement: Placement, class_names: Sequence[str], picture: Picture) -> Detections:
+def _detections(found: Instances, placement: Placement, class_names: Sequence[str], image: SourceImage) -> Detections:
     from supervision import Detections
 
     class_ids = found.class_ids.cpu().numpy()
-    height, width = picture.size
+    height, width = image.size
     return Detections(
-        xyxy=placement.to_picture(found.boxes_xyxy.cpu()).numpy().astype(np.float32).reshape(-1, 4),
+        xyxy=placement.to_image(found.boxes_xyxy.cpu()).numpy().astype(np.float32).reshape(-1, 4),
         confidence=found.scores.cpu().numpy().astype(np.float32),
         class_id=class_ids.astype(int),
         data={"class_name": np.array([class_names[index] for index in class_ids], dtype=str)},
-        metadata={"source": picture.name, "frame": picture.frame, "width": width, "height": height},
+        metadata={"source": image.name, "frame": image.frame, "width": width, "height": height},
     )

@@ -18,7 +18,7 @@ from crossstage.inference.writing import AnnotatedCopies, JsonLines
 if TYPE_CHECKING:
     from rich.console import Console
 
-LISTED_PICTURES = 20  # longer runs print totals alone
+LISTED_IMAGES = 20  # longer runs print totals alone
 
 
 class RunningMedian:
@@ -49,9 +49,9 @@ class Summary:
     """What a run did.
 
     Attributes:
-        pictures: Pictures and frames that were read.
+        images: Images and frames that were read.
         objects: How many of each class were found.
-        listed: Name, size and finds of the first pictures.
+        listed: Name, size and finds of the first images.
         unreadable: Files that were skipped.
         interrupted: Whether Ctrl-C ended the run before its source.
         medians: Of the milliseconds of each stage.
@@ -60,7 +60,7 @@ class Summary:
         json: File of the detections.
     """
 
-    pictures: int = 0
+    images: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     listed: list[tuple[str, str, str]] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
@@ -75,31 +75,31 @@ class Summary:
     @property
     def median_times(self) -> StageTimes | None:
         """Median milliseconds of each stage; None if nothing was read."""
-        return StageTimes(**{name: median.value for name, median in self.medians.items()}) if self.pictures else None
+        return StageTimes(**{name: median.value for name, median in self.medians.items()}) if self.images else None
 
     @property
-    def pictures_per_second(self) -> float:
+    def images_per_second(self) -> float:
         """By the clock on the wall."""
-        return self.pictures / self.seconds if self.seconds else 0.0
+        return self.images / self.seconds if self.seconds else 0.0
 
     def add(self, prediction: Prediction) -> None:
-        """Count one picture."""
-        self.pictures += 1
+        """Count one image."""
+        self.images += 1
         names = [str(name) for name in prediction.detections.data["class_name"]]
         self.objects.update(names)
         for name, median in self.medians.items():
             median.add(getattr(prediction.milliseconds, name))
-        if len(self.listed) <= LISTED_PICTURES:
-            height, width = prediction.picture.size
-            self.listed.append((prediction.picture.name, f"{width} x {height}", _finds(prediction)))
+        if len(self.listed) <= LISTED_IMAGES:
+            height, width = prediction.image.size
+            self.listed.append((prediction.image.name, f"{width} x {height}", _finds(prediction)))
 
 
 def predict_to_files(
     predictor: Predictor, source: Any, *, save: Path | None = None, json: Path | None = None
 ) -> Summary:
-    """Find objects in every picture of a source, with a progress bar on stderr, and write what was asked for.
+    """Find objects in every image of a source, with a progress bar on stderr, and write what was asked for.
 
-    Other threads read pictures ahead of the network, and draw and write behind it. When nothing is drawn, large
+    Other threads read images ahead of the network, and draw and write behind it. When nothing is drawn, large
     JPEGs are read at a reduced scale, see :meth:`~crossstage.inference.Predictor.stream`.
 
     Args:
@@ -117,7 +117,7 @@ def predict_to_files(
     from rich.console import Console
     from rich.progress import track
 
-    pictures = Source(source)
+    images = Source(source)
     summary = Summary(save=save, json=json)
     copies = AnnotatedCopies(save) if save else None
     lines = JsonLines(json) if json else None
@@ -137,8 +137,8 @@ def predict_to_files(
                 lines.close()
 
     start = time.perf_counter()
-    bar = {"total": pictures.total, "console": Console(stderr=True), "transient": True, "disable": pictures.single}
-    with Behind(write, finish) as files, closing(predictor.stream(pictures, whole=save is not None)) as found:
+    bar = {"total": images.total, "console": Console(stderr=True), "transient": True, "disable": images.single}
+    with Behind(write, finish) as files, closing(predictor.stream(images, whole=save is not None)) as found:
         try:
             for entry in track(found, "predict", **bar):
                 if isinstance(entry, Unreadable):
@@ -157,8 +157,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    if summary.pictures <= LISTED_PICTURES:
-        table = Table("picture", "size", "found", box=None, pad_edge=False)
+    if summary.images <= LISTED_IMAGES:
+        table = Table("image", "size", "found", box=None, pad_edge=False)
         for name, size, finds in summary.listed:
             table.add_row(Text(name, overflow="fold"), size, Text(finds or "nothing"))
     else:
@@ -167,13 +167,13 @@ def print_summary(summary: Summary, console: Console) -> None:
             table.add_row(name, str(count))
     console.print(table)
     console.print(
-        f"\n{_counted(summary.objects.total(), 'object')} in {_counted(summary.pictures, 'picture')}, "
+        f"\n{_counted(summary.objects.total(), 'object')} in {_counted(summary.images, 'image')}, "
         f"{summary.seconds:.1f} s{', interrupted' if summary.interrupted else ''}",
         highlight=False,
     )
     if times := summary.median_times:
         stages = ", ".join(f"{stage.name} {getattr(times, stage.name):.1f}" for stage in fields(times))
-        console.print(f"median ms: {stages}; {summary.pictures_per_second:.1f} pictures/s", highlight=False)
+        console.print(f"median ms: {stages}; {summary.images_per_second:.1f} images/s", highlight=False)
     for label, path in (("annotated copies", summary.save), ("detections", summary.json)):
         if path:
             console.print(Text(f"{label}: {path}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Where pictures come from: files, folders, globs, lists, videos, cameras, and what Python hands over."""
+"""Where images come from: files, folders, globs, lists, videos, cameras, and what Python hands over."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ MAX_LIST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture or video frame.
+class SourceImage:
+    """One image or video frame.
 
     Attributes:
         name: The path as it was given or found, or what stands for it.
         relative: Path below which an annotated copy belongs: inside of a folder its place there, else the bare name.
-        image: ``(H, W, 3)`` RGB uint8; of a JPEG that was read at a reduced scale, the reduced pixels.
-        frame: Number of the frame in its video or camera, from 0; None for a picture.
-        frame_rate: Frames per second of the video; None for a picture.
+        pixels: ``(H, W, 3)`` RGB uint8; of a JPEG that was read at a reduced scale, the reduced pixels.
+        frame: Number of the frame in its video or camera, from 0; None for an image.
+        frame_rate: Frames per second of the video; None for an image.
         decode_ms: Milliseconds that reading took.
-        whole_size: Height and width in the file, where ``image`` is a reduced copy.
+        whole_size: Height and width in the file, where ``pixels`` is a reduced copy.
     """
 
     name: str
     relative: PurePath
-    image: Pixels
+    pixels: Pixels
     frame: int | None
     frame_rate: float | None
     decode_ms: float
@@ -51,8 +51,8 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the whole picture, in whose pixels detections are told."""
-        return self.whole_size or (self.image.shape[0], self.image.shape[1])
+        """Height and width of the whole image, in whose pixels detections are told."""
+        return self.whole_size or (self.pixels.shape[0], self.pixels.shape[1])
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,20 @@ class _Item:
     relative: PurePath
 
 
-Reader: TypeAlias = Callable[[], Picture | Unreadable]
+Reader: TypeAlias = Callable[[], SourceImage | Unreadable]
 
 
 class Source:
-    """Pictures from anything, one after the other.
+    """Images from anything, one after the other.
 
     Args:
-        what: Path of a picture, video, folder (searched recursively) or ``.txt`` list; a glob; a camera's number; a PIL
+        what: Path of an image, video, folder (searched recursively) or ``.txt`` list; a glob; a camera's number; a PIL
             image or RGB uint8 array; or an iterable of these, of which one without a length is read as it comes.
 
     Attributes:
-        total: Number of pictures, if it is known before reading: None for videos and cameras.
-        single: Whether it is one picture.
-        live: Whether pictures come when they come, as from a camera or a generator.
+        total: Number of images, if it is known before reading: None for videos and cameras.
+        single: Whether it is one image.
+        live: Whether images come when they come, as from a camera or a generator.
 
     Raises:
         DataError: Nothing is there, or nothing that could be read.
@@ -101,13 +101,13 @@ class Source:
         self.single = self.total == 1
         self.live = not isinstance(self._items, list) or self._camera is not None
 
-    def __iter__(self) -> Iterator[Picture | Unreadable]:
+    def __iter__(self) -> Iterator[SourceImage | Unreadable]:
         return (read() for read in self.readers())
 
     def readers(self, at_least: tuple[int, int] | None = None) -> Iterator[Reader]:
-        """A function for each picture, which reads it, in any thread and in any order.
+        """A function for each image, which reads it, in any thread and in any order.
 
-        What has an order or an owner is read before its function is given out: frames of videos, and pictures in
+        What has an order or an owner is read before its function is given out: frames of videos, and images in
         memory, of which a generator's are copied, since it may fill the same array again.
 
         Args:
@@ -143,11 +143,9 @@ def _resolve(what: Any) -> Iterator[_Item]:
                 unnamed = not isinstance(item.content, Path)
                 yield _Item(item.content, f"image {number}", PurePath(f"image{number}.png")) if unnamed else item
         if not found:
-            raise DataError("no picture: the source is empty")
+            raise DataError("no image: the source is empty")
     else:
-        raise DataError(
-            f"source of type {type(what).__name__}; expected a path, picture, array or an iterable of these"
-        )
+        raise DataError(f"source of type {type(what).__name__}; expected a path, image, array or an iterable of these")
 
 
 def _resolve_entry(entry: Any) -> Iterator[_Item]:
@@ -171,7 +169,7 @@ def _resolve_path(text: str) -> Iterator[_Item]:
     elif glob.has_magic(text):
         found = sorted(Path(match) for match in glob.glob(text, recursive=True) if _known(Path(match)))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         if not found:
-            raise DataError(f"{text}: no picture or video matches")
+            raise DataError(f"{text}: no image or video matches")
         yield from (_Item(file, str(file), PurePath(file.name)) for file in found)
     else:
         raise DataError(f"{text}: no such file or folder")
@@ -180,9 +178,7 @@ def _resolve_path(text: str) -> Iterator[_Item]:
 def _resolve_folder(folder: Path) -> Iterator[_Item]:
     found = sorted(file for file in folder.rglob("*") if file.is_file() and _known(file))
     if not found:
-        raise DataError(
-            f"{folder}: no picture or video in it; looked for {' '.join(sorted(IMAGE_SUFFIXES))} and videos"
-        )
+        raise DataError(f"{folder}: no image or video in it; looked for {' '.join(sorted(IMAGE_SUFFIXES))} and videos")
     yield from (_Item(file, str(file), file.relative_to(folder)) for file in found)
 
 
@@ -199,7 +195,7 @@ def _resolve_list(path: Path) -> Iterator[_Item]:
         except UnicodeDecodeError:
             line = "\0"
         if "\0" in line:
-            raise DataError(f"{path}:{number}: binary data; expected the path of a picture") from None
+            raise DataError(f"{path}:{number}: binary data; expected the path of an image") from None
         if line and not line.startswith("#"):
             found = True
             file = path.parent / line
@@ -224,7 +220,7 @@ def _is_video(item: _Item) -> bool:
     return isinstance(item.content, Path) and item.content.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _already_read(entry: Picture | Unreadable) -> Reader:
+def _already_read(entry: SourceImage | Unreadable) -> Reader:
     return lambda: entry
 
 
@@ -232,7 +228,7 @@ def _copied(item: _Item) -> _Item:
     return replace(item, content=item.content.copy()) if isinstance(item.content, np.ndarray) else item
 
 
-def _read_image(item: _Item, at_least: tuple[int, int] | None = None) -> Picture | Unreadable:
+def _read_image(item: _Item, at_least: tuple[int, int] | None = None) -> SourceImage | Unreadable:
     start = time.perf_counter()
     size = None
     try:
@@ -242,10 +238,10 @@ def _read_image(item: _Item, at_least: tuple[int, int] | None = None) -> Picture
             image = load_image(item.content)
     except DataError as error:
         return Unreadable(item.name, str(error))
-    return Picture(item.name, item.relative, image, None, None, _since(start), size)
+    return SourceImage(item.name, item.relative, image, None, None, _since(start), size)
 
 
-def _read_video(item: _Item) -> Iterator[Picture | Unreadable]:
+def _read_video(item: _Item) -> Iterator[SourceImage | Unreadable]:
     import av.error
 
     try:
@@ -255,7 +251,7 @@ def _read_video(item: _Item) -> Iterator[Picture | Unreadable]:
         yield Unreadable(item.name, f"{item.name}: cannot be read as a video: {error}")
 
 
-def _read_camera(number: int) -> Iterator[Picture | Unreadable]:
+def _read_camera(number: int) -> Iterator[SourceImage | Unreadable]:
     import av.error
 
     device, driver = {
@@ -273,7 +269,7 @@ def _read_camera(number: int) -> Iterator[Picture | Unreadable]:
             yield Unreadable(f"camera {number}", f"camera {number} ({device}) stopped: {error}")
 
 
-def _frames(container: InputContainer, name: str, relative: PurePath) -> Iterator[Picture]:
+def _frames(container: InputContainer, name: str, relative: PurePath) -> Iterator[SourceImage]:
     if not container.streams.video:
         raise ValueError("it holds no video stream")
     stream = container.streams.video[0]
@@ -282,7 +278,7 @@ def _frames(container: InputContainer, name: str, relative: PurePath) -> Iterato
     start = time.perf_counter()
     for number, frame in enumerate(container.decode(stream)):
         image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-        yield Picture(name, relative, image, number, rate, _since(start))
+        yield SourceImage(name, relative, image, number, rate, _since(start))
         start = time.perf_counter()
 
 

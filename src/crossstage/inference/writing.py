@@ -1,4 +1,4 @@
-"""What a run leaves behind: annotated pictures and videos, and detections as JSON lines.
+"""What a run leaves behind: annotated images and videos, and detections as JSON lines.
 
 Everything is written beside its final place and moved there when it is whole; what was complete when a run was
 interrupted is kept.
@@ -45,7 +45,7 @@ def _temporary_beside(path: Path) -> Path:
 
 
 class JsonLines:
-    """One JSON object for each picture or frame.
+    """One JSON object for each image or frame.
 
     Args:
         path: The file, which appears when the writer is closed.
@@ -78,14 +78,14 @@ class JsonLines:
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
     """A prediction as plain values: boxes to 0.01 pixel, confidences to 0.0001."""
-    picture, found = prediction.picture, prediction.detections
+    image, found = prediction.image, prediction.detections
     assert found.confidence is not None and found.class_id is not None
     rows = zip(found.class_id, found.data["class_name"], found.confidence, found.xyxy, strict=True)
     return {
-        "source": picture.name,
-        "frame": picture.frame,
-        "width": picture.size[1],
-        "height": picture.size[0],
+        "source": image.name,
+        "frame": image.frame,
+        "width": image.size[1],
+        "height": image.size[0],
         "detections": [
             {
                 "class_id": int(class_id),
@@ -99,9 +99,9 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
 
 
 class AnnotatedCopies:
-    """Annotated copies of pictures and videos below a folder.
+    """Annotated copies of images and videos below a folder.
 
-    A picture keeps its place below the source's folder; PNG and JPEG keep their name, other formats become JPEG with
+    An image keeps its place below the source's folder; PNG and JPEG keep their name, other formats become JPEG with
     ``.jpg`` appended, videos become MP4.
 
     Args:
@@ -121,22 +121,22 @@ class AnnotatedCopies:
         self._video: _Video | None = None
 
     def write(self, prediction: Prediction) -> None:
-        """Add one picture, or one frame to its video."""
-        picture = prediction.picture
-        drawn = draw(picture.image, prediction.detections)
-        if picture.frame is None:
+        """Add one image, or one frame to its video."""
+        image = prediction.image
+        drawn = draw(image.pixels, prediction.detections)
+        if image.frame is None:
             self._close_video()
-            path = self._place(picture.relative, picture.name)
+            path = self._place(image.relative, image.name)
             with _errors_about(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _save_picture(drawn, path)
+                _save_image(drawn, path)
             return
-        if picture.frame == 0 or self._video is None:
+        if image.frame == 0 or self._video is None:
             self._close_video()
-            path = self._place(picture.relative, picture.name, suffix=".mp4")
+            path = self._place(image.relative, image.name, suffix=".mp4")
             with _errors_about(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._video = _Video(path, drawn, picture.frame_rate or 25)
+                self._video = _Video(path, drawn, image.frame_rate or 25)
         with _errors_about(self._video.path):
             self._video.write(drawn)
 
@@ -164,7 +164,7 @@ class AnnotatedCopies:
         return path
 
 
-def _save_picture(image: Pixels, path: Path) -> None:
+def _save_image(image: Pixels, path: Path) -> None:
     temporary = _temporary_beside(path)
     try:
         Image.fromarray(image).save(temporary, quality=92)

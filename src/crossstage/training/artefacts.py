@@ -1,4 +1,4 @@
-"""What a run leaves behind besides its weights: figures, plots, sample pictures, a model card."""
+"""What a run leaves behind besides its weights: figures, plots, sample images, a model card."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from crossstage.data import CocoDataset, Dataset, class_names_of
-from crossstage.data.records import ClassificationData
+from crossstage.data.find import Dataset
+from crossstage.data.formats.coco import CocoDataset
+from crossstage.data.records import ClassificationData, class_names_of
 from crossstage.evaluation import ClassificationReport, CocoReport
 from crossstage.evaluation.plots import (
     CONFIDENCE,
@@ -30,11 +31,11 @@ from crossstage.files import whole_file, write_text
 from crossstage.inference.drawing import draw, sheet
 from crossstage.inference.images import Pixels, load_image
 from crossstage.machine import processor
+from crossstage.models.spec import ModelSpec
 from crossstage.training.checkpoint import Progress
 from crossstage.training.options import TrainOptions
 from crossstage.training.tasks import Scores
 from crossstage.version import __version__
-from crossstage.zoo import ModelSpec
 
 SAMPLES = 12
 TILE = 320  # pixels
@@ -69,12 +70,12 @@ def write_artefacts(
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(folder / "per_class.csv", text.getvalue())
-    sample_pictures(folder / "samples" / "best.jpg", scored, scores)
+    sample_images(folder / "samples" / "best.jpg", scored, scores)
     write_text(folder / "README.md", _card(spec, options, progress, scores, rows))
 
 
-def sample_pictures(path: Path, dataset: Dataset, scores: Scores) -> None:
-    """What the model makes of some of the pictures it is measured on, in one sheet."""
+def sample_images(path: Path, dataset: Dataset, scores: Scores) -> None:
+    """What the model makes of some of the images it is measured on, in one sheet."""
     tiles = (
         _detection_tiles(dataset, scores)
         if isinstance(dataset, CocoDataset)
@@ -85,7 +86,7 @@ def sample_pictures(path: Path, dataset: Dataset, scores: Scores) -> None:
 
 
 def _spread(count: int) -> list[int]:
-    """Positions of some pictures, evenly over all."""
+    """Positions of some images, evenly over all."""
     return sorted({round(index) for index in np.linspace(0, count - 1, min(count, SAMPLES))})
 
 
@@ -104,7 +105,7 @@ def _classification_tiles(dataset: ClassificationData, scores: Scores) -> list[P
     tiles = []
     for position in _spread(len(dataset.labels)):
         _, (ids, probabilities) = scores.found[position]
-        tile = Image.fromarray(load_image(dataset.pictures[position]))
+        tile = Image.fromarray(load_image(dataset.images[position]))
         ratio = (TILE - 24) / max(tile.size)
         tile = tile.resize((max(1, round(tile.width * ratio)), max(1, round(tile.height * ratio))))
         framed = Image.new("RGB", (TILE, TILE), "white")
@@ -120,8 +121,8 @@ def _class_rows(report: CocoReport | ClassificationReport) -> list[list[str]]:
     if isinstance(report, CocoReport):
         rows = [["class", "images", "boxes", "AP", "AP50"]]
         return rows + [[c.name, str(c.images), str(c.boxes), _percent(c.ap), _percent(c.ap50)] for c in report.classes]
-    rows = [["class", "pictures", "recall", "precision"]]
-    return rows + [[c.name, str(c.pictures), _percent(c.recall), _percent(c.precision)] for c in report.classes]
+    rows = [["class", "images", "recall", "precision"]]
+    return rows + [[c.name, str(c.images), _percent(c.recall), _percent(c.precision)] for c in report.classes]
 
 
 def _percent(value: float | None) -> str:
@@ -137,7 +138,7 @@ def _card(
     table = "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
     size = spec.preprocessing.size
     plots = ["curves.png", "confusion.png"] + (["pr_curve.png"] if isinstance(scores.report, CocoReport) else [])
-    pictures = "\n".join(f"![{plot.removesuffix('.png')}]({plot})" for plot in plots)
+    images = "\n".join(f"![{plot.removesuffix('.png')}]({plot})" for plot in plots)
     return f"""# {options.name or spec.name}
 
 {spec.name}, trained from {options.model} on {options.data} for {len(progress.history)} of {options.epochs} epochs.
@@ -149,7 +150,7 @@ Input {size[0]} x {size[1]}, {spec.preprocessing.resize}; {spec.num_classes} cla
 
 {table}
 
-{pictures}
+{images}
 
 Sample predictions: [samples/best.jpg](samples/best.jpg). All figures: metrics.csv, report.json. To run it again:
 `crossstage train --config config.yaml`.

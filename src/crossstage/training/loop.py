@@ -1,6 +1,6 @@
 """The training loop: epochs of steps, each a function of the state before it.
 
-What a step does depends on the seed, the step's number and the tensors of the state alone: the order of the pictures,
+What a step does depends on the seed, the step's number and the tensors of the state alone: the order of the images,
 their augmentation, dropout, the input's size and the learning rate are computed from the numbers, never carried along.
 So a training that was killed and goes on from a checkpoint ends bit for bit as one that was not.
 """
@@ -40,9 +40,9 @@ class Loop:
         optimizer: Likewise.
         average: Of the model's weights, if one is kept.
         task: Losses and scores.
-        batches: Training pictures, moved to the device by Fabric.
+        batches: Training images, moved to the device by Fabric.
         order: Their order.
-        scored: Pictures to be measured on.
+        scored: Images to be measured on.
         options: Of the training.
         progress: Where it begins.
         reporter: What people see.
@@ -164,7 +164,7 @@ class Loop:
         more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
         what = (
             f"the loss of step {self.progress.step + 1} (epoch {self.progress.epoch + 1}) is not finite; "
-            f"its pictures: {', '.join(names[:SHOWN_FILES])}{more}"
+            f"its images: {', '.join(names[:SHOWN_FILES])}{more}"
         )
         self.reporter.end()
         if self.options.on_nan == "stop":
@@ -217,7 +217,7 @@ class Loop:
         """Measure the averaged model, or the model itself; the first process gets the scores."""
         model = self.average.module if self.average is not None else self.model
         model.eval()
-        if self.fabric.world_size > 1:  # norms have seen other pictures in each process; those of the first count
+        if self.fabric.world_size > 1:  # norms have seen other images in each process; those of the first count
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
         self.reporter.begin("measuring", len(self.scored))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from crossstage.data import Format, OnBadLabel
 from crossstage.data.augment import Augmentation
-from crossstage.detectors import YoloLossConfig
+from crossstage.data.faults import OnBadLabel
+from crossstage.data.find import Format
 from crossstage.errors import ConfigError
 from crossstage.files import read_yaml
-from crossstage.inference.model import Resize
 from crossstage.nn import Partial
+from crossstage.structures import Resize
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -27,12 +28,12 @@ class TrainOptions:
         model: Where to start: a model's name (random weights), a name with a tag (its weights), a model file, the
             folder of a run, or a network of another library ("timm:cspresnet50.ra_in1k"), whose weights are fetched.
         backbone: A trained classifier, told as ``model`` is, whose weights the backbone of a detector starts with.
-        data: The dataset, see :func:`crossstage.data.find_data`.
+        data: The dataset, see :func:`crossstage.data.find.find_data`.
         format: Its format, where it is not recognised.
-        epochs: Passes over the training pictures.
+        epochs: Passes over the training images.
         imgsz: Side of the input in pixels; None takes the model's.
-        resize: How pictures fit it; None takes the model's, or for a new classifier "crop".
-        batch: Pictures in an optimisation step, over all devices and accumulated passes.
+        resize: How images fit it; None takes the model's, or for a new classifier "crop".
+        batch: Images in an optimisation step, over all devices and accumulated passes.
         accumulate: Passes whose gradients are added up for a step.
         name: Folder of the run, in ``out``; None makes one up from model and data.
         out: Where runs lie.
@@ -62,15 +63,16 @@ class TrainOptions:
         on_nan: "stop" or "skip" a step whose loss is not finite.
         on_bad_label: "refuse" broken labels or "skip" them.
         val_every: Epochs between measurements.
-        sample_every: Epochs between pictures of what the model predicts; 0 draws none.
+        sample_every: Epochs between images of what the model predicts; 0 draws none.
         checkpoint_minutes: Most minutes between two checkpoints, which are written at the end of each epoch, too.
-        workers: Processes that prepare pictures, on each device; None takes what the processor offers, up to 8.
+        workers: Processes that prepare images, on each device; None takes what the processor offers, up to 8.
         accelerator: "auto", "cpu", "cuda" or "mps".
         devices: Devices of this machine.
         nodes: Machines; they are started by torchrun or SLURM.
         strategy: "auto", "ddp" or "fsdp".
-        augment: What happens to training pictures.
-        loss: How a detector's head is trained.
+        augment: What happens to training images.
+        loss: Other values for settings of the loss of a detector's head, such as ``{"box_gain": 5}``; which there are
+            is said by the head's row, for the YOLO head by :class:`~crossstage.models.heads.yolo.YoloLossConfig`.
 
     Raises:
         ConfigError: A value is out of range.
@@ -119,7 +121,7 @@ class TrainOptions:
     nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     augment: Augmentation = field(default_factory=Augmentation)
-    loss: YoloLossConfig = field(default_factory=YoloLossConfig)
+    loss: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "devices", "nodes", "val_every"):
@@ -167,7 +169,7 @@ class TrainOptions:
         try:
             nested: dict[str, Any] = {
                 "augment": Augmentation(**content.get("augment") or {}),
-                "loss": YoloLossConfig(**content.get("loss") or {}),
+                "loss": dict(content.get("loss") or {}),
             }
             if isinstance(content.get("partial"), dict):
                 nested["partial"] = Partial(**content["partial"])

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,17 @@ from lightning.fabric.strategies.fsdp import FSDPStrategy
 from lightning.fabric.strategies.strategy import Strategy
 from torch import nn
 
-from crossstage.data import ClassificationData, CocoDataset, Dataset, class_names_of, find_data, training_parts
 from crossstage.data.anchors import fit_anchors, scaled_sizes
+from crossstage.data.find import Dataset, find_data, training_parts
+from crossstage.data.formats.coco import CocoDataset
 from crossstage.data.loading import scoring_loader, training_loader
-from crossstage.detectors import OneStageDetector
+from crossstage.data.records import ClassificationData, class_names_of
 from crossstage.errors import ConfigError, DataError, TrainingError, WeightsError
-from crossstage.heads import AnchorLevel, Classifier
-from crossstage.training.artefacts import sample_pictures, write_artefacts, write_metrics
+from crossstage.models.classifier import Classifier
+from crossstage.models.detector import Detector
+from crossstage.models.heads.base import Head, HeadConfig, changes
+from crossstage.models.spec import Provenance
+from crossstage.training.artefacts import sample_images, write_artefacts, write_metrics
 from crossstage.training.checkpoint import Progress, WholeFiles
 from crossstage.training.loop import Loop
 from crossstage.training.memory import keep_freed_memory
@@ -31,8 +34,8 @@ from crossstage.training.options import TrainOptions, with_lr
 from crossstage.training.reporting import Reporter
 from crossstage.training.schedule import MovingAverage, build_optimizer, freeze
 from crossstage.training.tasks import ClassificationTask, DetectionTask, Scores, Task
-from crossstage.zoo import Provenance, Started, start_model
-from crossstage.zoo.files import read_model, write_model
+from crossstage.weights.model_file import read_model, write_model
+from crossstage.weights.starting import Started, start_model
 
 CONFIG, STATE, BEST, LAST = "config.yaml", "state.ckpt", "best.safetensors", "last.safetensors"
 MOST_WORKERS = 8
@@ -103,10 +106,11 @@ class _Run:
         if options.resize == "crop" and not isinstance(started.model, Classifier):
             raise ConfigError("resize is 'crop', which cuts objects off; expected stretch or letterbox for a detector")
         if options.fit_anchors:
-            if not isinstance(started.model, OneStageDetector) or not isinstance(learned, CocoDataset):
+            head = getattr(started.model, "head", None)
+            if not isinstance(head, Head) or not head.row.anchors or not isinstance(learned, CocoDataset):
                 raise ConfigError(f"fit_anchors: {options.model} has no anchors")
-            levels = _fitted_levels(started, learned, options.seed)
-            started = start_model(options.model, names, overrides={**overrides, "levels": levels}, **settings)
+            fitted = changes(head.row, _with_fitted_anchors(head.row, started, learned, options.seed))
+            started = start_model(options.model, names, overrides={**overrides, **fitted}, **settings)
         _check_size(started)
         return started
 
@@ -116,8 +120,6 @@ class _Run:
             assert isinstance(learned, ClassificationData)
             assert isinstance(scored, ClassificationData)
             return ClassificationTask(model, learned, scored, self.options)
-        if not isinstance(model, OneStageDetector):
-            raise ConfigError(f"{self.options.model} cannot be trained yet")
         assert isinstance(learned, CocoDataset)
         assert isinstance(scored, CocoDataset)
         return DetectionTask(model, learned, scored, self.options)
@@ -129,7 +131,7 @@ class _Run:
         ]
         say = self.reporter.say
         say(f"{self.folder}: {self.options.model} on {self.options.data} ({format})")
-        say(f"{sizes[0]} pictures to learn, {sizes[1]} to be measured on: {told}; {self.spec.num_classes} classes")
+        say(f"{sizes[0]} images to learn, {sizes[1]} to be measured on: {told}; {self.spec.num_classes} classes")
         if skipped:
             say(f"{skipped} broken labels are skipped")
         say(
@@ -222,20 +224,14 @@ class _Run:
         write_metrics(self.folder / "metrics.csv", progress.history)
         every = self.options.sample_every
         if scores and every and (progress.epoch % every == 0 or progress.epoch in (1, self.options.epochs)):
-            sample_pictures(self.folder / "samples" / f"epoch{progress.epoch:03d}.jpg", self.task.scored, scores)
+            sample_images(self.folder / "samples" / f"epoch{progress.epoch:03d}.jpg", self.task.scored, scores)
 
 
-def _fitted_levels(started: Started, learned: CocoDataset, seed: int) -> tuple[AnchorLevel, ...]:
-    """The head's levels with as many anchors as they have, fitted to the training boxes."""
-    assert isinstance(started.model, OneStageDetector)
+def _with_fitted_anchors(row: HeadConfig, started: Started, train: CocoDataset, seed: int) -> HeadConfig:
+    """Return a head's row with as many anchors as it has, fitted to the training boxes."""
     assert started.spec.preprocessing
-    levels = started.model.head.levels
-    count = sum(len(level.anchors) for level in levels)
-    anchors = iter(fit_anchors(scaled_sizes(learned, started.spec.preprocessing), count, seed=seed).tolist())
-    return tuple(
-        replace(level, anchors=tuple((round(w, 1), round(h, 1)) for w, h in islice(anchors, len(level.anchors))))
-        for level in levels
-    )
+    anchors = fit_anchors(scaled_sizes(train, started.spec.preprocessing), len(row.anchors), seed=seed)
+    return row.with_anchors([(round(width, 1), round(height, 1)) for width, height in anchors.tolist()])
 
 
 def _fabric(options: TrainOptions) -> Fabric:
@@ -261,10 +257,16 @@ def _fabric(options: TrainOptions) -> Fabric:
 
 def _set_up(fabric: Fabric, model: nn.Module, options: TrainOptions) -> tuple[Any, torch.optim.Optimizer]:
     """Model and optimiser on their device; sharded models are wrapped before the optimiser is made."""
+    wrapped: Any
+    optimizer: Any
     if options.strategy == "fsdp":
         wrapped = fabric.setup_module(model)
-        return wrapped, fabric.setup_optimizers(build_optimizer(wrapped, options))  # pyright: ignore
-    return fabric.setup(model, build_optimizer(model, options))
+        optimizer = fabric.setup_optimizers(build_optimizer(wrapped, options))  # pyright: ignore
+    else:
+        wrapped, optimizer = fabric.setup(model, build_optimizer(model, options))
+    if isinstance(model, Detector):
+        wrapped.mark_forward_method("loss")  # it goes through what joins the processes, as forward does
+    return wrapped, optimizer
 
 
 def _whole_state(fabric: Fabric, model: nn.Module) -> dict[str, Any]:
@@ -297,7 +299,7 @@ def _workers(options: TrainOptions) -> int:
 
 def _check_size(started: Started) -> None:
     preprocessing = started.spec.preprocessing
-    stride = getattr(started.model, "max_stride", 1)
+    stride = getattr(started.model, "size_divisor", 1)
     if preprocessing and any(side % stride for side in preprocessing.size):
         raise ConfigError(f"imgsz is {preprocessing.size[0]}; expected a multiple of {stride}")
 

@@ -17,7 +17,7 @@ from crossstage.training.signals import Interrupted
 
 
 def train(options: TrainOptions) -> TrainResult:
-    """Train a detector or a classifier on pictures.
+    """Train a detector or a classifier on images.
 
     The run's folder gets ``config.yaml``, ``best.safetensors`` and ``last.safetensors``, ``metrics.csv``, plots, sample
     predictions, TensorBoard's files and a model card; :func:`crossstage.load` takes the folder.
@@ -33,7 +33,7 @@ def train(options: TrainOptions) -> TrainResult:
         Interrupted: SIGINT or SIGTERM stopped it; the state is saved and :func:`resume` goes on.
 
     Example:
-        >>> result = train(TrainOptions(model="cspdarknet53_tiny_yolo.coco", data="my_pictures", epochs=50))
+        >>> result = train(TrainOptions(model="cspdarknet53_tiny_yolo.coco", data="my_images", epochs=50))
         >>> result.best
         0.61
     """

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from crossstage.data import ClassificationData, CocoDataset, Dataset, objects_of
 from crossstage.data.augment import mosaic_labels, seeded
+from crossstage.data.find import Dataset
+from crossstage.data.formats.coco import CocoDataset
 from crossstage.data.loading import Batch, ScoredBatch
-from crossstage.data.records import with_classes
-from crossstage.detectors import OneStageDetector, YoloLoss
+from crossstage.data.records import ClassificationData, objects_of, with_classes
+from crossstage.errors import ConfigError
 from crossstage.evaluation import (
     ClassificationReport,
     CocoReport,
@@ -26,14 +27,13 @@ from crossstage.evaluation import (
     coco_result,
     match_classes,
 )
-from crossstage.heads import Classifier
-from crossstage.inference.model import Preprocessing
-from crossstage.nn.boxes import Targets
+from crossstage.models.classifier import Classifier
+from crossstage.models.detector import Detector
+from crossstage.models.heads.base import Head, with_loss
+from crossstage.ops.nms import EVALUATION
+from crossstage.structures import Preprocessing, Targets
 from crossstage.training.options import TrainOptions
 
-SCORE_THRESHOLD = 0.001  # average precision integrates over all scores
-NMS_IOU = 0.45
-MAX_DETECTIONS = 100
 SIZE_STEPS = 10  # steps between two sizes of a multi-scale training, as in Darknet
 
 
@@ -58,7 +58,7 @@ class Task(ABC):
     """A model with its loss and its measure.
 
     Args:
-        preprocessing: How pictures become input.
+        preprocessing: How images become input.
         scored: What the model is measured on.
         options: Of the training.
         stride: The input's sides are multiples of it.
@@ -75,11 +75,11 @@ class Task(ABC):
 
     @abstractmethod
     def find(self, model: nn.Module, batch: ScoredBatch) -> list[tuple[int, Any]]:
-        """What a model makes of pictures: position in the dataset and plain values."""
+        """What a model makes of images: position in the dataset and plain values."""
 
     @abstractmethod
     def score(self, found: Sequence[tuple[int, Any]]) -> Scores:
-        """Measure what was found in all pictures; each counts once, however often it was looked at."""
+        """Measure what was found in all images; each counts once, however often it was looked at."""
 
     def images(self, batch: Batch, step: int) -> Tensor:
         """A batch's images as float in [0, 1], in a size that varies if the training is multi-scale."""
@@ -97,44 +97,52 @@ class Task(ABC):
 
 
 class DetectionTask(Task):
-    """A detector with a YOLO head, scored by COCO's average precision."""
+    """A detector, scored by COCO's average precision."""
 
     fitness_name = "AP"
 
-    def __init__(
-        self, detector: OneStageDetector, learned: CocoDataset, scored: CocoDataset, options: TrainOptions
-    ) -> None:
-        super().__init__(detector.preprocessing, scored, options, detector.max_stride)
+    def __init__(self, detector: Detector, learned: CocoDataset, scored: CocoDataset, options: TrainOptions) -> None:
+        super().__init__(detector.preprocessing, scored, options, detector.size_divisor)
         self.detector = detector
         self.dataset = scored
         self.category_of = match_classes(detector.class_names, scored.categories)
-        weights = None
-        if options.class_weights == "balanced":
-            ids = [torch.from_numpy(objects.class_ids) for objects in objects_of(learned)]
-            weights = balanced(torch.bincount(torch.cat(ids), minlength=len(learned.categories)))
-        self.loss = YoloLoss(detector.head.levels, detector.head.num_classes, options.loss, weights)
+        if options.loss or options.class_weights == "balanced":
+            self._set_up_loss(learned)
+
+    def _set_up_loss(self, train: CocoDataset) -> None:
+        """Give the head the options' settings of its loss, and weights of its classes.
+
+        Raises:
+            ConfigError: The detector has no such settings.
+        """
+        head = getattr(self.detector, "head", None)
+        if not isinstance(head, Head):
+            raise ConfigError("loss and class_weights are for a detector whose head has a loss of its own")
+        head.row = with_loss(head.row, self.options.loss)
+        if self.options.class_weights == "balanced":
+            if not head.weighs_classes:
+                raise ConfigError(f"class_weights: the loss of a {type(head).__name__} does not weigh classes")
+            ids = [torch.from_numpy(objects.class_ids) for objects in objects_of(train)]
+            head.class_weights = balanced(torch.bincount(torch.cat(ids), minlength=len(train.categories)))
 
     def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Loss of boxes, objectness and classes."""
+        """Return the parts of the detector's loss."""
         images = self.images(batch, step)
         assert isinstance(batch.targets, Targets)
         boxes = batch.targets.boxes_xyxy
         if images.shape[-2:] != batch.images.shape[-2:]:
             vertical, horizontal = (images.shape[side] / batch.images.shape[side] for side in (2, 3))
             boxes = boxes * boxes.new_tensor([horizontal, vertical, horizontal, vertical])
-        return self.loss(model(images), batch.targets._replace(boxes_xyxy=boxes))._asdict()
+        return model.loss(images, batch.targets._replace(boxes_xyxy=boxes))  # pyright: ignore[reportCallIssue]
 
     def find(self, model: nn.Module, batch: ScoredBatch) -> list[tuple[int, Any]]:
         """Detections in COCO's result format."""
-        found = self.detector.detect(
-            [tensor.float() for tensor in model(batch.images)],
-            score_threshold=SCORE_THRESHOLD,
-            iou_threshold=NMS_IOU,
-            max_detections=MAX_DETECTIONS,
-        )
+        raw = {name: tensor.float() for name, tensor in model(batch.images).items()}
+        height, width = batch.images.shape[-2:]
+        found = model.detect(raw, (height, width), EVALUATION)  # pyright: ignore[reportCallIssue]
         results = []
         for index, placement, detected in zip(batch.indices, batch.placements, found, strict=True):
-            boxes = placement.to_picture(detected.boxes_xyxy.cpu()).tolist()
+            boxes = placement.to_image(detected.boxes_xyxy.cpu()).tolist()
             values = zip(boxes, detected.scores.tolist(), detected.class_ids.tolist(), strict=True)
             image_id = self.dataset.images[index].id
             known = [(box, s, self.category_of[c]) for box, s, c in values if c in self.category_of]

@@ -1,0 +1,98 @@
+"""Accuracy for an exploration's networks: each is trained, and trainings that have ended are not run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from crossstage.csp.explore.exploration import Exploration, Row
+from crossstage.data.find import find_data
+from crossstage.data.records import class_names_of
+from crossstage.errors import ConfigError, TrainingError
+from crossstage.training import TrainOptions, TrainResult, options_of, result_of, resume, train
+
+
+def classes_in(training: TrainOptions) -> int:
+    """How many classes the data of a training has.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    source = find_data(training.data, training.format)
+    return len(class_names_of(source.read("train", training.on_bad_label)))
+
+
+def with_accuracy(
+    found: Exploration, training: TrainOptions, *, each: Callable[[Exploration], object] = lambda _: None
+) -> Exploration:
+    """Train every network of an exploration and add its best score.
+
+    Each training is a run as :func:`crossstage.train` leaves it, in a folder of ``training.out`` that is called as its
+    row. Where there is one with the same options already, it is taken as it is if it has ended, else gone on with: so
+    the same call after an interruption repeats nothing. A training whose loss diverges is told in its row.
+
+    Args:
+        found: What :func:`explore` found.
+        training: How to train; model, partial, input size and name are each row's.
+        each: Told of the exploration after each training.
+
+    Raises:
+        ConfigError: An option does not fit, or a folder holds a training with other options.
+        DataError: The data cannot be read.
+        Interrupted: SIGINT or SIGTERM stopped it; its state is saved.
+    """
+    told = f"{training.data}, {training.epochs} epochs, batch {training.batch}, seed {training.seed}"
+    found = replace(found, training=told)
+    planned = [_planned(found, row, training) for row in found.rows]
+    for options in filter(None, planned):
+        _check(options)
+    for index, options in enumerate(planned):
+        if options is not None:
+            rows = [*found.rows]
+            rows[index] = _trained(rows[index], options)
+            found = replace(found, rows=tuple(rows))
+            each(found)
+    return found
+
+
+def _planned(found: Exploration, row: Row, training: TrainOptions) -> TrainOptions | None:
+    """A row's training; none for a network that cannot be built."""
+    if row.costs is None:
+        return None
+    return replace(training, model=found.backbone, partial=row.partial, imgsz=found.size, name=row.slug)
+
+
+def _folder(options: TrainOptions) -> Path:
+    return Path(options.out) / (options.name or "")
+
+
+def _check(options: TrainOptions) -> None:
+    """Refuse a folder that holds another training.
+
+    Raises:
+        ConfigError: See above.
+    """
+    folder = _folder(options)
+    if not folder.is_dir():
+        return
+    own, there = vars(options), vars(options_of(folder))
+    if differing := [name for name in own if own[name] != there[name]]:
+        name = differing[0]
+        raise ConfigError(
+            f"{folder} holds a training with {name}={there[name]}; expected {own[name]}, or another folder for this one"
+        )
+
+
+def _trained(row: Row, options: TrainOptions) -> Row:
+    try:
+        return replace(row, accuracy=_result(options).best)
+    except TrainingError as error:
+        return replace(row, missing={**row.missing, "accuracy": str(error)})
+
+
+def _result(options: TrainOptions) -> TrainResult:
+    folder = _folder(options)
+    if not folder.is_dir():
+        return train(options)
+    return result_of(folder) or resume(folder)

@@ -1,0 +1,162 @@
+"""Every combination of gamma, fusion and split of a network: built, counted and timed side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from crossstage.analysis import profile_module
+from crossstage.csp.explore.exploration import Costs, Exploration, Row
+from crossstage.deploy.benchmark.benchmark import BURST, PAUSE, one_line
+from crossstage.deploy.benchmark.rows import WAYS
+from crossstage.deploy.benchmark.timing import in_turns
+from crossstage.deploy.graph import sample
+from crossstage.errors import ConfigError
+from crossstage.machine import cores, processor
+from crossstage.models.classifier import Classifier
+from crossstage.models.detector import Detector
+from crossstage.models.registry import Model, find
+from crossstage.nn import Partial
+from crossstage.nn.partial import Fusion, SplitKind
+from crossstage.weights.loading import create_model
+
+GAMMAS = (0.25, 0.5, 0.75)
+FUSIONS: tuple[Fusion, ...] = ("first", "last", "both")
+SPLITS: tuple[SplitKind, ...] = ("project",)
+WARM_UP = 3
+
+Tell = Callable[[str, int, int], object]
+"""Told what is being done, how much of it is done, and out of how much."""
+
+
+@dataclass
+class _Entry:
+    """A row in the making, and what runs its network by the name of its runtime."""
+
+    row: Row
+    runs: dict[str, Callable[[], object]]
+
+
+def explore(
+    backbone: str,
+    *,
+    gammas: Sequence[float] = GAMMAS,
+    fusions: Sequence[Fusion] = FUSIONS,
+    splits: Sequence[SplitKind] = SPLITS,
+    num_classes: int | None = None,
+    imgsz: int | None = None,
+    runtimes: Sequence[str] = ("torch",),
+    rounds: int = 30,
+    threads: int | None = None,
+    progress: Tell = lambda *_: None,
+) -> Exploration:
+    """Count and time a network, plain and with each combination of gamma, fusion and split.
+
+    Counting allocates nothing. Latency is that of one image on this machine's processor, with random weights; every
+    network in every runtime takes its turn in each round. A combination that the network does not allow, or that a
+    runtime cannot run, is a row that tells why.
+
+    Args:
+        backbone: A classifier of :func:`crossstage.list_models`, or a detector, whose backbone is varied.
+        gammas: Shares of the channels that are carried past the blocks.
+        fusions: Where the two parts are fused, see :mod:`crossstage.nn.partial`.
+        splits: How the parts are taken.
+        num_classes: Of the head; None takes the published model's.
+        imgsz: Side of the input in pixels; None takes the published one.
+        runtimes: Some of :data:`crossstage.deploy.benchmark.rows.WAYS`; with none of them networks are counted alone.
+        rounds: Timed passes of each.
+        threads: For each runtime; None takes all cores.
+        progress: Told of each step.
+
+    Raises:
+        ConfigError: A name, a runtime, a size or a setting does not fit.
+
+    Example:
+        >>> found = explore("csppeleenet", fusions=["both"], runtimes=())
+        >>> [round(row.costs.bflops, 3) for row in found.rows]
+        [0.811, 0.985, 0.887, 0.799]
+    """
+    if rounds < 1 or (threads is not None and threads < 1):
+        raise ConfigError(f"rounds={rounds}, threads={threads}; expected at least 1")
+    if unknown := [name for name in runtimes if name not in WAYS]:
+        raise ConfigError(f"runtime {unknown[0]!r} is unknown; expected some of {', '.join(WAYS)}")
+    combinations = [Partial(gamma, fusion, split) for split in splits for fusion in fusions for gamma in gammas]
+    entry, threads = find(backbone), threads or cores()
+    size, classes = imgsz or entry.input_size[0], num_classes or entry.num_classes
+    torch.set_num_threads(threads)
+    entries: list[_Entry] = []
+    partials = [None, *dict.fromkeys(combinations)]
+    for index, partial in enumerate(partials):
+        row = Row(partial)
+        progress(f"{backbone}, {row.name}", index, len(partials))
+        entries.append(_prepared(row, backbone, classes, size, runtimes, threads))
+    rows = _timed(entries, rounds, lambda done: progress("timing in turns", done, rounds + WARM_UP))
+    metric = "top-1" if entry.task == "classify" else "AP"
+    return Exploration(backbone, size, classes, metric, tuple(runtimes), processor(), threads, tuple(rows))
+
+
+def _prepared(row: Row, name: str, classes: int, size: int, runtimes: Sequence[str], threads: int) -> _Entry:
+    """A row's network, counted and ready to run in each runtime that can."""
+    try:
+        with torch.device("meta"):
+            counted = _built(name, classes, row.partial)
+    except ConfigError as error:
+        return _Entry(replace(row, missing={"network": str(error)}), {})
+    images = sample(counted, size, 1)
+    costs = _costs(counted, images)
+    model = _built(name, classes, row.partial) if runtimes else counted
+    runs: dict[str, Callable[[], object]] = {}
+    missing: dict[str, str] = {}
+    for runtime in runtimes:
+        try:
+            runs[runtime] = _opened(runtime, model, images, threads)
+        except Exception as error:  # libraries and compilers have errors of their own, without a common base
+            missing[runtime] = one_line(error)
+    return _Entry(replace(row, costs=costs, missing=missing), runs)
+
+
+def _built(name: str, classes: int, partial: Partial | None) -> Model:
+    """The network with the same random weights each time, so that what was exported of it is found again."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        model = create_model(name, classes, partial=partial)
+    assert isinstance(model, (Detector, Classifier))
+    return model.eval()
+
+
+def _costs(model: Model, images: Tensor) -> Costs:
+    profile = profile_module(model, images.shape)
+    return Costs(
+        profile.parameters,
+        profile.bflops,
+        profile.dram_bytes(),
+        profile.peak_activation_bytes(),
+        profile.bottleneck.max_over_mean,
+    )
+
+
+@torch.inference_mode()
+def _opened(runtime: str, model: Model, images: Tensor, threads: int) -> Callable[[], object]:
+    """A pass in a runtime, which has succeeded once.
+
+    Raises:
+        Exception: The runtime is not installed, or cannot run it.
+    """
+    way = WAYS[runtime]
+    run = way.open(way.file(model, images.shape[-1], [images]) or model, threads)
+    run(images)
+    return lambda: run(images)
+
+
+@torch.inference_mode()
+def _timed(entries: Sequence[_Entry], rounds: int, progress: Callable[[int], object]) -> list[Row]:
+    """The rows with their latencies."""
+    runs = {(index, name): run for index, entry in enumerate(entries) for name, run in entry.runs.items()}
+    times = in_turns(runs, rounds, warm_up=WARM_UP, burst=BURST, pause=PAUSE, progress=progress)
+    return [
+        replace(entry.row, milliseconds={name: tuple(times[index, name]) for name in entry.runs})
+        for index, entry in enumerate(entries)
+    ]

@@ -1,0 +1,189 @@
+"""Where a network's stages are: blocks of one kind in a row, at one resolution."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.fx import Node
+
+from crossstage.csp.trace import Region, Trace, shape_of
+
+_LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, torch.ops.aten.linear.default)
+MIN_LAYERS = 2  # of a block
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks in a row.
+
+    Attributes:
+        parent: Name of the module that holds them.
+        children: Their names in it.
+        block: What they are, for people.
+        region: What they compute.
+        first: What the first of them computes.
+        whole: Whether they are all that a ``Sequential`` holds.
+    """
+
+    parent: str
+    children: tuple[str, ...]
+    block: str
+    region: Region
+    first: Region
+    whole: bool
+
+    @property
+    def name(self) -> str:
+        """The parent's if it holds nothing else, or the children's."""
+        if self.whole:
+            return self.parent
+        first, *_, last = (*self.children[:1], *self.children[-1:])
+        return joined(self.parent, first) + (f"..{last}" if last != first else "")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Names of the blocks in the network."""
+        return tuple(joined(self.parent, child) for child in self.children)
+
+
+@dataclass(frozen=True)
+class _Block:
+    child: str
+    region: Region
+    kind: Hashable
+
+
+def find_stages(trace: Trace) -> list[Stage]:
+    """The stages of a network, in the order they run.
+
+    A block is a module that reads one feature map, gives one, and holds at least two convolutions or linear layers at
+    the resolution of its output. A stage is a row of blocks of one kind, each reading what the one before gives and
+    nothing else reads; a block that changes the resolution begins a stage. A block that stands alone makes a stage if
+    its kind is found elsewhere too and it keeps the resolution. Of stages inside each other the outermost of several
+    blocks counts, else the outermost.
+
+    A network without any is looked through again for single layers in a row.
+    """
+    blocks = _all_blocks(trace)
+    kinds = Counter(block.kind for found in blocks.values() for block in found)
+    stages = list(_stages_below(trace, blocks, kinds, "", trace.model)) or list(_plain_stages(trace, "", trace.model))
+    order = {node: number for number, node in enumerate(trace.nodes)}
+    return sorted(stages, key=lambda stage: order[stage.region.nodes[0]])
+
+
+def joined(parent: str, child: str) -> str:
+    """The name of a child."""
+    return f"{parent}.{child}" if parent else child
+
+
+def _all_blocks(trace: Trace) -> dict[str, list[_Block]]:
+    """Blocks by the name of their parent. A ``Sequential`` of blocks is none itself."""
+    found: dict[str, list[_Block]] = {}
+    for path, module in reversed(list(trace.model.named_modules())):  # children before parents
+        found[path] = [
+            _Block(name, region, _kind(child))
+            for name, child in module.named_children()
+            if (region := trace.region([joined(path, name)]))
+            and _layers(region) >= MIN_LAYERS
+            and not (type(child) is nn.Sequential and found[joined(path, name)])
+        ]
+    return found
+
+
+def _stages_below(
+    trace: Trace, blocks: dict[str, list[_Block]], kinds: Counter[Hashable], path: str, module: nn.Module
+) -> Iterator[Stage]:
+    taken: set[str] = set()
+    for row in _rows(blocks[path]):
+        if len(row) > 1:
+            yield _stage(trace, path, module, row)
+            taken |= {block.child for block in row}
+    single = {block.child: block for block in blocks[path]}
+    for name, child in module.named_children():
+        if name in taken:
+            continue
+        inner = list(_stages_below(trace, blocks, kinds, joined(path, name), child))
+        block = single.get(name)
+        stands = block and kinds[block.kind] > 1 and not block.region.strided
+        if block and stands and all(len(stage.children) == 1 for stage in inner):
+            yield _stage(trace, path, module, [block])
+        else:
+            yield from inner
+
+
+def _rows(blocks: Sequence[_Block]) -> list[list[_Block]]:
+    """Blocks of one kind that follow each other, cut where the resolution changes."""
+    rows: list[list[_Block]] = []
+    for block in blocks:
+        before = rows[-1][-1] if rows else None
+        if before and before.kind == block.kind and not block.region.strided and _follows(block.region, before.region):
+            rows[-1].append(block)
+        else:
+            rows.append([block])
+    return rows
+
+
+def _follows(region: Region, before: Region) -> bool:
+    """Whether a region alone reads what the one before gives."""
+    return region.source is before.result and set(region.nodes).issuperset(before.result.users)
+
+
+def _stage(trace: Trace, path: str, module: nn.Module, row: Sequence[_Block]) -> Stage:
+    children = tuple(block.child for block in row)
+    region = trace.region(joined(path, child) for child in children)
+    assert region
+    kind = type(module.get_submodule(children[0])).__name__.lstrip("_")
+    whole = bool(path) and runs_in_order(module) and children == tuple(name for name, _ in module.named_children())
+    return Stage(path, children, kind, region, row[0].region, whole)
+
+
+def runs_in_order(module: nn.Module) -> bool:
+    """Whether a module is a ``Sequential`` that calls its children one after the other."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _plain_stages(trace: Trace, path: str, module: nn.Module) -> Iterator[Stage]:
+    """Rows of single layers in a ``Sequential``, such as VGG's, from the first that reads a feature map."""
+    rows: list[list[_Block]] = [[]]
+    for name, child in module.named_children():
+        inner = list(_plain_stages(trace, joined(path, name), child))
+        yield from inner
+        region = trace.region([joined(path, name)])
+        if inner or region is None or not runs_in_order(module):
+            rows.append([])
+        elif rows[-1] and not region.strided and _follows(region, rows[-1][-1].region):
+            rows[-1].append(_Block(name, region, None))
+        else:
+            begins = _layers(region) and region.source not in trace.inputs
+            rows.append([_Block(name, region, None)] if begins else [])
+    for row in rows:
+        if row and _layers(stage := _stage(trace, path, module, row)) >= MIN_LAYERS:
+            yield stage
+
+
+def _layers(found: Region | Stage) -> int:
+    """Convolutions and linear layers at the resolution of the output."""
+    region = found.region if isinstance(found, Stage) else found
+    places = region.out_shape[2] * region.out_shape[3]
+    return sum(node.target in _LAYERS and _places(node) == places for node in region.nodes)
+
+
+def _places(node: Node) -> int:
+    """Positions of a feature map: pixels of (N, C, H, W) after a convolution, of (N, ..., C) after a linear layer."""
+    shape = shape_of(node)
+    inner = shape[1:-1] if node.target is torch.ops.aten.linear.default else shape[2:]
+    result = 1
+    for size in inner:
+        result *= size
+    return result
+
+
+def _kind(module: nn.Module) -> Hashable:
+    """What makes blocks alike: their class, or for a ``Sequential`` the kinds of its children."""
+    if type(module) is nn.Sequential:
+        return tuple(_kind(child) for child in module)
+    return type(module)

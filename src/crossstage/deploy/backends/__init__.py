@@ -1,0 +1,1 @@
+"""The backends: what each writes, how it runs, and the package that it needs."""

@@ -1,0 +1,1 @@
+"""How fast networks are, side by side, in every backend of a machine."""

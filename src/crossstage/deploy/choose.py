@@ -1,0 +1,148 @@
+"""Which runtime is the fastest for a model on this machine: measured once, then remembered."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossstage.deploy.backends.sessions import Precision
+from crossstage.deploy.benchmark.timing import in_turns
+from crossstage.deploy.cache import fingerprint, versions
+from crossstage.deploy.graph import sample
+from crossstage.errors import CrossStageError, DataError
+from crossstage.files import write_text
+from crossstage.machine import cache_folder, cores, processor
+from crossstage.models.registry import Model
+
+Candidate = Callable[[int], Any]
+"""Opens the model in a runtime, to run from so many threads at once."""
+
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2}
+"""Largest difference to PyTorch's float32 output, relative to the largest value, with which a runtime may be chosen."""
+
+ROUNDS, SECONDS = 15, 10.0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The fastest runtime.
+
+    Attributes:
+        model: Opened in it.
+        runtime: Its name.
+        milliseconds: Median of a forward pass in each runtime that reproduces PyTorch's output.
+        refused: Why others were not taken.
+        remembered: Whether it was chosen in an earlier run.
+    """
+
+    model: Any
+    runtime: str
+    milliseconds: Mapping[str, float]
+    refused: Mapping[str, str]
+    remembered: bool
+
+    def __str__(self) -> str:
+        """One line for people."""
+        times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in sorted(self.milliseconds.items(), key=lambda kv: kv[1]))
+        when = "remembered" if self.remembered else "measured now"
+        failed = "".join(f"; not {name}: {reason}" for name, reason in self.refused.items())
+        return f"runtime {self.runtime} ({when}: {times}{failed})"
+
+
+def choose(
+    model: Model,
+    candidates: Mapping[str, Candidate],
+    *,
+    imgsz: int | None,
+    batch: int,
+    threads: int | None,
+    precision: Precision,
+    streams: int = 1,
+) -> Chosen:
+    """Take the fastest runtime that reproduces PyTorch's output.
+
+    The choice is kept in the user's cache, by the model and its weights, the size, the number of images, threads and
+    precision, the processor and the runtimes' versions.
+
+    Args:
+        model: What they run.
+        candidates: Open it in each runtime; ``"torch"`` is among them.
+        imgsz: Side of the input in pixels; None for the size the model was trained at.
+        batch: Images of a pass.
+        threads: That were asked for.
+        precision: Of the arithmetic.
+        streams: From how many threads the model will be run at once. The choice is made by one.
+
+    Raises:
+        CrossStageError: Not even PyTorch can run it.
+    """
+    about = (imgsz, batch, threads, precision, processor(), cores(), sorted(candidates), versions())
+    record = cache_folder() / "runtimes" / f"{fingerprint(model, about)}.json"
+    if (known := _recall(record)) is not None and known[0] in candidates:
+        with suppress(CrossStageError):  # what no longer opens is chosen anew
+            return Chosen(candidates[known[0]](streams), known[0], known[1], {}, remembered=True)
+    images = sample(model, imgsz, batch)
+    with torch.inference_mode():
+        expected = _tensors(model(images))
+        opened, refused = _able(candidates, images, expected, TOLERANCES[precision])
+        times = in_turns({name: (lambda run=run: run(images)) for name, run in opened.items()}, ROUNDS, seconds=SECONDS)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    fastest = min(medians, key=lambda name: medians[name])
+    _remember(record, fastest, medians)
+    model = opened[fastest] if streams == 1 else candidates[fastest](streams)
+    return Chosen(model, fastest, medians, refused, remembered=False)
+
+
+def _able(
+    candidates: Mapping[str, Candidate], images: Tensor, expected: list[Tensor], tolerance: float
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The runtimes that run the model and reproduce the output, opened; and why the others do not."""
+    opened: dict[str, Any] = {}
+    refused: dict[str, str] = {}
+    for name, candidate in candidates.items():
+        try:
+            run = candidate(1)
+            found = _tensors(run(images))
+        except CrossStageError as error:
+            if name == "torch":
+                raise
+            refused[name] = str(error)
+            continue
+        worst = max(
+            float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in zip(found, expected, strict=True)
+        )
+        if worst <= tolerance:
+            opened[name] = run
+        elif name != "torch":
+            refused[name] = f"its output differs from PyTorch's by {worst:.1e}"
+    return opened, refused
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    return list(output.values() if isinstance(output, Mapping) else output)
+
+
+def _recall(record: Path) -> tuple[str, dict[str, float]] | None:
+    try:
+        content = json.loads(record.read_text("utf-8"))
+        return str(content["runtime"]), {str(name): float(ms) for name, ms in content["milliseconds"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _remember(record: Path, runtime: str, milliseconds: Mapping[str, float]) -> None:
+    """Write the choice down; a cache that cannot be written costs time in the next run, and nothing else."""
+    try:
+        write_text(record, json.dumps({"runtime": runtime, "milliseconds": milliseconds}, indent=1) + "\n")
+    except DataError:
+        return

@@ -1,0 +1,1 @@
+"""Networks: backbones, necks and heads as tables of rows, and the models that they are composed to."""

@@ -1,0 +1,121 @@
+"""The contract of a detector: raw tensors, loss and detections, and the way from files to these."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from crossstage.errors import ConfigError
+from crossstage.ops.nms import NMS, NMSKind, postprocess
+from crossstage.structures import Instances, Preprocessing, Targets
+
+if TYPE_CHECKING:
+    import supervision
+
+
+class Detector(nn.Module, ABC):
+    """What every detector has in common; training, evaluation, export and prediction know nothing else of one.
+
+    ``forward`` returns named raw tensors and holds no Python branch on data, so that it can be traced and exported;
+    :meth:`decode` and :meth:`detect` turn them into boxes; :meth:`loss` trains; :meth:`predict` does the whole way from
+    files. A subclass brings ``forward`` and ``decode``, and ``loss`` if it can be trained.
+
+    Args:
+        class_names: Names by class id.
+        preprocessing: How images become input.
+        size_divisor: The input's height and width must be multiples of this.
+    """
+
+    def __init__(self, class_names: Sequence[str], preprocessing: Preprocessing, size_divisor: int) -> None:
+        super().__init__()
+        self.class_names = tuple(class_names)
+        self.preprocessing = preprocessing
+        self.size_divisor = size_divisor
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return raw tensors by name.
+
+        Args:
+            images: ``(N, 3, H, W)``, prepared as :attr:`preprocessing` says; H and W are multiples of
+                :attr:`size_divisor`.
+        """
+
+    @abstractmethod
+    def decode(self, raw: Mapping[str, Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Turn raw tensors into boxes and scores.
+
+        Args:
+            raw: What ``forward`` returned.
+            image_size: Height and width of the input in pixels.
+
+        Returns:
+            Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, C)`` in [0, 1].
+        """
+
+    def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Return the parts of a batch's loss by name: weighted scalars, whose sum is minimised.
+
+        Args:
+            images: As for :meth:`forward`.
+            targets: The objects, in pixels of the input.
+
+        Raises:
+            ConfigError: The detector cannot be trained.
+        """
+        raise ConfigError(f"a {type(self).__name__} cannot be trained; expected a detector of this package's own")
+
+    def detect(self, raw: Mapping[str, Tensor], image_size: tuple[int, int], nms: NMS | None = None) -> list[Instances]:
+        """Decode raw tensors and post-process them, see :func:`crossstage.ops.nms.postprocess`.
+
+        Args:
+            raw: What ``forward`` returned.
+            image_size: Height and width of the input in pixels.
+            nms: Thresholds and kind of suppression; by default those of :class:`~crossstage.ops.nms.NMS`.
+        """
+        return postprocess(*self.decode(raw, image_size), nms)
+
+    def class_rows(self, num_classes: int) -> Mapping[str, Sequence[Sequence[int]]]:
+        """Tell which rows of which tensors belong to a class; see :meth:`~crossstage.models.heads.Head.class_rows`."""
+        del num_classes
+        return {}
+
+    def predict(
+        self,
+        source: Any,
+        *,
+        conf: float = 0.25,
+        iou: float = 0.45,
+        imgsz: int | tuple[int, int] | None = None,
+        classes: Sequence[str | int] | None = None,
+        nms: NMSKind = "iou",
+        max_detections: int = 300,
+    ) -> Iterator[supervision.Detections]:
+        """Detect objects in images, one at a time.
+
+        Args:
+            source: An image (path, PIL image, RGB uint8 array), folder, glob, ``.txt`` list, video, camera number, or
+                an iterable of these.
+            conf: Detections score more than this, in [0, 1].
+            iou: Of two boxes of a class that overlap more than this, in [0, 1], the weaker goes.
+            imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
+            classes: Name, names or ids of the classes to look for; None looks for all.
+            nms: The kind of suppression, see :class:`~crossstage.ops.nms.NMS`.
+            max_detections: The most detections of an image.
+
+        Yields:
+            For each image or frame, boxes in its pixels with ``confidence``, ``class_id`` and ``data["class_name"]``;
+            ``metadata`` tells the source, the frame and the image's size.
+
+        Raises:
+            DataError: Nothing was found at ``source``, or it is one image that cannot be read. Of many images, an
+                unreadable one is skipped with a warning.
+            ConfigError: An option is out of range or a class is unknown.
+        """
+        from crossstage.inference.predictor import Predictor, class_ids_of
+
+        settings = NMS(conf, iou, nms, max_detections, class_ids_of(classes, self.class_names))
+        return Predictor(self, settings, imgsz=imgsz).detections(source)

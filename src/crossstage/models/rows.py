@@ -1,0 +1,58 @@
+"""Rows of tables as plain values, for the headers of files, and back.
+
+A dataclass becomes ``{"Name": {field: value, ...}}``. Only dataclasses that a row of a table can hold are read back, so
+that a file from outside names nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from crossstage.models.heads import HEADS
+from crossstage.nn.partial import Partial
+
+
+def encode(value: Any) -> Any:
+    """Turn a row, or a value of its fields, into what JSON holds."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {type(value).__name__: {key: encode(part) for key, part in vars(value).items()}}
+    if isinstance(value, (list, tuple)):
+        return [encode(part) for part in value]
+    return value
+
+
+def decode(value: Any) -> Any:
+    """Read what :func:`encode` made.
+
+    Raises:
+        KeyError: It names a dataclass that no row holds.
+        ValueError: A dictionary names none, or several.
+        TypeError: A field is unknown or missing.
+        ConfigError: A value does not fit.
+    """
+    if isinstance(value, dict):
+        ((name, content),) = value.items()
+        return _storable()[name](**{key: decode(part) for key, part in content.items()})
+    if isinstance(value, list):
+        return tuple(decode(part) for part in value)
+    return value
+
+
+def _storable() -> dict[str, type]:
+    """Return the dataclasses that a row can hold, by name; heads that were added by a program are among them."""
+    found: dict[str, type] = {Partial.__name__: Partial}
+    for row in HEADS.values():
+        found |= {kind.__name__: kind for kind in _reachable(type(row))}
+    return found
+
+
+def _reachable(hint: Any) -> Iterator[type]:
+    """Yield the dataclasses that a type hint names, and those of their fields."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        yield hint
+        for inner in get_type_hints(hint).values():
+            yield from _reachable(inner)
+    for inner in get_args(hint):
+        yield from _reachable(inner)

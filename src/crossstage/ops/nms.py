@@ -1,0 +1,129 @@
+"""From decoded boxes to detections: the one post-processing function of every detector, and its settings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, box_iou, nms
+
+from crossstage.errors import ConfigError
+from crossstage.structures import Instances
+
+MAX_CANDIDATES = 30_000  # boxes that enter suppression, best first: bounds its time at thresholds near 0
+
+NMSKind = Literal["iou", "diou", "agnostic", "none"]
+
+
+@dataclass(frozen=True)
+class NMS:
+    """How decoded boxes become detections: the same settings from the command line to :func:`postprocess`.
+
+    Attributes:
+        score: Detections score more than this, in [0, 1].
+        iou: Of two boxes that overlap more than this, in [0, 1], the one with the lower score goes.
+        kind: ``"iou"`` lets boxes of a class suppress each other; ``"diou"`` does the same with distance-IoU (arXiv
+            1911.08287), which spares boxes whose centres are apart; ``"agnostic"`` lets boxes of all classes suppress
+            each other; ``"none"`` suppresses none, for heads that predict each object once.
+        max_detections: The most detections of an image, at least 1.
+        class_ids: Ids of the classes to keep; None keeps all.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    score: float = 0.25
+    iou: float = 0.45
+    kind: NMSKind = "iou"
+    max_detections: int = 300
+    class_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("conf", self.score), ("iou", self.iou)):
+            if not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
+                raise ConfigError(f"{option}={value}; expected a number from 0 to 1")
+        if self.kind not in get_args(NMSKind):
+            raise ConfigError(f"nms={self.kind!r}; expected one of {', '.join(get_args(NMSKind))}")
+        if not isinstance(self.max_detections, int) or self.max_detections < 1:
+            raise ConfigError(f"max_detections={self.max_detections}; expected a whole number of at least 1")
+
+
+EVALUATION = NMS(score=0.001, max_detections=100)
+"""What detectors are scored with: average precision integrates over all scores, and COCO counts 100 detections."""
+
+
+def postprocess(boxes_xyxy: Tensor, scores: Tensor, settings: NMS | None = None) -> list[Instances]:
+    """Filter by score, suppress overlapping boxes, keep the best.
+
+    A box is a candidate for each class whose score exceeds the threshold, as in Darknet and torchvision.
+
+    Args:
+        boxes_xyxy: ``(N, K, 4)`` corners in pixels.
+        scores: ``(N, K, C)`` in [0, 1].
+        settings: Thresholds and kind of suppression; by default those of :class:`NMS`.
+
+    Returns:
+        For each image its detections, best score first.
+    """
+    settings = settings or NMS()
+    if settings.class_ids is not None:
+        wanted = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
+        wanted[list(settings.class_ids)] = True
+        scores = scores.masked_fill(~wanted, -1.0)
+    return [_select(*image, settings) for image in zip(boxes_xyxy, scores, strict=True)]
+
+
+def _select(boxes: Tensor, scores: Tensor, settings: NMS) -> Instances:
+    box_index, class_index = (scores > settings.score).nonzero(as_tuple=True)
+    candidates = scores[box_index, class_index]
+    if candidates.numel() > MAX_CANDIDATES:
+        candidates, best = candidates.topk(MAX_CANDIDATES)
+        box_index, class_index = box_index[best], class_index[best]
+    boxes = boxes[box_index]
+    kept = _kept(boxes, candidates, class_index, settings)[: settings.max_detections]
+    return Instances(boxes[kept], candidates[kept], class_index[kept])
+
+
+def _kept(boxes: Tensor, scores: Tensor, class_ids: Tensor, settings: NMS) -> Tensor:
+    """Return the indices of the boxes that are kept, best score first."""
+    if settings.kind == "none":
+        return scores.argsort(descending=True, stable=True)
+    if settings.kind == "diou":
+        return _batched_diou_nms(boxes, scores, class_ids, settings.iou)
+    if settings.kind == "agnostic":
+        return nms(boxes, scores, settings.iou)
+    return batched_nms(boxes, scores, class_ids, settings.iou)
+
+
+def _batched_diou_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """Suppress greedily by distance-IoU inside each group; return the indices of the kept boxes, best score first."""
+    keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    for group in groups.unique():
+        rest = (groups == group).nonzero().squeeze(1)
+        rest = rest[scores[rest].argsort(descending=True, stable=True)]
+        while rest.numel():
+            best, rest = rest[0], rest[1:]
+            keep[best] = True
+            rest = rest[distance_iou(boxes[best].unsqueeze(0), boxes[rest])[0] <= threshold]
+    kept = keep.nonzero().squeeze(1)
+    return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+def distance_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Return IoU less squared distance of centres over squared diagonal of the enclosing box (1911.08287, eq. 7).
+
+    Args:
+        first: ``(A, 4)`` xyxy.
+        second: ``(B, 4)`` xyxy.
+
+    Returns:
+        ``(A, B)`` in (-1, 1].
+    """
+    low = torch.minimum(first[:, None, :2], second[None, :, :2])
+    high = torch.maximum(first[:, None, 2:], second[None, :, 2:])
+    diagonal = (high - low).square().sum(-1)
+    centres = (first[:, None, :2] + first[:, None, 2:] - second[None, :, :2] - second[None, :, 2:]) / 2
+    return box_iou(first, second) - centres.square().sum(-1) / diagonal.clamp(min=torch.finfo(first.dtype).tiny)

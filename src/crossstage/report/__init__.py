@@ -1,5 +1,0 @@
-"""What networks cost, side by side, as one page that opens in any browser."""
-
-from crossstage.report.page import render, write_report
-
-__all__ = ["render", "write_report"]

@@ -1,0 +1,145 @@
+"""The command line, run as people run it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crossstage.cli import main
+
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+CFG = Path(__file__).parents[2] / "examples" / "darknet" / "yolov4-tiny.cfg"
+
+
+def test_predict_finds_what_is_in_the_demo_photos(tmp_path, capsys):
+    code = main(["predict", str(PHOTOS), "--save", str(tmp_path / "out"), "--json", str(tmp_path / "found.jsonl")])
+    assert code == 0
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    found = {Path(line["source"]).stem[-5:]: {d["class_name"] for d in line["detections"]} for line in lines}
+    assert "bus" in found["00471"]
+    assert {"cat", "remote"} <= found["00599"]
+    assert {"person", "horse"} <= found["07281"]
+    assert {"person", "skis"} <= found["00785"]
+    assert {"tvmonitor", "keyboard", "person"} <= found["09483"]
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == sorted(f.name for f in PHOTOS.iterdir())
+    printed = capsys.readouterr().out
+    assert "median ms: decode" in printed and "bus 0." in printed
+
+
+@pytest.mark.parametrize("classes", [["cat", "horse"], ["cat,horse"], ["15", "17"]])
+def test_classes_narrow_the_search(classes, tmp_path):
+    file = tmp_path / "found.jsonl"
+    assert main(["predict", str(PHOTOS), "--classes", *classes, "--json", str(file)]) == 0
+    names = {d["class_name"] for line in file.read_text().splitlines() for d in json.loads(line)["detections"]}
+    assert names == {"cat", "horse"}
+
+
+def test_unreadable_files_are_named_and_give_exit_code_1(tmp_path, capsys):
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    assert main(["predict", str(tmp_path)]) == 1
+    assert "bad.jpg: empty file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "nowhere.jpg"], "error: nowhere.jpg: no such file or folder"),
+        (["predict", str(PHOTOS), "--imgsz", "400"], "error: imgsz=400; expected a multiple of 32"),
+        (["predict", str(PHOTOS), "--classes", "dragon"], "error: class 'dragon' is unknown"),
+        (["predict", str(PHOTOS), "--device", "nowhere"], "error: device 'nowhere' cannot be used"),
+        (["predict", str(PHOTOS), "--model", "yolo"], "error: model 'yolo' is unknown"),
+        (["predict", str(PHOTOS), "--model", "darknet53"], "error: darknet53 has no weights yet"),
+        (["val", "--data", "nowhere"], "error: nowhere: no such file or folder"),
+        (["info", "cspdarknet52"], "did you mean"),
+        (["darknet", "info", "nowhere.cfg"], "error: nowhere.cfg: cannot be read"),
+    ],
+)
+def test_mistakes_give_one_line_and_exit_code_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed
+
+
+@pytest.mark.parametrize("arguments", [["predict"], ["no-such-verb"], ["val"], ["predict", "x", "--conf", "high"], []])
+def test_wrong_usage_gives_exit_code_2_without_a_traceback(arguments):
+    done = subprocess.run([sys.executable, "-m", "crossstage", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "usage" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_models_and_cards_are_shown(capsys):
+    assert main(["models", "*tiny*"]) == 0
+    printed = capsys.readouterr().out
+    assert ".coco" in printed and "6.908" in printed
+    assert "Darknet-53" not in printed
+    assert main(["info", "cspdarknet53_tiny_yolo.coco"]) == 0
+    printed = capsys.readouterr().out
+    assert "6,056,606" in printed and "public domain" in printed.lower()
+
+
+def test_darknet_network_is_shown_with_its_weights(shared, tmp_path, capsys):
+    weights = shared / "weights" / "yolov4-tiny.weights"
+    assert main(["darknet", "info", str(CFG), "--weights", str(weights)]) == 0
+    printed = capsys.readouterr().out
+    assert "6.910" in printed and "6,056,606" in printed and "fills all 21 layers with weights exactly" in printed
+
+    short = tmp_path / "short.weights"
+    short.write_bytes(weights.read_bytes()[: 20 + 4 * (32 * 4 + 32 * 27)])
+    assert main(["darknet", "info", str(CFG), "--weights", str(short)]) == 0
+    assert "is short: it fills 1 of 21 layers" in capsys.readouterr().out
+
+    long = tmp_path / "long.weights"
+    long.write_bytes(weights.read_bytes() + b"1234")
+    assert main(["darknet", "info", str(CFG), "--weights", str(long)]) == 0
+    assert "4 surplus bytes" in capsys.readouterr().out
+
+
+def test_val_scores_the_shipped_model_on_real_images(coco256, tmp_path, capsys):
+    file = tmp_path / "report.json"
+    assert main(["val", "--data", str(coco256), "--json", str(file)]) == 0
+    report = json.loads(file.read_text())
+    # 26.4 AP and 48.9 AP50 on these 128 images, see docs/accuracy.md
+    assert report["ap"] == pytest.approx(0.264, abs=0.003) and report["ap50"] == pytest.approx(0.489, abs=0.005)
+    printed = capsys.readouterr().out
+    assert "26.4" in printed and "128 images" in printed and "ms" in printed
+
+
+def test_a_sweep_of_thresholds_holds_what_val_measures(coco256, tmp_path, capsys):
+    file = tmp_path / "sweep.json"
+    assert main(["val", "--data", str(coco256), "--imgsz", "160", "--nms-sweep", "--json", str(file)]) == 0
+    rows = {(row["suppression"], row["iou"]): row for row in json.loads(file.read_text())}
+    assert len(rows) == 27 and "diou: AP AP50 AP75" in capsys.readouterr().out
+    for nms, iou in (("iou", 0.45), ("diou", 0.6), ("agnostic", 0.5)):
+        report = tmp_path / "report.json"
+        options = ["--imgsz", "160", "--nms", nms, "--iou", str(iou), "--json", str(report)]
+        assert main(["val", "--data", str(coco256), *options]) == 0
+        assert json.loads(report.read_text())["ap"] == pytest.approx(rows[nms, iou]["ap"], abs=1e-9)
+    assert rows["agnostic", 0.45]["ap"] < rows["iou", 0.45]["ap"]
+
+
+def test_models_by_pattern_with_their_cost(capsys):
+    assert main(["models", "csppelee*_ref"]) == 0
+    printed = capsys.readouterr().out
+    assert "csppeleenet_ref" in printed and "reconstruction" in printed and "1.110" in printed
+    assert "csppeleenet_swish" not in printed
+
+
+def test_models_without_a_match_name_the_nearest(capsys):
+    assert main(["models", "csppeleent"]) == 2
+    assert "no model is called 'csppeleent'; did you mean csppeleenet" in capsys.readouterr().err
+
+
+def test_gradients_tells_of_paths_and_draws_similarity(capsys, tmp_path, colours):
+    file, image = tmp_path / "paths.json", tmp_path / "maps.png"
+    words = ["gradients", "csppeleenet", "--imgsz", "32", "--json", str(file), "--data", str(colours)]
+    assert main([*words, "--save", str(image)]) == 0
+    rows = {row["layer"]: row for row in json.loads(file.read_text())}
+    assert rows["input"] == {"layer": "input", "paths": 882457760, "shortest": 11, "longest": 70}
+    assert "882,457,760" in capsys.readouterr().out
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_gradients_refuses_data_for_a_detector(capsys, colours):
+    assert main(["gradients", "cspdarknet53_tiny_yolo", "--data", str(colours)]) == 2
+    assert "is a detector" in capsys.readouterr().err

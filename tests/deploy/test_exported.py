@@ -1,0 +1,181 @@
+"""Exported files opened: as a user would, and as an enemy would."""
+
+import random
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+import crossstage
+from crossstage import ConfigError, CrossStageError, WeightsError
+from crossstage.deploy.backends.sessions import start
+from crossstage.deploy.export import export
+from crossstage.deploy.exported import is_exported, open_exported
+from crossstage.deploy.header import KEY, Header, read_header
+from crossstage.errors import ExportError
+from crossstage.models.detector import Detector
+from crossstage.ops.priors import AnchorLevel
+from crossstage.structures import Preprocessing
+
+HEADER = Header(
+    "x", "detect", "raw", 32, Preprocessing((64, 96)), ("ä", "b"), levels=(AnchorLevel(32, ((1.0, 2.0),), 1.05),)
+)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    model = crossstage.create_model("cspdarknet53_tiny_yolo", num_classes=2, class_names=("a", "b"))
+    assert isinstance(model, Detector)
+    return export(model.eval(), "small", "onnx", tmp_path_factory.mktemp("small") / "small.onnx", imgsz=64).path
+
+
+def identity(metadata: dict[str, str]) -> onnx.ModelProto:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 64, 96]) for name in ("images", "stride32")]
+    node = helper.make_node("Identity", ["images"], ["stride32"])
+    model = helper.make_model(helper.make_graph([node], "g", value[:1], value[1:]), ir_version=8)
+    model.opset_import[0].version = 18
+    helper.set_model_props(model, metadata)
+    return model
+
+
+def test_a_header_survives_its_file():
+    assert Header.from_json(HEADER.to_json(), "x") == HEADER
+
+
+def test_a_header_is_read_without_the_graph(tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(identity({"author": "someone", KEY: HEADER.to_json()}).SerializeToString())
+    assert read_header(path) == HEADER
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (identity({}).SerializeToString(), "expected a file of `crossstage export`"),
+        (identity({KEY: "{}"}).SerializeToString(), "does not describe a crossstage model"),
+        (identity({KEY: HEADER.to_json().replace('"format":1', '"format":9')}).SerializeToString(), "format 9"),
+        (identity({KEY: HEADER.to_json().replace('"raw"', '"cooked"')}).SerializeToString(), "cooked"),
+        (identity({KEY: "[" * 100_000}).SerializeToString(), "does not describe"),
+        (b"", "expected a file of"),
+        (b"\xff" * 40, "not an ONNX file"),
+        (b"\x3a\xff\xff\xff\xff\x7f", "reaches beyond its end"),
+        (b"\x08\x01" * 20_000, "more than 10,000 fields"),
+        (b"PK\x03\x04 a zip file", "not an ONNX file"),
+    ],
+)
+def test_a_file_that_is_not_ours_is_told_apart(content, told, tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=told):
+        open_exported(path)
+
+
+def xml(header: str) -> bytes:
+    """What OpenVINO writes, but for the graph."""
+    net = ElementTree.Element("net", name="x", version="11")
+    ElementTree.SubElement(ElementTree.SubElement(net, "layers"), "layer", id="0", name="images", type="Parameter")
+    ElementTree.SubElement(ElementTree.SubElement(net, "rt_info"), KEY, value=header)
+    return ElementTree.tostring(net)
+
+
+def test_openvinos_header_is_read_without_openvino(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    (tmp_path / "x.xml").write_bytes(xml(HEADER.to_json()))
+    assert read_header(tmp_path / "x.xml") == HEADER
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "not an OpenVINO file"),
+        (b"<net>" * 100_000, "not an OpenVINO file"),
+        (b"<net><rt_info/></net>", "expected a file of"),
+        (xml("[" * 100_000), "does not describe"),
+        (xml(HEADER.to_json()).replace(b"rt_info", b"info"), "expected a file of"),
+        (b'<!DOCTYPE net [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]><net>&b;</net>', "defines entities"),
+        (b"<net>\xff</net>", "not an OpenVINO file"),
+    ],
+)
+def test_an_openvino_file_that_is_not_ours_is_told_apart(content, told, tmp_path):
+    path = tmp_path / "model.xml"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=told):
+        open_exported(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_damaged_files_end_in_our_errors(suffix, tmp_path):
+    header = HEADER.to_json()
+    content = xml(header) if suffix == ".xml" else identity({KEY: header}).SerializeToString()
+    chance = random.Random(0)
+    path = tmp_path / f"x{suffix}"
+    for _ in range(300):
+        damaged = bytearray(content)
+        for _ in range(chance.randint(1, 4)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged[: chance.randint(1, len(damaged))])
+        try:
+            read_header(path)
+        except WeightsError as error:
+            assert str(path) in str(error)
+
+
+def test_a_header_that_lies_ends_in_our_error(small, tmp_path):
+    model = onnx.load(str(small))
+    header = read_header(small)
+    lies = [
+        header.to_json().replace('"stride":16', '"stride":8'),
+        header.to_json().replace('"raw"', '"boxes"'),
+        header.to_json().replace("[23.0,27.0],", ""),
+    ]
+    for lie in lies:
+        assert lie != header.to_json()
+        helper.set_model_props(model, {KEY: lie})
+        onnx.save(model, str(tmp_path / "lie.onnx"))
+        with pytest.raises(CrossStageError):
+            detector = open_exported(tmp_path / "lie.onnx", "onnxruntime")
+            detector.detect(detector(torch.zeros(1, 3, 64, 64)))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "opencv"])
+def test_a_runtime_that_cannot_load_a_file_says_so(runtime, tmp_path):
+    model = identity({KEY: HEADER.to_json()})
+    model.graph.node[0].op_type = "Teleport"
+    path = tmp_path / "x.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match=f"x.onnx: {runtime} cannot load it"):
+        open_exported(path, runtime)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 96, 64)])
+def test_another_input_than_the_file_takes_is_refused(small, shape):
+    with pytest.raises(ConfigError, match=r"takes 1 x 3 x 64 x 64, not .*--dynamic"):
+        open_exported(small)(torch.zeros(shape))
+
+
+def test_what_a_runtime_lacks_is_refused(small, tmp_path):
+    with pytest.raises(ConfigError, match="onnxruntime has no bf16"):
+        open_exported(small, "onnxruntime", precision="bf16")
+    (tmp_path / "model.xml").write_text("<net/>")
+    with pytest.raises(ConfigError, match=r"opencv does not read .*model.xml"):
+        start(tmp_path / "model.xml", "opencv", [])
+    with pytest.raises(WeightsError, match=r"model.xml: says nothing of classes"):
+        open_exported(tmp_path)
+    with pytest.raises(WeightsError, match="no such file"):
+        open_exported(tmp_path / "absent.onnx")
+
+
+def test_a_missing_runtime_is_named(small, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="no runtime is installed that reads it"):
+        open_exported(small)
+    with pytest.raises(ConfigError, match="pip install onnxruntime"):
+        open_exported(small, "onnxruntime")
+
+
+def test_exported_files_are_known_by_their_names(small, tmp_path):
+    assert is_exported(small) and not is_exported(tmp_path) and not is_exported("cspdarknet53_tiny_yolo.coco")

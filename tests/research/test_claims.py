@@ -1,0 +1,60 @@
+"""The table of architectures in docs/claims is what the code computes, and what it claims."""
+
+from pathlib import Path
+
+import pytest
+
+from research.claims.detectors import TABLE_2, TABLE_4, DetectorRow, largest, traffic
+from research.claims.detectors import counted as counted_detector
+from research.claims.networks import TABLE_1, TABLE_3, NetworkRow, counted
+from research.pages import architectures, detectors
+
+DOCS = Path(__file__).parents[2] / "docs" / "claims"
+
+
+def test_the_table_is_what_the_command_prints(capsys):
+    architectures.main()
+    assert capsys.readouterr().out == (DOCS / "architectures.md").read_text()
+
+
+@pytest.mark.parametrize("claim", [claim for claim in TABLE_1 + TABLE_3 if claim.ours], ids=lambda claim: claim.model)
+def test_a_network_is_as_near_the_published_one_as_its_basis_allows(claim: NetworkRow):
+    within = {"cfg": 0.006, "code": 0.002, "paper": 0.01, "reconstruction": 0.02}[claim.basis]
+    for published, ours in zip((claim.bflops, claim.weights), counted(claim), strict=True):
+        if published is not None and not claim.all_in:
+            assert ours == pytest.approx(published, rel=within)
+    assert claim.why or claim.basis == "cfg"
+
+
+def test_what_is_not_here_is_explained():
+    assert all(claim.why for claim in TABLE_1 + TABLE_3 if claim.ours is None)
+    assert len(TABLE_1) == 12 and len(TABLE_3) == 36
+
+
+def test_the_table_of_detectors_is_what_the_command_prints(capsys):
+    detectors.main([])
+    assert capsys.readouterr().out == (DOCS / "detectors.md").read_text()
+
+
+@pytest.mark.parametrize("claim", TABLE_2 + TABLE_4, ids=lambda claim: f"{claim.model} {claim.size}")
+def test_a_detector_is_as_near_the_published_one_as_its_basis_allows(claim: DetectorRow):
+    bflops, weights, stored = counted_detector(claim)
+    if claim.basis == "reconstruction":
+        assert bflops == pytest.approx(claim.bflops, rel=0.02)
+    else:  # to the last published digit, up to how that was rounded
+        digits = 3 if claim.weights is None else 2 if claim.bflops < 10 else 1
+        assert abs(bflops - claim.bflops) < 1.01 * 10**-digits
+    if claim.weights is not None and "not explained" not in claim.why and "first row" not in claim.why:
+        assert min(abs(count - claim.weights) for count in (weights, stored)) < 0.05
+
+
+def test_figure_7s_claims_hold():
+    efm = largest("csppeleenet_efm").flops
+    assert efm / largest("peleenet_yolo", "backbone").flops - 1 == pytest.approx(-0.44, abs=0.005)
+    assert efm / largest("peleenet_yolo").flops - 1 == pytest.approx(-0.80, abs=0.005)
+    assert traffic(True)["handed down"] / traffic(False)["handed down"] == 0.25
+
+
+def test_figure_7_is_drawn(tmp_path):
+    detectors.main(["--plot", str(tmp_path / "layers.png")])
+    assert (tmp_path / "layers.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
