@@ -29,6 +29,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
 	touch $@
 
+# Measures on this machine; research/README.md says which command writes which page. Nothing else should run.
 bench: $(READY)
 	$(BIN)/python -m research.bench.accuracy $(SHARED)/data/coco256/coco256.tar $(SHARED)/weights/yolov4-tiny.weights
 	$(BIN)/python -m research.bench.latency $(SHARED)/weights/yolov4-tiny.weights
@@ -42,10 +43,10 @@ bench: $(READY)
 	$(BIN)/python -m research.bench.table5
 	$(BIN)/python -m research.bench.claims_speed
 
-# Documents that are computed.
+# What the papers claim beside what is counted here: docs/claims.
 claims: $(READY)
 	for name in architectures detectors; do \
-		$(BIN)/python benchmarks/$$name.py > docs/claims/$$name.md.new && \
+		$(BIN)/python -m research.pages.$$name > docs/claims/$$name.md.new && \
 		mv docs/claims/$$name.md.new docs/claims/$$name.md || exit 1; \
 	done
 	$(BIN)/python -m research.pages.detectors --plot docs/claims/images/layers.png

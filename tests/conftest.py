@@ -116,6 +116,6 @@ def draw_shapes(root: Path, counts: tuple[int, int] = (32, 12)) -> Path:
 @pytest.fixture(scope="session")
 def images(shared: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """40 real images of ten classes, 64 pixels wide and high, and their classes."""
-    from research.studies.convert import images
+    from research.studies.convert import training_images
 
-    return images(shared / "data" / "imagenette128")
+    return training_images(shared / "data" / "imagenette128")

@@ -1,85 +1,183 @@
-"""The house: which package may import which."""
+"""The house: which room may import which, that no two files import each other, that type names stand once."""
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "src" / "crossstage"
+SOURCE = Path(__file__).parents[1] / "src"
+PACKAGE = "crossstage"
 
-# What each part may import of the others. Everything may import errors, files, machine and version.
-ALLOWED = {
+# Files at the bottom, which every room may import, and what they may import of each other.
+GROUND = {
+    "errors": set(),
+    "version": set(),
+    "machine": set(),
+    "discovery": set(),
+    "files": {"errors"},
+    "structures": {"errors"},
+}
+# The rooms, and which others each may import. A room is a folder or file of the package, or a folder in one.
+ARROWS = {
     "nn": set(),
-    "inference": set(),
-    "backbones": {"nn"},
-    "necks": {"nn"},
-    "heads": {"nn", "inference"},
+    "ops": set(),
+    "inference": {"ops"},
     "analysis": {"nn"},
-    "convert": {"nn", "analysis"},
-    "darknet": {"nn"},
-    "report": {"analysis"},
-    "detectors": {"nn", "backbones", "necks", "heads", "inference"},
-    "zoo": {"nn", "backbones", "necks", "heads", "inference", "detectors", "darknet", "analysis"},
-    "claims": {"nn", "analysis", "zoo"},
-    "timm": {"backbones", "zoo"},
-    "data": {"nn", "inference"},
-    "evaluation": {"data", "inference"},
-    "training": {"nn", "heads", "detectors", "zoo", "data", "evaluation", "inference"},
-    "runtimes": {"heads", "detectors", "inference"},
-    "export": {"nn", "heads", "detectors", "darknet", "inference", "runtimes", "data"},
-    "deploy": {"nn", "heads", "detectors", "inference", "runtimes", "export", "zoo", "analysis"},
-    "explore": {"nn", "heads", "detectors", "zoo", "analysis", "data", "evaluation", "training", "export", "deploy"},
+    "models": {"nn", "ops"},
+    "darknet": {"nn", "ops", "models"},
+    "weights": {"nn", "ops", "inference", "analysis", "models", "darknet"},
+    "profiling": {"analysis", "weights"},
+    "timm": {"models"},
+    "data": {"ops", "inference"},
+    "evaluation": {"ops", "inference", "data"},
+    "training": {"nn", "ops", "inference", "models", "weights", "data", "evaluation"},
+    "deploy": {"nn", "ops", "inference", "analysis", "models", "darknet", "weights", "data"},
+    "csp": {"nn", "analysis"},
+    "csp.explore": {"nn", "analysis", "models", "weights", "data", "evaluation", "training", "deploy"},
     "cli": {
-        "analysis",
-        "claims",
-        "convert",
-        "darknet",
-        "data",
-        "deploy",
-        "detectors",
-        "evaluation",
-        "explore",
-        "export",
-        "heads",
-        "inference",
-        "nn",
-        "report",
-        "training",
-        "zoo",
+        *("nn", "ops", "inference", "analysis", "models", "darknet", "weights", "profiling"),
+        *("data", "evaluation", "training", "deploy", "csp", "csp.explore", "__init__"),
     },
 }
+# Single imports that no arrow allows, each with its reason.
+EXCEPTIONS = {
+    ("models.detector", "inference.predictor"): "Detector.predict() goes the whole way from files to boxes",
+    ("models.classifier", "inference.classify"): "Classifier.predict() does the same",
+}
+DOORS = {"__init__", "__main__"}  # the public surface, which loads anything when it is first used, and the command
 
 
-def imported_parts(file: Path) -> set[str]:
-    parts = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            assert node.level == 0, f"{file}: imports are absolute"
+@cache
+def files() -> dict[str, Path]:
+    """Return the package's files by their dotted names; a folder's name is that of its ``__init__``."""
+    found = {}
+    for file in sorted((SOURCE / PACKAGE).rglob("*.py")):
+        parts = file.relative_to(SOURCE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(files()[name].read_text("utf-8"))
+
+
+def imported(name: str, known: Iterable[str]) -> Iterator[str]:
+    """Yield the files that a file imports, in functions and for type checkers, too."""
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{name}: imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else node.module
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        parts |= {name.split(".")[1] for name in names if name.startswith("crossstage.")}
-    return parts - {"errors", "files", "machine", "version", "__version__"}
+            yield from (alias.name for alias in node.names)
 
 
-def part_of(file: Path) -> str:
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+@cache
+def graph() -> dict[str, set[str]]:
+    """Return for each file which files of the package it imports."""
+    known = files().keys()
+    found = {name: {other for other in imported(name, known) if other.split(".")[0] == PACKAGE} for name in known}
+    return {name: others - {name} for name, others in found.items()}
 
 
-@pytest.mark.parametrize("part", ALLOWED)
-def test_imports_point_one_way(part):
-    files = [file for file in PACKAGE.rglob("*.py") if part_of(file) == part]
-    assert files
-    for file in files:
-        assert imported_parts(file) - {part} <= ALLOWED[part], file
+def room_of(name: str) -> str:
+    parts = name.split(".")[1:] or ["__init__"]
+    inner = ".".join(parts[:2])
+    return inner if inner in ARROWS else parts[0]
 
 
-def test_every_part_has_its_rule():
-    parts = {part_of(file) for file in PACKAGE.rglob("*.py")}
-    assert parts - {"__init__", "__main__", "errors", "files", "machine", "version"} == set(ALLOWED)
+def circles(arrows: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Return the groups of nodes that reach each other (strongly connected components of several nodes)."""
+    reached: dict[str, set[str]] = {}
+    for start in arrows:
+        seen: set[str] = set()
+        waiting = [*arrows[start]]
+        while waiting:
+            node = waiting.pop()
+            if node not in seen:
+                seen.add(node)
+                waiting += arrows.get(node, ())
+        reached[start] = seen
+    groups = {
+        tuple(sorted({start, *(node for node in seen if start in reached.get(node, ()))}))
+        for start, seen in reached.items()
+        if start in seen
+    }
+    return [list(group) for group in sorted(groups)]
+
+
+def test_imports_are_of_files_that_are_there():
+    assert [(name, other) for name, others in graph().items() for other in others - files().keys()] == []
+
+
+def test_imports_follow_the_arrows():
+    allowed = {**GROUND, **{room: GROUND.keys() | others for room, others in ARROWS.items()}}
+    wrong, used = [], set()
+    for name, others in graph().items():
+        room = room_of(name)
+        if room in DOORS:
+            continue
+        for other in others:
+            pair = name.removeprefix(f"{PACKAGE}."), other.removeprefix(f"{PACKAGE}.")
+            if pair in EXCEPTIONS:
+                used.add(pair)
+            elif room_of(other) not in allowed[room] | {room}:
+                wrong.append(" -> ".join(pair))
+    assert sorted(wrong) == []
+    assert used == EXCEPTIONS.keys(), "an exception that no import needs any more"
+
+
+def test_every_room_has_its_rule_and_every_rule_its_room():
+    rooms = {room_of(name) for name in files()} - DOORS
+    assert rooms == GROUND.keys() | ARROWS.keys()
+    assert circles({**GROUND, **ARROWS}) == []
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circles(graph()) == []
+
+
+def test_a_file_in_a_folder_does_not_import_the_folders_own_surface():
+    """The surface of a folder may load all of its files, by import or by gathering their tables."""
+    wrong = [
+        f"{name} imports {folder}"
+        for name, others in graph().items()
+        for folder in others
+        if folder != PACKAGE and name.startswith(f"{folder}.")
+    ]
+    assert wrong == []
+
+
+def test_circles_are_found():
+    assert circles({"a": ["b"], "b": ["c"], "c": []}) == []
+    assert circles({"a": ["b"], "b": ["c"], "c": ["b", "d"], "d": []}) == [["b", "c"]]
+    assert circles({"a": ["a", "b"], "b": []}) == [["a"]]
+
+
+def types_of(name: str) -> Iterator[str]:
+    """Yield the public names of a file's classes and of its aliases of types."""
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+    for node in tree(name).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Subscript, ast.BinOp, ast.Attribute, ast.Name)):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+def test_each_type_has_a_name_of_its_own():
+    found = defaultdict(list)
+    for name in files():
+        for kind in types_of(name):
+            if kind[0].isupper() and not kind.isupper():  # private ones and constants begin otherwise
+                found[kind].append(name)
+    assert {kind: names for kind, names in found.items() if len(names) > 1} == {}
 
 
 def test_importing_crossstage_loads_nothing_heavy():

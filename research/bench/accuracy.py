@@ -2,7 +2,7 @@
 
     python -m research.bench.accuracy ../shared/data/coco256/coco256.tar ../shared/weights/yolov4-tiny.weights
 
-All get the same pixels, thresholds and suppression. Prints the table of docs/accuracy.md.
+All get the same pixels, thresholds and suppression. Prints the table of docs/tables/accuracy.md.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from crossstage.models.detector import Detector
 from crossstage.weights.from_darknet import load_darknet
 from crossstage.weights.loading import create_model, load_detector
 from research.bench.peers import OpenCVDetector
+from research.places import EXAMPLES
 
 NAME = "cspdarknet53_tiny_yolo"
-CFG = Path(__file__).parents[1] / "examples" / "darknet" / "yolov4-tiny.cfg"
+CFG = EXAMPLES / "darknet" / "yolov4-tiny.cfg"
 
 
 def reports(archive: Path, weights: Path) -> dict[str, CocoReport]:

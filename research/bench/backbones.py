@@ -1,7 +1,7 @@
 """Forward pass and training step against timm's and torchvision's same networks with the same weights, in one run.
 
-    python -m research.bench.backbones [NAME ...] [--rounds N]      names as in crossstage.weights.peers.peers(), by default eleven
-    python -m research.bench.backbones --memory                     peak memory of a training step of the DenseNets
+    python -m research.bench.backbones [NAME ...] [--rounds N]   # by default eleven, named as in --weights-of
+    python -m research.bench.backbones --memory                  # peak memory of a training step of the DenseNets
 
 On a CPU: float32, both memory formats. On a GPU: bfloat16, channels last, eager and compiled. Ratios are the peer's
 time over ours: above 1, ours is faster.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from crossstage import create_model, fuse
-from crossstage.weights.peers import from_peer
+from crossstage.weights.from_peer import from_peer
 from research.bench.timing import machine, medians
 
 NAMES = (

@@ -2,8 +2,8 @@
 
     python -m research.bench.claims_speed [--rounds N]      writes docs/claims/relative_speed.json
 
-One image, fp32, all cores; detectors at 416 pixels, backbones at 320. ``python -m research.pages.claims`` then takes the
-ratios into the ledger.
+One image, fp32, all cores; detectors at 416 pixels, backbones at 320. ``python -m research.pages.claims`` then takes
+the ratios into the ledger.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import json
 from collections.abc import Mapping
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +24,9 @@ from research.bench.timing import machine, medians
 from research.claims.blocks import with_bottlenecks
 from research.claims.detectors import TABLE_2
 from research.claims.ledger import Found, Value
+from research.places import CLAIMS
 
-RESULTS = Path(__file__).parents[1] / "docs" / "claims" / "relative_speed.json"
+RESULTS = CLAIMS / "relative_speed.json"
 DETECTORS, BACKBONES = 416, 320  # pixels
 # DSOD's smallest dense backbone as a classifier; DSOD itself pools once less, and reads 300 pixels.
 DENSENET67 = {"depths": (6, 8, 8, 8), "growth": 16, "compression": 1.0}

@@ -1,7 +1,7 @@
 """Our networks on a GPU beside timm's same ones and the roofline, and the CSP stage's joints beside a Triton kernel.
 
-    python -m research.bench.gpu run --out gpu.json [--seconds N]
-    python -m research.bench.gpu report gpu.json > docs/gpu.md
+    python -m research.bench.gpu run --out docs/tables/gpu.json [--seconds N]
+    python -m research.bench.gpu report docs/tables/gpu.json > docs/tables/gpu.md
 
 Every network compiles in a process of its own, all at once; when all are ready they are measured one after the other.
 What is not measured when the time is over is reported so.
@@ -126,7 +126,8 @@ def run(out: Path, seconds: float) -> dict[str, Any]:
 HEAD = """\
 # On a GPU
 
-Written by `python -m research.bench.gpu report`, from what `python -m research.bench.gpu run` measured: {machine}, {date}.
+Written by `python -m research.bench.gpu report`, from what `python -m research.bench.gpu run` measured:
+{machine}, {date}.
 
 bfloat16, channels last. A matrix product of 8192 x 8192 runs at {tflops:.0f} TFLOP/s here, a copy at {tbytes:.2f} TB/s,
 bytes read and written. The *roofline* of a network is the sum over its convolutions, linear layers and poolings of the

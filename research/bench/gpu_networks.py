@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossstage import create_model, fuse
-from crossstage.weights.peers import from_peer
+from crossstage.weights.from_peer import from_peer
 from research.bench.roofline import Ceilings, bound_ms, device_ms, layers_of
 from research.bench.workers import Link, reason
 

@@ -17,8 +17,9 @@ from crossstage import darknet, fuse
 from crossstage.weights.loading import load_detector
 from research.bench.peers import OpenCVDetector
 from research.bench.timing import machine, medians
+from research.places import EXAMPLES
 
-CFG = Path(__file__).parents[1] / "examples" / "darknet" / "yolov4-tiny.cfg"
+CFG = EXAMPLES / "darknet" / "yolov4-tiny.cfg"
 ROUNDS = 40
 
 

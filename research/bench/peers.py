@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from crossstage.models.detector import Detector
+from crossstage.models.one_stage import OneStageDetector
+from crossstage.ops.nms import NMS
 from crossstage.structures import Instances
 
 
@@ -27,7 +27,7 @@ class OpenCVDetector:
         native: The model it is compared with.
     """
 
-    def __init__(self, cfg: Path, weights: Path, native: Detector) -> None:
+    def __init__(self, cfg: Path, weights: Path, native: OneStageDetector) -> None:
         self.native = native
         self.class_names, self.preprocessing, self.size_divisor = (
             native.class_names,
@@ -40,12 +40,13 @@ class OpenCVDetector:
         indices = [int(name.split("_")[1]) for name in self.net.getUnconnectedOutLayersNames()]
         self.maps = [f"conv_{index - 1}" for index in indices]
 
-    def __call__(self, images: Tensor) -> Sequence[Tensor]:
-        """Raw head tensors, shallow to deep."""
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the raw tensors by the names that the native head gives them, shallow to deep."""
         self.net.setInput(np.ascontiguousarray(images.numpy()))
         maps = sorted(self.net.forward(self.maps), key=lambda raw: raw.shape[2], reverse=True)  # files have any order
-        return [torch.from_numpy(np.array(raw)) for raw in maps]
+        tensors = [torch.from_numpy(np.array(raw)) for raw in maps]
+        return dict(zip(self.native.head.raw_names, tensors, strict=True))
 
-    def detect(self, raw: Sequence[Tensor], **options: Any) -> list[Instances]:
-        """See :meth:`crossstage.models.one_stage.Detector.detect`."""
-        return self.native.detect(raw, **options)
+    def detect(self, raw: Mapping[str, Tensor], image_size: tuple[int, int], nms: NMS | None = None) -> list[Instances]:
+        """See :meth:`crossstage.models.detector.Detector.detect`."""
+        return self.native.detect(raw, image_size, nms)

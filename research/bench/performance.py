@@ -1,8 +1,9 @@
-"""The measured parts of docs/performance.md: every runtime beside OpenCV, the pipeline, and what did not help.
+"""The measured parts of docs/tables/performance.md: every runtime beside OpenCV, the pipeline, and what did not help.
 
     python -m research.bench.performance [--rounds N] [--calib DATA] [--only PART ...]
 
-Replaces what stands between the marks of each part; prose around them stays. `docs/performance.json` holds all times.
+Replaces what stands between the marks of each part; prose around them stays. `docs/tables/performance.json` holds all
+times.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ import io
 import json
 from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from crossstage.deploy.benchmark.benchmark import COLUMNS, Benchmark, BenchmarkRow, benchmark, cells, networks, remarks
+from crossstage.deploy.benchmark.benchmark import benchmark
 from crossstage.deploy.benchmark.peers import DARKNET, PINNED
+from crossstage.deploy.benchmark.printing import COLUMNS, by_network, cells, remarks
+from crossstage.deploy.benchmark.results import Benchmark, BenchmarkRow
 from crossstage.files import write_text
 from crossstage.machine import cores, processor
-from research.bench import pipeline
-from research.studies import attempts
+from research.bench import attempts, pipeline
+from research.places import TABLES
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+PAGE = TABLES / "performance.md"
 TINY, LARGE = "cspdarknet53_tiny_yolo.coco", "cspresnext50_panet_spp"
 LARGE_WAYS = ["torch-eager", "torch", "onnxruntime", "openvino", "openvino-bf16", "ncnn"]
 OURS = ("torch fused", "ONNX Runtime", "OpenVINO", "ncnn", "OpenCV DNN")
@@ -35,7 +37,7 @@ def tables(tiny: Benchmark, large: Benchmark) -> str:
     """The verb's tables as Markdown."""
     lines = []
     for result in (tiny, large):
-        for (model, size), rows in networks(result):
+        for (model, size), rows in by_network(result):
             lines += [f"**{model}** at {size}", "", f"| {' | '.join(COLUMNS)} |", "|---|---" + "|--:" * 9 + "|"]
             lines += [f"| {' | '.join(_padded(cells(result, row)))} |" for row in rows]
             lines.append("")

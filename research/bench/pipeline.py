@@ -18,16 +18,18 @@ from pathlib import Path
 
 import torch
 
-from crossstage.deploy.backends.sessions import Precision, installed
-from crossstage.deploy.open import Engine, open_model, streams_for
+from crossstage.deploy.backends.base import Arithmetic
+from crossstage.deploy.open import open_model, streams_for
+from crossstage.deploy.sessions import installed
 from crossstage.inference.images import load_image
 from crossstage.inference.predictor import Predictor
 from crossstage.inference.preprocessing import prepare
 from crossstage.inference.run import predict_to_files
 from crossstage.machine import cores
 from research.bench.timing import machine, medians
+from research.places import EXAMPLES
 
-PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+PHOTOS = EXAMPLES / "photos"
 MODEL = "cspdarknet53_tiny_yolo.coco"
 HEAD = """\
 | runtime | forward, ms | end to end, ms | of it | drawn and written, ms | of it | one pass at a time, ms | of it |
@@ -43,12 +45,12 @@ def linked(folder: Path, count: int) -> Path:
     return folder
 
 
-def ways() -> list[tuple[Engine, Precision]]:
-    fp32: list[tuple[Engine, Precision]] = [(runtime, "fp32") for runtime in ("torch", *installed())]
+def ways() -> list[tuple[str, Arithmetic]]:
+    fp32: list[tuple[str, Arithmetic]] = [(runtime, "fp32") for runtime in ("torch", *installed())]
     return [*fp32, *((runtime, "bf16") for runtime in installed(precision="bf16"))]
 
 
-def predictor(runtime: Engine, precision: Precision, streams: int, imgsz: int | None = None) -> Predictor:
+def predictor(runtime: str, precision: Arithmetic, streams: int, imgsz: int | None = None) -> Predictor:
     opened = open_model(
         MODEL, runtime=runtime, device="cpu", threads=cores(), precision=precision, streams=streams, imgsz=imgsz
     )
@@ -57,13 +59,13 @@ def predictor(runtime: Engine, precision: Precision, streams: int, imgsz: int | 
 
 
 @torch.inference_mode()
-def row(runtime: Engine, precision: Precision, folder: Path, rounds: int) -> str:
+def row(runtime: str, precision: Arithmetic, folder: Path, rounds: int) -> str:
     """A row of the table."""
     alone = predictor(runtime, precision, 1)
     beside = predictor(runtime, precision, streams_for(None, single=False, live=False))
     photos = sorted(PHOTOS.glob("*.jpg"))
-    size, resize = alone.preprocessing.size, alone.preprocessing.resize
-    inputs = [prepare(load_image(photo), size, resize)[0].unsqueeze(0) for photo in photos]
+    known = alone.preprocessing
+    inputs = [known.normalise(prepare(load_image(photo), known)[0].unsqueeze(0)) for photo in photos]
     images = len(list(folder.iterdir()))
 
     def forward() -> None:

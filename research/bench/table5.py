@@ -14,24 +14,23 @@ import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
-from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from crossstage import create_model
-from crossstage.deploy.backends.sessions import RUNTIMES
+from crossstage.deploy.backends import runtime_names
 from crossstage.deploy.benchmark.peers import DARKNET, PINNED, opencv_darknet, own_cores
 from crossstage.deploy.benchmark.timing import in_turns
 from crossstage.deploy.cache import versions
-from crossstage.deploy.open import Engine, open_model
+from crossstage.deploy.open import open_model
 from crossstage.errors import CrossStageError
 from crossstage.files import write_text
 from crossstage.machine import cores
 from crossstage.models.detector import Detector
 from research.bench.timing import machine
+from research.places import CLAIMS
 
-CLAIMS = Path(__file__).parents[1] / "docs" / "claims"
 BASE = "yolov3_tiny"
 
 
@@ -67,7 +66,7 @@ CLAIMS_5 = (
     Claim("SNet146-ThunderNet", None, 320, None, FOREIGN),
     Claim("SNet49-ThunderNet", None, 320, None, FOREIGN),
 )
-ENGINES: tuple[Engine, ...] = ("torch", *RUNTIMES)
+ENGINES = runtime_names()
 
 
 @dataclass
@@ -154,7 +153,7 @@ def markdown(rows: list[Row]) -> str:
         "Images a second, one at a time, and the rate over YOLOv3-tiny's. The paper measured OpenCV's DNN module on",
         "an i9-9900K. Here the same networks run from Darknet's files in OpenCV: as it comes, and with each of its",
         "threads bound to a core, as this system's scheduler may put both on one; see",
-        "[performance.md](../performance.md). The last columns are the fastest installed runtime in float32.",
+        "[performance.md](../tables/performance.md). The last columns are the fastest installed runtime in float32.",
         "",
         "    python -m research.bench.table5",
         "",

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from crossstage import create_model
 from crossstage.data.augment import Augmentation
 from crossstage.data.find import find_data
-from crossstage.data.formats.coco import CocoDataset
-from crossstage.data.loading import Batch, training_loader
+from crossstage.data.loading import Batch, train_loader
+from crossstage.data.records import DetectionData
 from crossstage.models.heads.yolo import YoloLoss
 from crossstage.models.one_stage import OneStageDetector
 from crossstage.training import TrainOptions
@@ -60,20 +60,20 @@ class Repeated:
         return iter(self.batches)
 
 
-def detector(dataset: CocoDataset) -> OneStageDetector:
-    model = start_model(MODEL, tuple(dataset.categories.values()), imgsz=SIZE).model
+def detector(dataset: DetectionData) -> OneStageDetector:
+    model = start_model(MODEL, dataset.class_names, imgsz=SIZE).model
     assert isinstance(model, OneStageDetector)
     return model.to(DEVICE)
 
 
-def loader_of(dataset: CocoDataset, workers: int) -> Any:
+def loader_of(dataset: DetectionData, workers: int) -> Any:
     preprocessing = start_model(MODEL, ("one",), imgsz=SIZE).spec.preprocessing
     assert preprocessing
     augmentation = Augmentation(mosaic=1.0)
-    return training_loader(dataset, preprocessing, augmentation, batch=BATCH, seed=0, epochs=1, workers=workers)[0]
+    return train_loader(dataset, preprocessing, augmentation, batch=BATCH, seed=0, epochs=1, workers=workers)[0]
 
 
-def batches_of(dataset: CocoDataset, steps: int) -> list[Batch]:
+def batches_of(dataset: DetectionData, steps: int) -> list[Batch]:
     found = []
     for batch in loader_of(dataset, 0):
         found.append(batch)
@@ -82,7 +82,7 @@ def batches_of(dataset: CocoDataset, steps: int) -> list[Batch]:
     return found
 
 
-def our_loop(dataset: CocoDataset, batches: list[Batch], data: str) -> Callable[[], object]:
+def our_loop(dataset: DetectionData, batches: list[Batch], data: str) -> Callable[[], object]:
     """An epoch of the training loop, with its moving average, clipping and checks."""
     options = TrainOptions(model=MODEL, data=data, imgsz=SIZE, batch=BATCH, lr=LR, burn_in=0, schedule="constant")
     fabric = Fabric(accelerator="auto", devices=1)
@@ -115,7 +115,7 @@ def our_loop(dataset: CocoDataset, batches: list[Batch], data: str) -> Callable[
     return epoch
 
 
-def bare_loop(dataset: CocoDataset, batches: list[Batch], memory_format: torch.memory_format) -> Callable[[], object]:
+def bare_loop(dataset: DetectionData, batches: list[Batch], memory_format: torch.memory_format) -> Callable[[], object]:
     """The same network and loss, as anyone would write it."""
     model = detector(dataset).to(memory_format=memory_format).train()  # pyright: ignore[reportCallIssue]
     loss = YoloLoss(model.head.levels, model.head.num_classes)
@@ -124,7 +124,7 @@ def bare_loop(dataset: CocoDataset, batches: list[Batch], memory_format: torch.m
 
     def epoch() -> None:
         for batch in placed:
-            images = (batch.images.float() / 255).contiguous(memory_format=memory_format)
+            images = batch.images.contiguous(memory_format=memory_format)
             assert not isinstance(batch.targets, Tensor)
             parts = loss(model(images), batch.targets)
             (parts.box + parts.objectness + parts.classes).backward()
@@ -149,7 +149,7 @@ def classifier_step(model: nn.Module) -> Callable[[], object]:
     return step
 
 
-def pipeline_rate(dataset: CocoDataset, workers: int, rounds: int) -> float:
+def pipeline_rate(dataset: DetectionData, workers: int, rounds: int) -> float:
     """Images per second that come out of the loader, its first batches left out; median of some passes."""
     rates = []
     loader = loader_of(dataset, workers)
@@ -167,8 +167,8 @@ def pipeline_rate(dataset: CocoDataset, workers: int, rounds: int) -> float:
 def _on_device(batch: Batch) -> Batch:
     targets = batch.targets
     assert not isinstance(targets, Tensor)
-    moved = type(targets)(*(part.to(DEVICE) for part in targets))
-    return batch._replace(images=batch.images.to(DEVICE), targets=moved)
+    moved = {name: part.to(DEVICE) for name, part in targets._asdict().items() if part is not None}
+    return batch._replace(images=batch.images.to(DEVICE), targets=targets._replace(**moved))
 
 
 def main() -> None:
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--usual", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     dataset = find_data(chosen.data).read("train")
-    assert isinstance(dataset, CocoDataset)
+    assert isinstance(dataset, DetectionData)
     batches, images = batches_of(dataset, chosen.steps), BATCH * chosen.steps
     if chosen.usual:
         run = bare_loop(dataset, batches, torch.contiguous_format)

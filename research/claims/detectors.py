@@ -124,6 +124,7 @@ def counted(row: DetectorRow) -> tuple[float, float, float]:
     return bflops, weights, stored
 
 
+@cache
 def convolutions(name: str) -> list[Layer]:
     """The convolutions of a detector at 416 pixels, in order."""
     return [entry for entry in operations(built(name), (1, 3, 416, 416)) if entry.kind == "convolution"]
@@ -134,6 +135,7 @@ def largest(name: str, part: str = "") -> Layer:
     return max((entry for entry in convolutions(name) if entry.name.startswith(part)), key=lambda entry: entry.flops)
 
 
+@cache
 def traffic(maxout: bool) -> dict[str, int]:
     """Values that the pyramid's generation moves in one image of 416 pixels, by what moves them."""
     moved: Counter[str] = Counter()

@@ -211,7 +211,8 @@ HEAD = """\
 # What the papers claim, and what came of it here.
 #
 # Words are written by hand, and so are published values, but for those that stand in the tables of research.claims.
-# Our values, verdicts and this file's form are written by `python -m research.pages.claims`; docs/claims/index.md follows.
+# Our values, verdicts and this file's form are written by `python -m research.pages.claims`, and so is
+# docs/claims/index.md.
 # "ours" is a list where there are several seeds, each of which must agree.
 
 """

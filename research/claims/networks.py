@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from crossstage.analysis import count_flops
+from crossstage.models.registry import find
 from crossstage.nn import Partial
-from crossstage.weights.cards import model_info
 from crossstage.weights.loading import create_model
 
 Basis = Literal["cfg", "code", "paper", "reconstruction", "none"]
@@ -154,6 +154,6 @@ def counted(row: NetworkRow) -> tuple[float, float]:
     with torch.device("meta"):
         model = create_model(row.ours, **dict(row.settings)).eval()
     assert isinstance(model, nn.Module)
-    size = row.size or model_info(row.ours).input_size[0]
+    size = row.size or find(row.ours).input_size[0]
     parameters = [p for p in model.parameters() if row.all_in or p.dim() > 1]
     return count_flops(model, (1, 3, size, size)) / 1e9, sum(p.numel() for p in parameters) / 1e6

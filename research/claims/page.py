@@ -21,8 +21,8 @@ MEANINGS = {
 HEAD = """\
 # What the papers claim, and what came of it here
 
-Written by `python -m research.pages.claims` from [claims.yaml](claims.yaml). `crossstage claims` prints the table,
-`crossstage claims --run ID` counts a structural claim again, `--run all` all of them.
+Written by `python -m research.pages.claims` from [claims.yaml](claims.yaml). `python -m research.claims`
+prints the table, `python -m research.claims --run ID` counts a structural claim again, `--run all` all of them.
 
 A verdict is computed: a claim is reproduced if every value agrees with the published one by the rule that its entry
 names, with several seeds if each does; at small scale if that took a training far below the paper's; not testable here

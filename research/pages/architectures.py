@@ -36,7 +36,7 @@ BFLOPs are 2 x multiply-adds of convolutions and linear layers; the paper's, pri
 the paper took from others count all parameters, and ours beside them do. Input: 224 x 224 for PeleeNet's family, the
 Reference networks, MobileNetV2 and DenseNet, 256 x 256 for the rest.
 
-*Basis*: "cfg", the authors' Darknet file, whose weights load (tests/test_darknet_native.py); "code", code that the
+*Basis*: "cfg", the authors' Darknet file, whose weights load (tests/darknet/test_native.py); "code", code that the
 network's own authors or torchvision released; "paper", structure read off the paper's figures; "reconstruction", only
 cost and size are published and the structure is ours.
 """

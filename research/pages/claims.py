@@ -22,13 +22,13 @@ import numpy as np
 from crossstage.deploy.benchmark.peers import DARKNET, PINNED
 from crossstage.files import write_text
 from research.bench import claims_speed
-from research.claims import LEDGER, Claim, Value, ledger_page, ledger_text, read_ledger
 from research.claims.detectors import TABLE_2
-from research.claims.ledger import Found
+from research.claims.ledger import LEDGER, Claim, Found, Value, ledger_text, read_ledger
 from research.claims.networks import TABLE_1
+from research.claims.page import ledger_page
 from research.claims.structural import rerun
+from research.places import CLAIMS
 
-DOCS = Path(__file__).parents[1] / "docs" / "claims"
 Key = tuple[str, str]  # a claim's id and kind
 
 ABLATION = {  # claims on accuracy, and the rows of table 1 that are compared with PeleeNet
@@ -166,8 +166,8 @@ def studied() -> dict[Key, Found]:
     """What the studies found, of which there are results."""
     found: dict[Key, Found] = {}
     for name, read in STUDIES.items():
-        if (DOCS / name).is_file():
-            found |= read(DOCS / name)
+        if (CLAIMS / name).is_file():
+            found |= read(CLAIMS / name)
     return found
 
 
@@ -187,7 +187,7 @@ def refreshed(ledger: Sequence[Claim]) -> list[Claim]:
 def main() -> None:
     claims = refreshed(read_ledger())
     write_text(LEDGER, ledger_text(claims))
-    write_text(DOCS / "index.md", ledger_page(claims))
+    write_text(CLAIMS / "index.md", ledger_page(claims))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from itertools import accumulate
 
-from research.claims import read_ledger
 from research.claims.detectors import TABLE_2, TABLE_4, DetectorRow, convolutions, counted, largest, traffic
+from research.claims.ledger import read_ledger
 
 
 def row(claim: DetectorRow) -> str:
@@ -111,7 +111,7 @@ and the paper's tables hold. "M weights" are those of convolutions alone; "M sto
 statistics: all that a Darknet file has. The paper's "Params" are the one for some rows and the other for some.
 
 *Basis*: "cfg", the released Darknet file, whose weights load into ours with equal outputs, compared with OpenCV
-(tests/test_darknet_native.py); "paper", structure read off the paper's figures and text; "reconstruction", cost and
+(tests/darknet/test_native.py); "paper", structure read off the paper's figures and text; "reconstruction", cost and
 wiring are published and the layers are ours. COCO's accuracies of these tables were not reproduced here: that takes
 500,000 steps on a GPU; what a small training says of table 2 is in [efm.md](efm.md). Rows of table 4 on detectors of
 others (SSD, RefineDet, ThunderNet, CenterNet and so on) are left out.

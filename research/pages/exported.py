@@ -1,6 +1,6 @@
 """Average precision of the shipped detector in every format and runtime, from floats to int8.
 
-    python -m research.pages.exported ../shared/data/coco256/coco256.tar [--opencv5 SITE] > docs/exported.md
+    python -m research.pages.exported ../shared/data/coco256/coco256.tar [--opencv5 SITE] > docs/tables/exported.md
 
 All get the same pixels, thresholds and suppression; int8 is calibrated on the training part. OpenCV 5 cannot be
 installed beside 4: ``SITE`` is a folder that ``pip install --target SITE 'opencv-python-headless>=5'`` filled.
@@ -23,24 +23,23 @@ import torch
 
 from crossstage.darknet.detector import load_darknet_detector
 from crossstage.data.find import part_to_measure
-from crossstage.data.formats.coco import CocoDataset
-from crossstage.deploy.backends.formats import FORMATS, FormatName
-from crossstage.deploy.backends.ncnn import run_ncnn
-from crossstage.deploy.backends.sessions import Runtime
+from crossstage.data.records import DetectionData
+from crossstage.deploy.backends import formats
 from crossstage.deploy.export import export
 from crossstage.deploy.exported import ExportedDetector, open_exported
-from crossstage.deploy.header import Header
+from crossstage.deploy.header import ExportHeader
 from crossstage.evaluation import evaluate
 from crossstage.inference.model import DetectionModel
 from crossstage.models.detector import Detector
+from crossstage.ops.nms import NMS
 from crossstage.weights.loading import load_detector
 from research.bench.peers import OpenCVDetector
 from research.bench.timing import machine
 
 NAME = "cspdarknet53_tiny_yolo.coco"
-SUPPRESSION = (0.001, 0.45)
+SUPPRESSION = NMS(0.001, 0.45)
 FLOAT_BAR, INT8_BAR = 0.1, 1.0  # points of AP of floats, of AP50 of int8
-RUNTIMES: dict[Runtime, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "opencv": "OpenCV 4"}
+RUNTIMES: dict[str, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "opencv": "OpenCV 4"}
 
 HEAD = """# Average precision of exported files
 
@@ -90,7 +89,7 @@ def table(scratch: Path, opencv5: Path | None) -> None:
 
 def scores(model: DetectionModel, dataset: object) -> tuple[float, float]:
     """AP and AP50 in points."""
-    assert isinstance(dataset, CocoDataset)
+    assert isinstance(dataset, DetectionData)
     report = evaluate(model, dataset)
     assert report.ap is not None and report.ap50 is not None
     return 100 * report.ap, 100 * report.ap50
@@ -101,8 +100,8 @@ def variants(
 ) -> Iterator[tuple[str, str, Callable[[], tuple[float, float]]]]:
     """What was written, what runs it, and how to measure it."""
 
-    def written(format: FormatName, kind: str = "", **options: object) -> Path:
-        out = scratch / f"{format}{kind}{FORMATS[format].suffix}"
+    def written(format: str, kind: str = "", **options: object) -> Path:
+        out = scratch / f"{format}{kind}{formats()[format].suffix}"
         with contextlib.redirect_stdout(sys.stderr):  # NNCF's progress is no part of the page
             return export(model, NAME, format, out, **options).path  # pyright: ignore[reportArgumentType]
 
@@ -115,7 +114,7 @@ def variants(
     kinds = {
         "decode": {"decode": True},
         "dynamic": {"dynamic": True},
-        "nms": {"suppression": SUPPRESSION},
+        "nms": {"nms": SUPPRESSION},
         "half": {"half": True},
         "int8": {"calib": data},
     }
@@ -132,24 +131,21 @@ def variants(
     program = torch.export.load(written("exported_program")).module()
     yield "exported program", "PyTorch", lambda: scores(by_torch(program, header), dataset)
     folder = written("ncnn")
-    by_ncnn = ExportedDetector(
-        header, lambda images: run_ncnn(folder, header, torch.from_numpy(images)), folder, "onnxruntime"
-    )
-    yield "ncnn", "ncnn", lambda: scores(by_ncnn, dataset)
+    yield "ncnn", "ncnn", lambda: scores(opened(folder), dataset)
     cfg = written("darknet")
     yield "Darknet", "crossstage.darknet", lambda: scores(load_darknet_detector(cfg), dataset)
     twin = OpenCVDetector(cfg, cfg.with_suffix(".weights"), model)
     yield "Darknet", "OpenCV 4", lambda: scores(twin, dataset)
 
 
-def opened(file: Path, runtime: Runtime | None = None) -> ExportedDetector:
+def opened(file: Path, runtime: str | None = None) -> ExportedDetector:
     """An exported detector."""
     model = open_exported(file, runtime)
     assert isinstance(model, ExportedDetector)
     return model
 
 
-def by_torch(module: Callable[..., tuple[torch.Tensor, ...]], header: Header) -> ExportedDetector:
+def by_torch(module: Callable[..., tuple[torch.Tensor, ...]], header: ExportHeader) -> ExportedDetector:
     """A module of PyTorch's behind the contract of exported files."""
 
     def run(images):

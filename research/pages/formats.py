@@ -1,7 +1,7 @@
 """Every model in every format, run by every runtime: how far its outputs are from PyTorch's.
 
     python -m research.pages.formats run FOLDER [PATTERN] [--formats ...] [--opencv5 SITE]
-    python -m research.pages.formats report FOLDER > docs/formats.md
+    python -m research.pages.formats report FOLDER > docs/tables/formats.md
 
 ``run`` leaves a file for each model, and measures what is not yet in it. OpenCV 5 cannot be installed beside 4:
 ``SITE`` is a folder that ``pip install --target SITE 'opencv-python-headless>=5'`` filled.
@@ -30,11 +30,11 @@ import numpy as np
 import torch
 
 from crossstage import CrossStageError, create_model, list_models
-from crossstage.deploy.backends.formats import FORMATS, FormatName
+from crossstage.deploy.backends import formats
 from crossstage.deploy.backends.onnx import OPSET
-from crossstage.deploy.backends.sessions import installed, start
 from crossstage.deploy.export import FLOOR, TOLERANCE, export
 from crossstage.deploy.graph import sample
+from crossstage.deploy.sessions import installed, start
 from crossstage.files import write_text
 from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("verb", choices=["run", "report"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("pattern", nargs="?", default="*")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--formats", nargs="+", choices=formats(), default=list(formats()))
     parser.add_argument("--opencv5", type=Path)
     options = parser.parse_args()
     if options.verb == "report":
@@ -87,11 +87,11 @@ def main() -> None:
             print(f"{name}: {time.perf_counter() - begun:.0f} s, {known}", file=sys.stderr, flush=True)
 
 
-def measure(name: str, format: FormatName, opencv5: Path | None) -> dict[str, Any]:
+def measure(name: str, format: str, opencv5: Path | None) -> dict[str, Any]:
     """For each column of a format the largest relative difference, or why there is none."""
     model = prepared(name)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"model{FORMATS[format].suffix}"
+        path = Path(folder) / f"model{formats()[format].suffix}"
         try:
             own = export(model, name, format, path, imgsz=PIXELS).difference
         except CrossStageError as error:
@@ -127,7 +127,7 @@ def expected_of(model: Detector | Classifier, images: torch.Tensor) -> list[np.n
     """What PyTorch computes."""
     with torch.inference_mode():
         output = model(images)
-    return [tensor.numpy() for tensor in ([output] if isinstance(output, torch.Tensor) else output)]
+    return [tensor.numpy() for tensor in ([output] if isinstance(output, torch.Tensor) else output.values())]
 
 
 def darknet_in_opencv(path: Path, model: Detector | Classifier) -> float | str:
@@ -171,7 +171,7 @@ def names(model: Detector | Classifier) -> list[str]:
     if isinstance(model, Classifier):
         return ["logits"]
     assert isinstance(model, OneStageDetector)
-    return [f"stride{level.stride}" for level in model.head.levels]
+    return list(model.head.raw_names)
 
 
 def in_opencv5(
@@ -199,12 +199,12 @@ def difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
 
 HEAD = """# Formats and runtimes
 
-Every model of the registry, exported to every format that `crossstage export` writes ([how](export.md)), and run. A
+Every model of the registry, exported to every format that `crossstage export` writes ([how](../export.md)), and run. A
 figure is the largest difference to the outputs of PyTorch's unfused model in float32, relative to the largest output;
 the bar is 1e-4, and what misses it is **bold**. "-" does not run, for the reasons below the table.
 
     python -m research.pages.formats run FOLDER --opencv5 SITE
-    python -m research.pages.formats report FOLDER > docs/formats.md
+    python -m research.pages.formats report FOLDER > docs/tables/formats.md
 
 Weights are random, images noise, {pixels} x {pixels} pixels. ONNX files are of opset {opset}, by PyTorch's dynamo
 exporter, simplified; "OpenVINO" is its own format, "Darknet" a cfg and weights, read by `crossstage.darknet`.

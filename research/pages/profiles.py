@@ -1,9 +1,9 @@
-"""What networks cost, plain and partial, and how to read it: writes docs/profile.md.
+"""What networks cost, plain and partial: writes docs/tables/profile.md.
 
-    python -m research.pages.profiles > docs/profile.md
+    python -m research.pages.profiles > docs/tables/profile.md
     python -m research.pages.profiles --images docs/images
 
-The second draws the page's images; it needs a browser for the report's.
+The second draws the images of docs/profile.md; it needs a browser for the report's.
 """
 
 from __future__ import annotations
@@ -35,63 +35,11 @@ PAIRS = (
 )
 DRAWN = ("resnext50", "cspresnext50")
 
-READING = {
-    "parameters": "All learned values. 'In kernels' leaves out norms and biases, as the tables of the CSPNet paper do.",
-    "multiply-adds, BFLOPs": (
-        "Of convolutions, linear layers and products of two maps; two operations for each multiply-add. "
-        "Darknet, and so the paper, adds one for each value that a pooling window sees."
-    ),
-    "activations": (
-        "Values that convolutions and linear layers write: a better guess at time on a GPU than operations are."
-    ),
-    "memory access": (
-        "The VoVNet paper's cost: `hw(ci + co) + k² ci co / g` values for each convolution, its input taken "
-        "at its own size if there is a stride. With as many multiply-adds B it is at least `2 sqrt(hwBg / k²) "
-        "+ B / (hw)`, which is met at equal widths. The gap is what unequal widths cost."
-    ),
-    "CIO": (
-        "HarDNet's measure: values that convolutions read and write. The CSPNet paper's figures (34.4M for "
-        "ResNeXt-50, 32.6M for CSPResNeXt-50) are met with poolings."
-    ),
-    "DRAM traffic": (
-        "Bytes if every operation reads its inputs and weights from memory once and writes its output. Norms "
-        "and activation functions are folded into the layer beside them, as inference runtimes do; 'unfolded' "
-        "has each as an operation of its own, as eager PyTorch does. A cache that keeps maps between "
-        "operations saves some of it."
-    ),
-    "peak of maps": (
-        "The most memory that maps take at once if each is freed after the last operation that reads it, in "
-        "the order of eager PyTorch. What is overwritten in place or seen through views counts once; a "
-        "concatenation holds its inputs and its output. Weights are not in it."
-    ),
-    "FLOPs per byte": "Operations over DRAM traffic. Far below a machine's own ratio, the network waits for memory.",
-    "bottleneck": "The layer with the most operations, its share, and how many times the mean layer it has.",
-}
-
 PAGE = """\
-# What a network costs
+# What networks cost
 
-    crossstage profile MODEL [--imgsz 416] [--batch 8] [--layers] [--measure] [--write cost.json layers.csv chart.png]
-    crossstage report MODEL MODEL ... -o report.html
-
-MODEL is any of
-
-- a model of `crossstage models`, with weights or without, `<backbone>_<neck>`, a model file, or a training's folder;
-- a Darknet `.cfg`;
-- `timm:NAME` or `torchvision:NAME`: that library's own network;
-- `path/to/file.py:function`: a function or class of yours that takes no arguments and gives a `torch.nn.Module`. The
-  file is run. What goes wrong in it is told with its line.
-
-Weights are not needed, not fetched and not allocated: only shapes go through the network, on torch's meta device, so a
-detector of 57 million parameters is counted in a fraction of a second. A network that looks at values, such as
-torchvision's Faster R-CNN, is built for real and run once. In Python:
-
-    cost = crossstage.profile("csppeleenet", 416)          # or a torch.nn.Module
-    cost.bflops, cost.peak_activation_bytes("fp16"), cost.bottleneck.share
-    cost.layers[0].macs                                    # and so on for every operation
-    cost.save("chart.png")
-
-This page is written by `python -m research.pages.profiles`, on {day}. All but its last section is counted, not measured.
+Written by `python -m research.pages.profiles` on {day}; [how to read it](../profile.md#how-to-read-it). All but the
+last section is counted, not measured.
 
 ## An example
 
@@ -99,21 +47,9 @@ This page is written by `python -m research.pages.profiles`, on {day}. All but i
 
 {example}
 
-![Operations, traffic and held memory of each operation](images/profile.png)
+![Operations, traffic and held memory of each operation](../images/profile.png)
 
 The chart is what `--write chart.png` draws, of CSPResNeXt-50 at 256 pixels.
-
-## How to read it
-
-{reading}
-
-`--layers` lists every operation; `--write` keeps all figures of each as JSON or CSV.
-
-What these are held against (`tests/test_profile.py`): operations against `torch.utils.flop_counter` on nine networks
-and against fvcore layer by layer; memory access and its bound against the formula and all widths of equal cost; CIO
-against the dense block's formulas, `cm + (m² + m)d / 2` and `(cm + (m² + m)d) / 2` for a partial one, and the paper's
-two figures; peak memory against a graph counted by hand, and against what torch allocates in a run that frees each map
-after its last use.
 
 ## Plain and partial
 
@@ -126,28 +62,11 @@ and stays where it lies in the stem. A transition is often the largest layer, an
 
 ## Time
 
-`--measure` also times every operation, in float32 and with random weights: the median of up to twenty passes, each
-operation waited for. "Of roof" is the least time that the machine's best rates allow, by its operations or by the
-bytes it moves, over the time it took; above 100 %, what it read came from a cache. "Bound" tells which of the two
-sets the limit. The best rates are measured beside it, in torch: a few large convolutions, and the copy of a large
-tensor.
-
     $ crossstage profile csppeleenet --measure --device cpu
 
 {timed}
 
 {machine}, {threads} threads, {day}.
-
-## Side by side
-
-    crossstage report {drawn} -o report.html
-
-writes one page of 5 MB that opens from disk in any browser and asks the network for nothing: bars of every operation
-by any of the measures above, how much of the computing the largest layers hold, the roofline of a machine whose rates
-you type in (with `--measure`, of this one, with the rates each layer reached), all totals beside the first network's,
-and every operation in a table to filter and sort. It needs the extra: `pip install crossstage[report]`.
-
-![A report of ResNeXt-50 and CSPResNeXt-50](images/report.png)
 """
 
 
@@ -222,17 +141,15 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.images:
         draw(chosen.images)
         return
-    told = PAGE.format(
-        reading="\n".join(["| figure | what it is |", "|---|---|", *(f"| {k} | {v} |" for k, v in READING.items())]),
+    text = PAGE.format(
         day=date.today().isoformat(),
         example=printed(crossstage.profile("cspresnext50_panet_spp", 608)),
         pairs=pairs(),
         timed=printed(crossstage.profile("csppeleenet", measure=True, device="cpu")),
         machine=processor(),
         threads=torch.get_num_threads(),
-        drawn=" ".join(DRAWN),
     )
-    print(told, end="")
+    print(text, end="")
 
 
 if __name__ == "__main__":

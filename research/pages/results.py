@@ -17,8 +17,8 @@ from typing import Any
 
 from crossstage.training import TrainOptions
 from research.bench.timing import machine
+from research.places import RESULTS
 
-DOCS = Path(__file__).parents[1] / "docs" / "results"
 KEPT = ("curves.png", "confusion.png", "pr_curve.png", "metrics.csv", "per_class.csv")
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     for number, row in enumerate(next(iter(tables.values()))):
         print(f"| {row['class']} | " + " | ".join(t[number][n] or "–" for t in tables.values() for n in kept) + " |")
     for label, run in runs.items():
-        target = DOCS / chosen.name / run.name
+        target = RESULTS / chosen.name / run.name
         target.mkdir(parents=True, exist_ok=True)
         for file in KEPT:
             if (run / file).is_file():

@@ -1,0 +1,1 @@
+"""Studies: small trainings and conversions that say whether a claim of the papers holds here."""

@@ -1,7 +1,7 @@
 """Table 1 of the CSPNet paper on CIFAR-10: which fusion, which γ.
 
     python -m research.studies.ablation run --data CIFAR10 --out ablation.json [--seconds N] [--seeds N]
-    python -m research.studies.ablation report ablation.json > docs/claims/ablation.md      and docs/claims/ablation.json
+    python -m research.studies.ablation report ablation.json > docs/claims/ablation.md    # and ablation.json
 
 The paper trains on ImageNet. Here images of 32 pixels are enlarged to 64, as the networks' stride is 32. All twelve
 networks are trained alike: leaky activation, batch norm's momentum 0.1, no dropout.

@@ -27,16 +27,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossstage import Partial, to_partial
-from crossstage.csp import Plan, Trace, plan_network
+from crossstage.csp import ConversionPlan, Trace, plan_network
 from crossstage.files import write_text
 from crossstage.nn.partial import Fusion, SplitKind
 from crossstage.weights.resolving import resolve
 from research.bench.timing import machine
+from research.places import EXAMPLES
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "small_cnn.py"
+EXAMPLE = EXAMPLES / "small_cnn.py"
 NETWORKS = [
     *(
-        f"torchvision:{name}"
+        f"torchvision-network:{name}"
         for name in (
             "resnet18",
             "resnet50",
@@ -50,7 +51,7 @@ NETWORKS = [
         )
     ),
     *(
-        f"timm:{name}"
+        f"timm-network:{name}"
         for name in (
             "resnet26d",
             "darknet53",
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("runs", type=Path)
     options = parser.parse_args()
-    images, labels = images(options.data)
+    images, labels = training_images(options.data)
     for name in NETWORKS:
         file = options.runs / f"{short(name)}.json"
         if not file.exists():
@@ -90,7 +91,7 @@ def short(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def images(data: Path) -> tuple[Tensor, Tensor]:
+def training_images(data: Path) -> tuple[Tensor, Tensor]:
     """Training images of imagenette128, as many of each class, and their classes."""
     (archive,) = data.glob("*.tar.gz")
     found: dict[str, list[Tensor]] = {}
@@ -132,7 +133,7 @@ def run(name: str, images: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def saved(plan: Plan) -> int:
+def saved(plan: ConversionPlan) -> int:
     """FLOPs that a plan saves."""
     return sum(stage.flops_before - stage.flops_after for _, stage in plan.stages)
 
@@ -191,7 +192,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Any network as a cross stage partial network",
         "",
-        f"`python -m research.studies.convert DATA RUNS > docs/claims/convert.md`, {datetime.date.today()}, {machine()}.",
+        f"Written by `python -m research.studies.convert DATA RUNS`, {datetime.date.today()}, {machine()}.",
         "",
         "`to_partial` at γ 0.5, fusion both, split project: the stages that get cheaper. BFLOPs (2 x multiply-adds)",
         "and parameters on one 224 x 224 image. *Tensors* of the converted state dict: as in the plain network, cut",

@@ -23,7 +23,7 @@ from crossstage import TrainOptions, create_model, fuse, load, train
 from crossstage.data.anchors import scaled_sizes
 from crossstage.data.augment import Augmentation
 from crossstage.data.find import find_data, training_parts
-from crossstage.data.formats.coco import CocoDataset
+from crossstage.data.records import DetectionData
 from crossstage.models.heads.yolo import YoloLossConfig
 from crossstage.models.one_stage import OneStageDetector
 from crossstage.ops.boxes import shape_iou
@@ -115,7 +115,7 @@ def by_level(run: Path) -> list[float]:
     assert isinstance(detector, OneStageDetector)
     chosen = TrainOptions.from_yaml(run / "config.yaml")
     learned, _, _ = training_parts(find_data(chosen.data))
-    assert isinstance(learned.data, CocoDataset)
+    assert isinstance(learned.data, DetectionData)
     sizes = torch.as_tensor(scaled_sizes(learned.data, detector.preprocessing)).float()
     levels = detector.head.levels
     overlaps = shape_iou(sizes, torch.tensor([anchor for level in levels for anchor in level.anchors]))
@@ -217,10 +217,10 @@ shares of the training images' objects by level, fine to coarse (of the seeds th
 HEAD = """\
 # The Exact Fusion Model at a small scale
 
-Written by `python -m research.studies.efm report`, whose `train` ran the trainings. Table 2 of the CSPNet paper compares
-necks on CSPPeleeNet after 500,000 steps on COCO. Here each neck was trained alike on groceries25 (3,921 images, 25
-classes, measured on 1,018 others): {epochs} epochs at 224 pixels, batch 16, from a CSPPeleeNet that had seen 12 epochs
-of imagenette128, COCO's anchors, one prior for each ground truth, squared errors of boxes but where GIoU is named;
+Written by `python -m research.studies.efm report`, whose `train` ran the trainings. Table 2 of the CSPNet paper
+compares necks on CSPPeleeNet after 500,000 steps on COCO. Here each neck was trained alike on groceries25 (3,921 images,
+25 classes, measured on 1,018 others): {epochs} epochs at 224 pixels, batch 16, from a CSPPeleeNet that had seen 12
+epochs of imagenette128, COCO's anchors, one prior for each ground truth, squared errors of boxes but where GIoU is named;
 seeds {seeds}. **That is a reduced budget on a CPU: {steps} steps of 16 images, against 500,000 of 64.** Differences
 of a point or so are within what another seed changes (± is half the range of the seeds), and levels say nothing of a
 full training.

@@ -1,6 +1,6 @@
-"""PeleeNet's cross stage partial variants side by side: the page docs/explore.md and its image.
+"""PeleeNet's cross stage partial variants side by side: the page docs/tables/explore.md and its image.
 
-    python -m research.studies.explore [ROUNDS] > docs/explore.md    # draws docs/images/explore.png, too
+    python -m research.studies.explore [ROUNDS] > docs/tables/explore.md    # draws docs/images/explore.png, too
 
 All cores are used; nothing else should run.
 """
@@ -10,60 +10,21 @@ from __future__ import annotations
 import os
 import sys
 from datetime import date
-from pathlib import Path
 
-from crossstage.csp.explore import Exploration, Measure, Row, explore
+from crossstage.csp.explore import Exploration, ExplorationRow, Measure, explore
 from research.bench.timing import machine
+from research.places import IMAGES
 
 BACKBONE, RUNTIMES = "peleenet", ("torch", "onnxruntime")
-IMAGE = Path(__file__).parents[1] / "docs" / "images" / "explore.png"
-PAGE = """# Which variant is worth having
+IMAGE = IMAGES / "explore.png"
+PAGE = """\
+# PeleeNet's variants
 
-`crossstage explore` builds a network plain and with each combination of γ, fusion and split, tells what each costs,
-times all of them in turns on this machine, and draws the Pareto fronts: the networks that no other one beats.
+Written by `python -m research.studies.explore{rounds}` on {day}: {machine}, {size} x {size} pixels, {count} rounds;
+load {load:.1f} when it began, where 0 is a quiet machine. In brackets the change from the plain network; the networks of
+the first panel's front are **bold**.
 
-    crossstage explore --backbone peleenet --runtime torch onnxruntime
-
-- γ (`--gamma`, 0.25 0.5 0.75 by default) is the share of the channels that is carried past the blocks, `--fusion`
-  (first last both) says which transitions there are, `--split` (project) how the two parts are taken; see
-  `crossstage.Partial`.
-- Parameters, operations, traffic, peak memory and the bottleneck (operations of the largest layer over the mean of
-  all) are counted, without allocating anything. Traffic is what moves between memory and processor in float32 if no
-  layer finds its input in a cache, norms and activations computed along with their convolution; peak memory is that
-  of the maps alone.
-- `--runtime` takes any runtime of `crossstage benchmark`. Latency is the median of one image's passes; the whiskers
-  of the image are quartiles. Networks whose whiskers overlap are equally fast, whatever the front says.
-- A combination that a network does not allow, or that a runtime cannot run, is a row that says why. Any backbone of
-  `crossstage models` will do; of a detector the backbone is varied.
-- The folder `runs/explore/peleenet` (`--out`) gets `explore.json`, `explore.csv` and `explore.png`.
-
-## Accuracy
-
-    crossstage explore --backbone peleenet --imgsz 64 --train imagenette --epochs 20
-
-trains each network on the data as `crossstage train` would, writes the three files anew after each, and draws
-accuracy against latency and operations. Costs and latency are then those of a head for the data's classes. Each
-training is a run of its own beside the files. After an interruption the same command goes on: trainings that have
-ended are taken as they are, one that was under way is resumed from its last state, and timing, which must be done in
-one go, is done again. With other options (`--epochs`, `--seed`, ...) choose another folder; a run of other options is
-refused, not mixed in. One seed ranks nothing: compare networks that are points apart, or repeat with other seeds.
-
-From Python:
-
-    import crossstage
-    from crossstage.csp.explore import explore, with_accuracy
-
-    found = explore("csppeleenet", gammas=[0.25, 0.5], fusions=["last", "both"], num_classes=10, runtimes=[])
-    print([(row.name, row.costs.bflops) for row in found.rows])
-    found = with_accuracy(found, crossstage.TrainOptions(model="", data="imagenette", epochs=20, out="runs/mine"))
-
-## PeleeNet
-
-Written by `python -m research.studies.explore{rounds}` on {day}: {machine}, {size} x {size} pixels, {count} rounds; load
-{load:.1f} when it began, where 0 is a quiet machine. In brackets the change from the plain network; the networks of the
-first panel's front are **bold**.
-
-![PeleeNet's variants](images/explore.png)
+![PeleeNet's variants](../images/explore.png)
 
 {table}
 
@@ -72,9 +33,9 @@ The fronts:
 {fronts}
 
 The plain network is PeleeNet as published; its variants keep its depths and differ in the stem as well, see
-`backbones/peleenet.py`. CSPNet's own CSPPeleeNet has fewer layers: `--backbone csppeleenet` gives table 1's costs.
-Where little is carried, the transitions and projections cost more than the narrower blocks save: more operations than
-the plain network have {dear}.
+`models/backbones/peleenet.py`. CSPNet's own CSPPeleeNet has fewer layers: `--backbone csppeleenet` gives table 1's
+costs. Where little is carried, the transitions and projections cost more than the narrower blocks save: more operations
+than the plain network have {dear}.
 """
 
 
@@ -118,7 +79,7 @@ def table(found: Exploration) -> str:
     return "\n".join(lines)
 
 
-def cell(found: Exploration, row: Row, measure: Measure) -> str:
+def cell(found: Exploration, row: ExplorationRow, measure: Measure) -> str:
     """A value and its change."""
     value, ratio = measure.of(row), found.ratio(row, measure)
     if value is None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from crossstage import Partial, create_model
 from crossstage.analysis import gradient_similarity
 from crossstage.data.find import find_data
-from crossstage.data.loading import ScoredImages
+from crossstage.data.loading import ValImages
 from crossstage.data.records import ClassificationData
 from crossstage.files import write_text
 from crossstage.machine import cores
@@ -115,7 +115,7 @@ def images(data: str, part: str, each: int) -> tuple[Tensor, Tensor]:
     assert isinstance(dataset, ClassificationData)
     labels = torch.from_numpy(dataset.labels)
     chosen = torch.cat([(labels == label).nonzero()[:each, 0] for label in range(len(dataset.class_names))])
-    scored = ScoredImages(dataset, Preprocessing((SIDE, SIDE), "stretch"))
+    scored = ValImages(dataset, Preprocessing((SIDE, SIDE), "stretch"))
     images = torch.stack([scored[int(index)][0] for index in chosen])
     return ((images - 0.45) / 0.25).contiguous(memory_format=torch.channels_last), labels[chosen]
 

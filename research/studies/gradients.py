@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -34,6 +35,7 @@ from crossstage.nn import (
     project_split,
 )
 from research.bench.timing import machine
+from research.places import CLAIMS
 from research.studies.gradient_runs import (
     BATCH,
     EPOCHS,
@@ -48,7 +50,7 @@ from research.studies.gradient_runs import (
     run_all,
 )
 
-PAGE = Path(__file__).parents[1] / "docs" / "claims" / "gradients.md"
+PAGE = CLAIMS / "gradients.md"
 PAIRS = ("csppeleenet", "cspdensenet121", "cspresnet50", "cspresnext50", "cspdarknet53", "cspvovnet39")
 STYLE = ConvStyle("relu")
 MEASURES = {"cka": "linear CKA", "overlap": "subspace overlap"}
@@ -90,14 +92,16 @@ def network_table() -> list[str]:
         "| network | plain: paths | shortest | longest | CSP: paths | shortest | longest | times |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name in PAIRS:
-        plain, partial = (
-            gradient_paths(model.to("meta"), (1, 3, 64, 64))[0]
-            for model in (create_model(name, partial=None), create_model(name))
-        )
-        cells = [f"{_shown(row.paths)} | {row.shortest} | {row.longest}" for row in (plain, partial)]
-        lines.append(f"| {name} | {' | '.join(cells)} | {partial.paths / plain.paths:.3g} |")
-    return lines
+    return [*lines, *map(network_row, PAIRS)]
+
+
+def network_row(name: str) -> str:
+    """A line of the table of networks."""
+    with torch.device("meta"):
+        models = create_model(name, partial=None), create_model(name)
+    plain, partial = (gradient_paths(model, (1, 3, 64, 64))[0] for model in models)
+    cells = [f"{_shown(row.paths)} | {row.shortest} | {row.longest}" for row in (plain, partial)]
+    return f"| {name} | {' | '.join(cells)} | {partial.paths / plain.paths:.3g} |"
 
 
 def _shown(count: int) -> str:
@@ -243,8 +247,8 @@ def page(runs: Sequence[Run], seeds: Sequence[int]) -> str:
 HEAD = """\
 # Gradient flow
 
-Written by `python -m research.studies.gradients DATA RUNS`. Two claims of the CSPNet paper (arXiv 1911.11929, section 3.1)
-have no number in it: that split and merge double the number of gradient paths, and that a partial stage lowers the
+Written by `python -m research.studies.gradients DATA RUNS`. Two claims of the CSPNet paper (arXiv 1911.11929, section
+3.1) have no number in it: that split and merge double the number of gradient paths, and that a partial stage lowers the
 amount of duplicate gradient information, fusion last more than fusion first. Here both are measured.
 """
 PATHS = """\

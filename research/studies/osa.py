@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from crossstage import model_info
 from crossstage.analysis import WeightNorms, operations, plot_weight_norms, weight_norms
+from crossstage.models.registry import find
 from research.studies.studies import Study, conditions, main, noise, spread_told, standard_error, summaries
 from research.studies.study import Network, Recipe
 
@@ -81,7 +81,7 @@ def mean_norms(results: dict[str, Any], label: str) -> list[WeightNorms]:
 def access(network: Network) -> tuple[float, float, float]:
     """Parameters, multiply-adds and memory access cost ``h w (ci + co) + k k ci co`` of all convolutions, in M."""
     model = network.build(10, "meta").eval()
-    size = model_info(network.name).input_size[0]
+    size = find(network.name).input_size[0]
     found = [o for o in operations(model, (1, 3, size, size)) if o.kind in ("convolution", "linear")]
     convolutions = [o for o in found if o.kind == "convolution"]
     moved = sum(o.read + o.written + o.weights for o in convolutions)

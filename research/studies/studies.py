@@ -24,6 +24,7 @@ from crossstage.errors import DataError
 from crossstage.files import write_text
 from research.bench.timing import machine
 from research.bench.workers import Failure, Worker, end, heard, start
+from research.places import CLAIMS
 from research.studies.study import Network, Recipe, read_part, work
 
 MEASURED_STEPS = {"cuda": 150, "cpu": 1}  # from which the seconds of an epoch are foretold
@@ -222,7 +223,7 @@ def main(study: Study, report: Callable[[dict[str, Any], Path], None], argv: Seq
     running.add_argument("--images", type=int, help="of each part, instead of all")
     reporting = verbs.add_parser("report", help="print a page on results")
     reporting.add_argument("results", type=Path)
-    reporting.add_argument("--docs", type=Path, default=Path(__file__).parents[1] / "docs" / "claims")
+    reporting.add_argument("--docs", type=Path, default=CLAIMS)
     chosen = parser.parse_args(argv)
     results = run(study, chosen) if chosen.verb == "run" else json.loads(chosen.results.read_text())
     if chosen.verb == "report":

@@ -4,6 +4,10 @@ Each message names the file, line or key, what was found and what was expected. 
 without a traceback and exits with 2.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class CrossStageError(Exception):
     """Base of every error that CrossStage raises on purpose."""
@@ -27,3 +31,16 @@ class TrainingError(CrossStageError):
 
 class ExportError(CrossStageError):
     """A network that a format cannot hold, or a file that a runtime cannot run."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the known names that are written most alike, or nothing.
+
+    Args:
+        name: What was given.
+        known: Names that would have been right.
+    """
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

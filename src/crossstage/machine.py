@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """The processor's name, such as "AMD EPYC 9B14"."""
+    """Return the processor's name, such as "AMD EPYC 9B14"."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -17,20 +17,20 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def has_bf16() -> bool:
-    """Whether the processor computes in bfloat16; True, too, where the system does not tell (Linux does)."""
+    """Tell whether the processor computes in bfloat16; True where the system does not say, which Linux does."""
     info = Path("/proc/cpuinfo")
     return not info.is_file() or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(info.read_text().split())
 
 
 def cache_folder() -> Path:
-    """Where files go that can be made again: ``$CROSSSTAGE_CACHE``, or a folder in the user's cache."""
-    if told := os.environ.get("CROSSSTAGE_CACHE"):
-        return Path(told)
+    """Return the folder for files that can be made again: ``$CROSSSTAGE_CACHE``, or one in the user's cache."""
+    if chosen := os.environ.get("CROSSSTAGE_CACHE"):
+        return Path(chosen)
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "crossstage" / "Cache"
     if sys.platform == "darwin":

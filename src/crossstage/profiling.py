@@ -11,6 +11,7 @@ from crossstage.analysis import Profile, profile_module
 from crossstage.analysis.cost import NeedsValuesError
 from crossstage.errors import ConfigError
 from crossstage.weights.loading import placed
+from crossstage.weights.ref import Ref
 from crossstage.weights.resolving import input_of, resolve
 
 

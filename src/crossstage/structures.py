@@ -4,40 +4,104 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from math import lcm
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-Resize = Literal["stretch", "letterbox", "crop"]
+Resize = Literal["stretch", "letterbox", "crop", "shortest"]
+ColourOrder = Literal["rgb", "bgr"]
+Align = Literal["centre", "top-left"]
+Colour = tuple[float, float, float]
+LONGEST = 1333 / 800  # most length of an image's longer side per shorter one, where nothing else is said: Mask R-CNN's
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the network's input: RGB, float in [0, 1], resized to ``size``, then normalised.
+    """How an image becomes the network's input: it is resized to RGB in [0, 1], then :meth:`normalise` is applied.
+
+    A header of version 0.1.0 holds ``size`` and ``resize``, and ``mean`` and ``std`` where they do something; the other
+    fields are written in the same way, so a network that does not need them has the header that it always had.
 
     Attributes:
-        size: Height and width of the input in pixels.
+        size: Height and width of the input in pixels; for ``"shortest"``, the length of the image's shorter side and
+            the most that its longer side may have.
         resize: ``"stretch"`` scales both sides independently (Darknet's default); ``"letterbox"`` keeps the aspect
-            ratio and fills the rest with grey 0.5 (Darknet's ``letter_box=1``); ``"crop"`` keeps it, too, and cuts off
-            what reaches over the middle, as is usual for classifiers.
-        mean: Mean of each colour over the training data, which is subtracted; 0 in Darknet's networks.
-        std: Standard deviation that is divided by; 1 in Darknet's networks.
+            ratio and fills the rest with ``fill`` (Darknet's ``letter_box=1``); ``"crop"`` keeps it, too, and cuts off
+            what reaches over the middle, as is usual for classifiers; ``"shortest"`` keeps it, scales the shorter side
+            to ``size[0]`` unless the longer one would exceed ``size[1]``, and pads below and to the right (Mask R-CNN).
+        mean: Mean of each colour over the training data, which is subtracted; 0 in Darknet's networks. It is in the
+            network's order and scale of colours.
+        std: Standard deviation that is divided by, in the same order and scale; 1 in Darknet's networks.
+        colour_order: Order of the colours in the input, ``"rgb"`` or ``"bgr"``.
+        scale: Value of white in the input before ``mean`` and ``std`` are applied: 1, or 255 for networks that read
+            bytes.
+        fill: Grey value in [0, 1] around a letterboxed image.
+        align: Where a letterboxed image lies: in the ``"centre"``, or at the ``"top-left"`` as in YOLOX and RTMDet.
+        divisor: The padded sides of ``"shortest"`` are multiples of this.
     """
 
     size: tuple[int, int] = (416, 416)
     resize: Resize = "stretch"
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: Colour = (0.0, 0.0, 0.0)
+    std: Colour = (1.0, 1.0, 1.0)
+    colour_order: ColourOrder = "rgb"
+    scale: float = 1.0
+    fill: float = 0.5
+    align: Align = "centre"
+    divisor: int = 1
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Subtract ``mean`` from ``(N, 3, H, W)`` RGB in [0, 1], and divide by ``std``."""
+        """Turn resized images into what the network reads: order and scale of colours, ``mean`` and ``std``.
+
+        This is the one place where it is done, for every task, in training and out of it.
+
+        Args:
+            images: ``(N, 3, H, W)`` or ``(3, H, W)`` RGB in [0, 1].
+        """
+        if self.colour_order == "bgr":
+            images = images.flip(-3)
+        if self.scale != 1:
+            images = images * self.scale
         if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
             return images
         return (images - images.new_tensor(self.mean).view(3, 1, 1)) / images.new_tensor(self.std).view(3, 1, 1)
 
+    @property
+    def padding(self) -> Colour:
+        """RGB in [0, 1] around an image: ``fill``, but for ``"shortest"`` what :meth:`normalise` turns into 0."""
+        if self.resize != "shortest":
+            return self.fill, self.fill, self.fill
+        first, second, third = (value / self.scale for value in self.mean)
+        return (third, second, first) if self.colour_order == "bgr" else (first, second, third)
+
+    def at(self, imgsz: int | tuple[int, int]) -> Preprocessing:
+        """Return the same for another size of the input.
+
+        Args:
+            imgsz: Height and width in pixels, or one side of a square; for ``"shortest"`` what :attr:`size` is, or the
+                shorter side, to which the longer one keeps its proportion.
+        """
+        if not isinstance(imgsz, int):
+            height, width = imgsz
+            return replace(self, size=(height, width))
+        shorter, longer = self.size
+        return replace(self, size=(imgsz, round(imgsz * longer / shorter) if self.resize == "shortest" else imgsz))
+
+    def resized_by(self, resize: Resize) -> Preprocessing:
+        """Return the same with another way of resizing; the longer side may then have what Mask R-CNN's has at most."""
+        if resize != "shortest" or self.resize == "shortest":
+            return replace(self, resize=resize)
+        shorter = min(self.size)
+        return replace(self, resize=resize, size=(shorter, round(shorter * LONGEST)))
+
+    def for_divisor(self, divisor: int) -> Preprocessing:
+        """Return the same for a network whose input's sides are multiples of ``divisor``; only padding heeds it."""
+        return replace(self, divisor=lcm(self.divisor, divisor)) if self.resize == "shortest" else self
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields for a file's header, without a normalisation that does nothing."""
+        """Return the fields for a file's header, without those that do nothing."""
         idle = Preprocessing()
         content = asdict(self)
         return {
@@ -54,14 +118,22 @@ class Preprocessing:
             TypeError: One is of another kind.
         """
         height, width = (int(side) for side in content["size"])
-        if content["resize"] not in get_args(Resize):
-            raise ValueError(f"resize is {content['resize']!r}")
         idle = cls()
-        mean, std = _colours(content.get("mean", idle.mean)), _colours(content.get("std", idle.std))
-        return cls((height, width), content["resize"], mean, std)
+        known = {"resize": content["resize"]} | {
+            key: content.get(key, getattr(idle, key)) for key in ("colour_order", "align")
+        }
+        for key, choices in (("resize", Resize), ("colour_order", ColourOrder), ("align", Align)):
+            if known[key] not in get_args(choices):
+                raise ValueError(f"{key} is {known[key]!r}")
+        mean, std = (_colours(content.get(key, getattr(idle, key))) for key in ("mean", "std"))
+        scale, fill = (float(content.get(key, getattr(idle, key))) for key in ("scale", "fill"))
+        divisor = int(content.get("divisor", idle.divisor))
+        if not scale > 0 or divisor < 1:
+            raise ValueError(f"scale is {scale} and divisor {divisor}")
+        return cls((height, width), mean=mean, std=std, scale=scale, fill=fill, divisor=divisor, **known)
 
 
-def _colours(values: Any) -> tuple[float, float, float]:
+def _colours(values: Any) -> Colour:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
 
@@ -73,12 +145,20 @@ class Placement:
     Attributes:
         image_size: Height and width of the image in pixels.
         scale: Pixels of the input per pixel of the image, vertically and horizontally.
-        offset: Rows and columns of the input before the image.
+        offset: Rows and columns of the input before the image; negative where the image is cropped.
+        input_size: Height and width of the input in pixels.
     """
 
     image_size: tuple[int, int]
     scale: tuple[float, float]
     offset: tuple[int, int]
+    input_size: tuple[int, int]
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Height and width of the whole image in pixels of the input, before it is padded or cropped."""
+        height, width = self.image_size
+        return round(height * self.scale[0]), round(width * self.scale[1])
 
     def to_image(self, boxes_xyxy: Tensor) -> Tensor:
         """Move boxes ``(K, 4)`` from pixels of the input to pixels of the image, and clip them to it."""
@@ -89,6 +169,24 @@ class Placement:
     def to_input(self, boxes_xyxy: Tensor) -> Tensor:
         """Move boxes ``(K, 4)`` from pixels of the image to pixels of the input."""
         return boxes_xyxy * self._factor(boxes_xyxy) + self._shift(boxes_xyxy)
+
+    def masks_to_image(self, masks: Tensor) -> Tensor:
+        """Move masks from pixels of the input to pixels of the image: each takes the value at its centre.
+
+        Args:
+            masks: ``(K, H, W)`` bool in pixels of the input, or of a larger one that was padded below and right.
+
+        Returns:
+            ``(K, *image_size)`` bool; False where the image was cut off.
+        """
+        rows, columns = (
+            ((torch.arange(side, device=masks.device, dtype=torch.float64) + 0.5) * factor + before).floor().long()
+            for side, factor, before in zip(self.image_size, self.scale, self.offset, strict=True)
+        )
+        height, width = masks.shape[1:]
+        inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
+        found = masks[:, rows.clamp(0, height - 1)][:, :, columns.clamp(0, width - 1)]
+        return found & inside
 
     def of_whole(self, image_size: tuple[int, int]) -> Placement:
         """Return where an image lies of which a reduced copy was placed.

@@ -12,8 +12,8 @@ from PIL import Image
 
 import crossstage
 from crossstage.cli import main
-from crossstage.csp.explore import Costs, Exploration, Row, classes_in, explore, pareto_front, with_accuracy
-from crossstage.csp.explore.exploration import BFLOPS, PARAMETERS, TRAFFIC, latency
+from crossstage.csp.explore import Costs, Exploration, ExplorationRow, classes_in, explore, pareto_front, with_accuracy
+from crossstage.csp.explore.rows import BFLOPS, PARAMETERS, TRAFFIC, latency
 from crossstage.errors import ConfigError, DataError, ExportError
 from crossstage.nn import Partial
 from crossstage.training import Interrupted, TrainOptions, result_of
@@ -45,8 +45,8 @@ def test_a_front_holds_what_nothing_beats_and_nothing_else(points):
 
 
 def test_a_front_heeds_that_more_accuracy_is_better():
-    def row(gamma: float, bflops: float, accuracy: float | None) -> Row:
-        return Row(Partial(gamma), Costs(1, bflops, 1, 1, 1.0), accuracy=accuracy)
+    def row(gamma: float, bflops: float, accuracy: float | None) -> ExplorationRow:
+        return ExplorationRow(Partial(gamma), Costs(1, bflops, 1, 1, 1.0), accuracy=accuracy)
 
     rows = (row(0.1, 1.0, 0.5), row(0.2, 2.0, 0.4), row(0.3, 3.0, 0.8), row(0.4, 0.5, None), row(0.5, 3.0, 0.7))
     found = Exploration("x", 64, 10, "top-1", (), "", 1, rows)
@@ -87,7 +87,7 @@ def test_a_runtime_that_cannot_run_a_network_is_told_in_its_row(monkeypatch):
     def refuse(*_, **__):
         raise ExportError("this network cannot be exported")
 
-    monkeypatch.setattr("crossstage.deploy.benchmark.rows.exported_file", refuse)
+    monkeypatch.setattr("crossstage.deploy.benchmark.running.exported_file", refuse)
     found = explore("csppeleenet", gammas=[0.5], fusions=["both"], runtimes=["torch", "onnxruntime"], **QUICK)
     for row in found.rows:
         assert list(row.milliseconds) == ["torch"] and row.missing == {"onnxruntime": "this network cannot be exported"}

@@ -81,8 +81,10 @@ def test_the_command_refuses_without_a_traceback(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "expression"),
     [
-        ("timm:resnet26d.bt_in1k", 'timm.create_model("resnet26d")'),
-        ("torchvision:resnet18", 'torchvision.models.get_model("resnet18", weights=None)'),
+        ("timm-network:resnet26d.bt_in1k", 'timm.create_model("resnet26d")'),
+        ("torchvision-network:resnet18", 'torchvision.models.get_model("resnet18", weights=None)'),
+        ("torchvision:resnet18", 'crossstage.create_model("resnet18_torchvision")'),
+        ("timm:ese_vovnet39b", 'crossstage.create_model("vovnet39_v2", attend="last")'),
         ("darknet53", 'crossstage.create_model("darknet53")'),
         ("yolov3.cfg", 'resolve("yolov3.cfg", "cpu").module'),
     ],

@@ -1,12 +1,17 @@
 """Darknet networks as text, written from their published structure, and random weights for them."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from crossstage import darknet
 from crossstage.darknet import DarknetNetwork
+from crossstage.nn.conv import FrozenBatchNorm
+
+Network = TypeVar("Network", bound=nn.Module)
 
 ANCHORS_TINY = "10,14, 23,27, 37,58, 81,82, 135,169, 344,319"
 
@@ -321,28 +326,36 @@ def panet_spp_neck(width: int = 64) -> str:
     return text + conv(255, activation="linear", bn=0) + yolo("3,4,5", ANCHORS_TINY, scale_x_y=1.1)
 
 
-def randomize(network: DarknetNetwork, seed: int = 0) -> DarknetNetwork:
+def randomize(network: Network, seed: int = 0) -> Network:
     """Give a network parameters that keep signals near one, batch statistics included."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tensor: torch.Tensor, std: float) -> None:
-        tensor.copy_(torch.randn(tensor.shape, generator=generator) * std)
+        tensor.normal_(0, std, generator=generator)
 
     def uniform(tensor: torch.Tensor, low: float, high: float) -> None:
-        tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+        tensor.uniform_(low, high, generator=generator)
 
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, FrozenBatchNorm, nn.GroupNorm)):
                 uniform(module.weight, 0.7, 1.3)
                 normal(module.bias, 0.1)
-                normal(module.running_mean, 0.1)
-                uniform(module.running_var, 0.5, 2)
+                if not isinstance(module, nn.GroupNorm):
+                    normal(module.running_mean, 0.1)
+                    uniform(module.running_var, 0.5, 2)
             elif isinstance(module, (nn.Conv2d, nn.Linear)):
                 normal(module.weight, (2 / module.weight[0].numel()) ** 0.5)
                 if module.bias is not None:
                     normal(module.bias, 0.1)
     return network
+
+
+def drawn(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """A network whose parameters are drawn once: it is built without memory, then :func:`randomize` fills it."""
+    with torch.device("meta"):
+        network = build()
+    return randomize(network.to_empty(device="cpu"), seed)
 
 
 def load_text(text: str, folder: Path, name: str = "net") -> DarknetNetwork:

@@ -16,6 +16,7 @@ from crossstage.darknet.detector import load_darknet_detector
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.inference.images import load_image
 from crossstage.inference.preprocessing import prepare
+from crossstage.structures import Preprocessing
 from crossstage.weights.from_darknet import load_darknet
 from crossstage.weights.loading import create_model, load, load_detector
 from tests.darknet import nets
@@ -32,7 +33,7 @@ def test_yolov4_tiny_with_real_weights_on_a_real_photo(shared, tmp_path):
     read = darknet.load(tmp_path / "net.cfg", weights)
     native = create_model("cspdarknet53_tiny_yolo").eval()
     assert load_darknet(native, "cspdarknet53_tiny_yolo", weights).exact
-    tensor, _ = prepare(load_image(PHOTOS / "000000009483.jpg"), (416, 416), "stretch")
+    tensor, _ = prepare(load_image(PHOTOS / "000000009483.jpg"), Preprocessing((416, 416)))
     x = tensor.unsqueeze(0)
     deep, shallow = read(x)
     for ours, theirs in zip(native(x), (shallow, deep), strict=True):
@@ -131,7 +132,7 @@ def test_yolov3_tiny_with_real_weights_finds_what_opencv_finds(photo, yolov3_tin
     twin = opencv_twin(darknet.load(tmp_path / "net.cfg", yolov3_tiny_weights), tmp_path / "net.cfg")
     native = create_model("yolov3_tiny").eval()
     load_darknet(native, "yolov3_tiny", yolov3_tiny_weights)
-    x = prepare(load_image(photo), (416, 416), "stretch")[0].unsqueeze(0)
+    x = prepare(load_image(photo), Preprocessing((416, 416)))[0].unsqueeze(0)
     (found,) = native.detect(native(x), score_threshold=0.3, iou_threshold=0.45)
     twin.setInput(x.numpy())
     rows = np.concatenate(twin.forward(twin.getUnconnectedOutLayersNames()))

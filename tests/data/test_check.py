@@ -112,9 +112,9 @@ def test_box_sizes_are_those_in_the_networks_input(shapes):
     data = find_data(shapes).read("train")
     stretched = scaled_sizes(data, Preprocessing((160, 200), "stretch"))
     boxed = scaled_sizes(data, Preprocessing((160, 160), "letterbox"))
-    sides = [entry["bbox"][2] for entry in data.content["annotations"]]
-    np.testing.assert_allclose(np.sort(stretched[:, 0]), np.sort(np.array(sides) * 2.0))
-    np.testing.assert_allclose(np.sort(boxed[:, 1]), np.sort(np.array(sides) * 1.6))
+    sides = data.boxes.xywh[:, 2]
+    np.testing.assert_allclose(np.sort(stretched[:, 0]), np.sort(sides * 2.0))
+    np.testing.assert_allclose(np.sort(boxed[:, 1]), np.sort(sides * 1.6))
 
 
 def test_fitted_anchors_are_compared_with_the_models(shapes, colours, capsys):

@@ -11,10 +11,9 @@ from PIL import Image
 
 from crossstage.cli import main
 from crossstage.data.find import find_data, training_parts
-from crossstage.data.formats.coco import CocoDataset
-from crossstage.data.formats.folder import split_of
+from crossstage.data.formats.base import split_of
 from crossstage.data.json_lines import entry_lines
-from crossstage.data.records import ClassificationData, class_names_of, objects_of, with_classes
+from crossstage.data.records import ClassificationData, DetectionData, Objects, with_classes
 from crossstage.errors import ConfigError, DataError
 
 
@@ -32,6 +31,10 @@ def bccd(shared, tmp_path_factory) -> Path:
     with tarfile.open(shared / "data" / "bccd" / "bccd.tar.gz") as archive:
         archive.extractall(folder, filter="data")
     return folder / "BCCD"
+
+
+def objects_of(data: DetectionData) -> list[Objects]:
+    return [sample.objects for sample in data]
 
 
 def image(path: Path, size: tuple[int, int] = (40, 30)) -> Path:
@@ -78,10 +81,10 @@ def tree(root: Path, splits: dict[str, dict[str, int]]) -> Path:
     return root
 
 
-def parquet(path: Path, labels: list, *, image: str = "image", label: str = "label", names: list | None = None) -> Path:
+def parquet(path: Path, labels: list, *, label: str = "label", names: list | None = None) -> Path:
     pyarrow, files = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     content = image(path.parent / "one.png").read_bytes()
-    table = pyarrow.table({image: [{"bytes": content, "path": "x"}] * len(labels), label: labels})
+    table = pyarrow.table({"image": [{"bytes": content, "path": "x"}] * len(labels), label: labels})
     if names:
         features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
         table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
@@ -114,7 +117,7 @@ def test_yolo_labels_become_boxes_in_pixels(tmp_path):
 def test_a_yolo_folder_is_found_by_its_yaml_and_names_may_be_numbered(tmp_path):
     yolo(tmp_path, {"a": "1 .5 .5 .1 .1"}, names=None)
     (tmp_path / "data.yaml").write_text("train: images/train\nnc: 2\nnames: {0: cat, 1: dog}\n")
-    assert class_names_of(find_data(tmp_path).read("train")) == ("cat", "dog")
+    assert find_data(tmp_path).read("train").class_names == ("cat", "dog")
 
 
 def test_voc_has_splits_difficult_objects_and_the_classes_that_occur(tmp_path):
@@ -122,11 +125,11 @@ def test_voc_has_splits_difficult_objects_and_the_classes_that_occur(tmp_path):
     source = find_data(voc(tmp_path, entries))
     assert (source.format, list(source.parts)) == ("voc", ["train", "val"])
     data = source.read("train")
-    assert class_names_of(data) == ("cat", "dog", "emu")
+    assert data.class_names == ("cat", "dog", "emu")
     easy, hard = objects_of(data)
     assert (easy.boxes_xyxy.tolist(), easy.class_ids.tolist()) == ([[4, 6, 24, 26]], [1])
     assert len(hard.class_ids) == 0
-    assert data.content["annotations"][1]["iscrowd"] == 1
+    assert data[1].crowd.tolist() == [True]
 
 
 def test_class_folders_with_and_without_parts(tmp_path):
@@ -153,7 +156,7 @@ def test_parquet_with_names_in_its_metadata(tmp_path):
     parquet(tmp_path / "train-00000.parquet", [0, 1, 1], names=["cat", "dog"])
     parquet(tmp_path / "test-00000.parquet", [1], names=["cat", "dog"])
     source = find_data(tmp_path)
-    assert (source.format, set(source.parts), source.scored_split()) == ("parquet", {"train", "test"}, "test")
+    assert (source.format, set(source.parts), source.val_split()) == ("parquet", {"train", "test"}, "test")
     data = source.read("train")
     assert isinstance(data, ClassificationData)
     assert (data.class_names, data.counts.tolist()) == (("cat", "dog"), [1, 2])
@@ -294,7 +297,7 @@ def test_label_files_with_their_list_of_classes_are_a_dataset(corrupt, tmp_path,
     (tmp_path / "a.txt").write_text("1 .5 .5 .5 .5")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     data = find_data(tmp_path).read("train")
-    assert (class_names_of(data), objects_of(data)[0].class_ids.tolist()) == (("cat", "dog"), [1])
+    assert (data.class_names, objects_of(data)[0].class_ids.tolist()) == (("cat", "dog"), [1])
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(DataError, match=r"no classes\.txt"):
         find_data(tmp_path / "a.txt").read("train")
@@ -383,7 +386,7 @@ def test_voc_and_coco_forms_of_one_dataset_agree(bccd):
     from_xml, from_json = find_data(bccd).read("test"), find_data(bccd / "coco").read("test")
     by_name = {}
     for data in (from_xml, from_json):
-        names = class_names_of(data)
+        names = data.class_names
         for image, objects in zip(data.images, objects_of(data), strict=True):
             found = sorted(
                 (names[c], *map(float, b)) for b, c in zip(objects.boxes_xyxy, objects.class_ids, strict=True)
@@ -415,5 +418,5 @@ def test_a_missing_reader_says_what_to_install(tmp_path, monkeypatch):
 
 def test_crowds_are_not_learnt(coco256):
     data = find_data(coco256).read("train")
-    assert isinstance(data, CocoDataset)
+    assert isinstance(data, DetectionData)
     assert sum(len(objects.class_ids) for objects in objects_of(data)) == 929

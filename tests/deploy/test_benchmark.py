@@ -14,10 +14,12 @@ import crossstage
 from crossstage import ConfigError
 from crossstage.deploy.benchmark import benchmark as module
 from crossstage.deploy.benchmark import peak
-from crossstage.deploy.benchmark.benchmark import Benchmark, BenchmarkRow, benchmark, print_benchmark
+from crossstage.deploy.benchmark.benchmark import benchmark
 from crossstage.deploy.benchmark.memory import peak_mib
-from crossstage.deploy.benchmark.peak import Convolution, Peak, best, convolutions
+from crossstage.deploy.benchmark.peak import Peak, TimedConvolution, best, convolutions
 from crossstage.deploy.benchmark.peers import DARKNET, PINNED, opencv_darknet, own_cores
+from crossstage.deploy.benchmark.printing import print_benchmark
+from crossstage.deploy.benchmark.results import Benchmark, BenchmarkRow
 
 FIELDS = ("median", "p10", "p90", "images_per_second", "gflops_per_second", "share_of_peak", "share_of_direct_peak")
 
@@ -67,9 +69,9 @@ def test_numbers_follow_from_times():
 
 def test_the_peak_is_the_best_of_its_kind():
     made = [
-        Convolution("slow", "fp32", False, 1.0, lambda: None),
-        Convolution("fast", "fp32", False, 1.0, lambda: None),
-        Convolution("clever", "fp32", True, 1.0, lambda: None),
+        TimedConvolution("slow", "fp32", False, 1.0, lambda: None),
+        TimedConvolution("fast", "fp32", False, 1.0, lambda: None),
+        TimedConvolution("clever", "fp32", True, 1.0, lambda: None),
     ]
     peaks = best(made, {"slow": 10.0, "fast": 5.0, "clever": 2.0})
     assert [(peak.name, peak.rate) for peak in peaks] == [("fast", 200.0), ("clever", 500.0)]

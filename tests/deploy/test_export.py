@@ -1,9 +1,8 @@
 """Exported files: they compute what the model does, say what they are, and are written whole or not at all."""
 
-import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import cv2
 import numpy as np
@@ -14,13 +13,11 @@ import torch
 
 import crossstage
 from crossstage import ConfigError, ExportError
-from crossstage.cli import main
-from crossstage.cli.deploy import export as export_verb
-from crossstage.deploy.backends import formats as formats_module
-from crossstage.deploy.backends.formats import FORMATS
-from crossstage.deploy.backends.sessions import installed
+from crossstage.cli import main, names
+from crossstage.deploy.backends import BACKENDS, formats
 from crossstage.deploy.export import export
 from crossstage.deploy.exported import open_exported
+from crossstage.deploy.sessions import installed, start
 from crossstage.errors import DataError
 from crossstage.evaluation import evaluate
 from crossstage.inference.images import load_image
@@ -29,13 +26,15 @@ from crossstage.models.detector import Detector
 from crossstage.models.spec import ModelSpec
 from crossstage.nn.pooling import Maxout
 from crossstage.nn.residual import Elastic
+from crossstage.ops.nms import NMS
 from crossstage.structures import Preprocessing
 from crossstage.weights.from_darknet import convert_darknet
 from crossstage.weights.model_file import write_model
-from research.pages import formats
+from research.pages import formats as formats_page
 from tests.darknet.nets import randomize
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+PHOTO_SIZE = (416, 416)
 COLOURS = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))  # mean and deviation
 
 
@@ -49,7 +48,7 @@ def tiny() -> Detector:
 @pytest.fixture(scope="module")
 def photo() -> torch.Tensor:
     pixels = load_image(PHOTOS / "000000009483.jpg")
-    return prepare(pixels, (416, 416), "stretch")[0].unsqueeze(0)
+    return prepare(pixels, Preprocessing((416, 416)))[0].unsqueeze(0)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +56,11 @@ def tiny_onnx(tiny, tmp_path_factory) -> Path:
     return export(tiny, "tiny", "onnx", tmp_path_factory.mktemp("onnx") / "tiny.onnx").path
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", formats())
 def test_every_format_computes_what_the_model_does(tiny, format, tmp_path):
-    done = export(tiny, "tiny", format, tmp_path / f"x{FORMATS[format].suffix}", imgsz=96)
+    done = export(tiny, "tiny", format, tmp_path / f"x{formats()[format].suffix}", imgsz=96)
     assert done.difference is not None and done.difference < 1e-5
-    assert set(tmp_path.iterdir()) == ({done.path} if FORMATS[format].folder else set(done.files))
+    assert set(tmp_path.iterdir()) == ({done.path} if formats()[format].graph else set(done.files))
 
 
 def test_the_onnx_file_agrees_with_opencv_on_darknets_own_files(photo, shared, tmp_path):
@@ -96,7 +95,7 @@ def test_a_trained_classifiers_file_predicts_with_nothing_else(format, colours, 
     model.fc.weight.data *= 0.05  # so that no class has all of the probability
     (tmp_path / "run").mkdir()
     write_model(tmp_path / "run" / "best.safetensors", model.state_dict(), spec)  # as a training leaves it
-    out = tmp_path / f"x{FORMATS[format].suffix}"
+    out = tmp_path / f"x{formats()[format].suffix}"
     assert main(["export", str(tmp_path / "run"), "--format", format, "--out", str(out)]) == 0
     assert ("opset 18" in capsys.readouterr().out) == (format == "onnx")
     told = []
@@ -116,8 +115,8 @@ def test_a_trained_classifiers_file_predicts_with_nothing_else(format, colours, 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", crossstage.list_models())
 def test_every_model_computes_the_same_in_every_runtime(name):
-    found = formats.measure(name, "onnx", None)
-    assert set(found) == set(formats.RUNTIMES)
+    found = formats_page.measure(name, "onnx", None)
+    assert set(found) == set(formats_page.RUNTIMES)
     assert all(isinstance(difference, float) and difference < 1e-4 for difference in found.values()), found
 
 
@@ -156,8 +155,7 @@ class Sorted(torch.nn.Module):
 
 
 def test_the_command_line_knows_every_format():
-    format = inspect.signature(export_verb).parameters["format"]
-    assert set(get_args(get_type_hints(export_verb)["format"])) == set(FORMATS) and format.default == "onnx"
+    assert names.export_formats() == list(formats())
 
 
 def test_a_dynamic_file_takes_any_number_of_images_of_any_size(tiny, tmp_path):
@@ -167,13 +165,13 @@ def test_a_dynamic_file_takes_any_number_of_images_of_any_size(tiny, tmp_path):
         for shape in [(1, 3, 96, 96), (3, 3, 64, 160)]:
             images = torch.rand(shape)
             with torch.inference_mode():
-                for found, wanted in zip(model(images), tiny(images), strict=True):
+                for found, wanted in zip(model(images), tiny(images).values(), strict=True):
                     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_half_stores_half_the_bytes(tiny, tiny_onnx, tmp_path):
     for format in ("onnx", "openvino", "ncnn"):
-        done = export(tiny, "x", format, tmp_path / f"x{FORMATS[format].suffix}", half=True)
+        done = export(tiny, "x", format, tmp_path / f"x{formats()[format].suffix}", half=True)
         files = [done.path] if done.path.is_file() else done.path.iterdir()
         assert sum(file.stat().st_size for file in files) < 0.52 * tiny_onnx.stat().st_size
         assert done.difference is not None and 0 < done.difference < 0.02
@@ -181,22 +179,22 @@ def test_half_stores_half_the_bytes(tiny, tiny_onnx, tmp_path):
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_suppression_inside_the_graph_finds_the_same(tiny, photo, format, tmp_path):
-    path = export(tiny, "x", format, tmp_path / f"x{FORMATS[format].suffix}", suppression=(0.3, 0.5)).path
+    path = export(tiny, "x", format, tmp_path / f"x{formats()[format].suffix}", nms=NMS(0.3, 0.5)).path
     with torch.inference_mode():
-        (wanted,) = tiny.detect(tiny(photo), score_threshold=0.3, iou_threshold=0.5)
+        (wanted,) = tiny.detect(tiny(photo), PHOTO_SIZE, NMS(0.3, 0.5))
     assert len(wanted.scores) > 2
     for runtime in installed(path / "model.xml" if path.is_dir() else path):
         if runtime == "opencv":  # reads no suppression
             continue
         model = open_exported(path, runtime)
-        (found,) = model.detect(model(photo), score_threshold=0.3, iou_threshold=0.5)
+        (found,) = model.detect(model(photo), PHOTO_SIZE, NMS(0.3, 0.5))
         assert found.class_ids.tolist() == wanted.class_ids.tolist()
         torch.testing.assert_close(found.boxes_xyxy, wanted.boxes_xyxy, rtol=1e-4, atol=1e-2)
         torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-4, atol=1e-4)
-        (higher,) = model.detect(model(photo), score_threshold=0.6, iou_threshold=0.5)
+        (higher,) = model.detect(model(photo), PHOTO_SIZE, NMS(0.6, 0.5))
         assert higher.scores.tolist() == [score for score in found.scores.tolist() if score > 0.6]
         with pytest.raises(ConfigError, match=r"conf 0.3 and iou 0.5.*without --nms"):
-            model.detect(model(photo), score_threshold=0.1, iou_threshold=0.5)
+            model.detect(model(photo), PHOTO_SIZE, NMS(0.1, 0.5))
 
 
 def test_the_file_says_what_it_is_and_nothing_of_this_machine(tiny, tiny_onnx):
@@ -222,7 +220,7 @@ def test_an_openvino_folder_says_the_same(tiny, tmp_path):
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_int8_runs_in_int8(tiny, format, tmp_path):
-    path = export(tiny, "x", format, tmp_path / f"x{FORMATS[format].suffix}", imgsz=96, calib=PHOTOS).path
+    path = export(tiny, "x", format, tmp_path / f"x{formats()[format].suffix}", imgsz=96, calib=PHOTOS).path
     if format == "onnx":
         graph = onnx.load(str(path)).graph
         kinds = [node.op_type for node in graph.node]
@@ -239,7 +237,7 @@ def test_int8_runs_in_int8(tiny, format, tmp_path):
 def test_int8_loses_at_most_a_point_of_ap50(tiny, coco256, format, tmp_path):
     """Calibrated on the training part, measured on the other."""
     dataset = crossstage_part(coco256)
-    path = export(tiny, "x", format, tmp_path / f"x{FORMATS[format].suffix}", calib=coco256).path
+    path = export(tiny, "x", format, tmp_path / f"x{formats()[format].suffix}", calib=coco256).path
     full, eighth = (evaluate(model, dataset) for model in (tiny, open_exported(path)))
     assert full.ap50 is not None and eighth.ap50 is not None
     assert full.ap50 - eighth.ap50 < 0.01
@@ -265,9 +263,11 @@ def crossstage_part(folder: Path):
 
 def test_a_file_that_computes_something_else_is_not_left_behind(tiny, tmp_path, monkeypatch):
     def wrong(path, header, images):
-        return [output + 1 for output in formats_module._run_session(path, header, images)]
+        return [output + 1 for output in start(path, "onnxruntime", header.output_names)(images.numpy())]
 
-    monkeypatch.setitem(FORMATS, "onnx", formats_module.Format(".onnx", frozenset(), formats_module._write_onnx, wrong))
+    onnx_backend = BACKENDS["onnx"]
+    assert onnx_backend.format
+    monkeypatch.setitem(BACKENDS, "onnx", replace(onnx_backend, format=replace(onnx_backend.format, check=wrong)))
     with pytest.raises(ExportError, match="computes something else"):
         export(tiny, "x", "onnx", tmp_path / "x.onnx", imgsz=96)
     assert list(tmp_path.iterdir()) == []
@@ -297,7 +297,7 @@ def test_an_earlier_export_is_replaced(tiny, tmp_path):
             {"dynamic": True},
             "torchscript files cannot be dynamic; onnx and openvino and exported_program",
         ),
-        ("ncnn", {"suppression": (0.1, 0.5)}, "ncnn files cannot be nms; onnx and openvino files can"),
+        ("ncnn", {"nms": NMS(0.1, 0.5)}, "ncnn files cannot be nms; onnx and openvino files can"),
         ("onnx", {"half": True, "calib": "x"}, "half and int8 exclude each other"),
         ("onnx", {"imgsz": 100}, "imgsz=100; expected a multiple of 32, such as 96 or 128"),
         ("onnx", {"out": "x.pt"}, "x.pt: expected a name that ends with .onnx"),

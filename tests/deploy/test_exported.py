@@ -12,18 +12,20 @@ from onnx import TensorProto, helper
 
 import crossstage
 from crossstage import ConfigError, CrossStageError, WeightsError
-from crossstage.deploy.backends.sessions import start
+from crossstage.deploy.backends.base import KEY
 from crossstage.deploy.export import export
-from crossstage.deploy.exported import is_exported, open_exported
-from crossstage.deploy.header import KEY, Header, read_header
+from crossstage.deploy.exported import open_exported
+from crossstage.deploy.header import ExportHeader, StoredHead
+from crossstage.deploy.reading import is_exported, read_header
+from crossstage.deploy.sessions import start
 from crossstage.errors import ExportError
 from crossstage.models.detector import Detector
+from crossstage.models.heads.yolo import YoloConfig
 from crossstage.ops.priors import AnchorLevel
 from crossstage.structures import Preprocessing
 
-HEADER = Header(
-    "x", "detect", "raw", 32, Preprocessing((64, 96)), ("ä", "b"), levels=(AnchorLevel(32, ((1.0, 2.0),), 1.05),)
-)
+HEAD = StoredHead(YoloConfig(levels=(AnchorLevel(32, ((1.0, 2.0),), 1.05),)), (1,), (32,), 2)
+HEADER = ExportHeader("x", "detect", "raw", 32, Preprocessing((64, 96)), ("ä", "b"), head=HEAD)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def identity(metadata: dict[str, str]) -> onnx.ModelProto:
 
 
 def test_a_header_survives_its_file():
-    assert Header.from_json(HEADER.to_json(), "x") == HEADER
+    assert ExportHeader.from_json(HEADER.to_json(), "x") == HEADER
 
 
 def test_a_header_is_read_without_the_graph(tmp_path):
@@ -57,7 +59,7 @@ def test_a_header_is_read_without_the_graph(tmp_path):
     [
         (identity({}).SerializeToString(), "expected a file of `crossstage export`"),
         (identity({KEY: "{}"}).SerializeToString(), "does not describe a crossstage model"),
-        (identity({KEY: HEADER.to_json().replace('"format":1', '"format":9')}).SerializeToString(), "format 9"),
+        (identity({KEY: HEADER.to_json().replace('"format":2', '"format":9')}).SerializeToString(), "format 9"),
         (identity({KEY: HEADER.to_json().replace('"raw"', '"cooked"')}).SerializeToString(), "cooked"),
         (identity({KEY: "[" * 100_000}).SerializeToString(), "does not describe"),
         (b"", "expected a file of"),
@@ -130,7 +132,7 @@ def test_a_header_that_lies_ends_in_our_error(small, tmp_path):
     lies = [
         header.to_json().replace('"stride":16', '"stride":8'),
         header.to_json().replace('"raw"', '"boxes"'),
-        header.to_json().replace("[23.0,27.0],", ""),
+        header.to_json().replace("[23,27],", ""),
     ]
     for lie in lies:
         assert lie != header.to_json()
@@ -138,7 +140,7 @@ def test_a_header_that_lies_ends_in_our_error(small, tmp_path):
         onnx.save(model, str(tmp_path / "lie.onnx"))
         with pytest.raises(CrossStageError):
             detector = open_exported(tmp_path / "lie.onnx", "onnxruntime")
-            detector.detect(detector(torch.zeros(1, 3, 64, 64)))
+            detector.detect(detector(torch.zeros(1, 3, 64, 64)), (64, 64))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "opencv"])
@@ -173,7 +175,7 @@ def test_a_missing_runtime_is_named(small, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="no runtime is installed that reads it"):
         open_exported(small)
-    with pytest.raises(ConfigError, match="pip install onnxruntime"):
+    with pytest.raises(ConfigError, match=r"pip install 'crossstage\[export\]'"):
         open_exported(small, "onnxruntime")
 
 

@@ -8,9 +8,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from crossstage.data.formats.coco import CocoDataset, find_coco
+from crossstage.data.formats.coco import find_coco
+from crossstage.data.records import DetectionData
 from crossstage.evaluation import CocoReport, coco_metrics, coco_results, evaluate, match_classes
 from crossstage.inference.predictor import Predictor
+from crossstage.ops.nms import NMS
 from crossstage.weights.loading import load_detector
 from research.bench.peers import OpenCVDetector
 
@@ -19,19 +21,19 @@ TENTH = 0.001  # of an AP point, as a fraction
 
 
 @pytest.fixture(scope="module")
-def dataset(coco256: Path) -> CocoDataset:
+def dataset(coco256: Path) -> DetectionData:
     return find_coco(coco256, split="val")
 
 
 @pytest.fixture(scope="module")
-def results(dataset: CocoDataset) -> list[dict]:
+def results(dataset: DetectionData) -> list[dict]:
     detector = load_detector("cspdarknet53_tiny_yolo.coco")
-    predictor = Predictor(detector, conf=0.001, iou=0.45, max_detections=100)
+    predictor = Predictor(detector, NMS(score=0.001, iou=0.45, max_detections=100))
     return coco_results(predictor, dataset, match_classes(detector.class_names, dataset.categories))[0]
 
 
 @pytest.fixture(scope="module")
-def shipped(results: list[dict], dataset: CocoDataset) -> CocoReport:
+def shipped(results: list[dict], dataset: DetectionData) -> CocoReport:
     return coco_metrics(results, dataset)
 
 

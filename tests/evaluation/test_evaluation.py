@@ -13,9 +13,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
-from crossstage.data.formats.coco import CocoDataset, read_coco
+from crossstage.data.formats.coco import read_coco
+from crossstage.data.records import DetectionData
 from crossstage.errors import DataError
 from crossstage.evaluation import CocoReport, coco_metrics, coco_result, evaluate, match_classes, print_report
+from crossstage.evaluation.coco import coco_content
 from crossstage.structures import Instances, Preprocessing
 
 
@@ -33,11 +35,11 @@ def numbers(report: CocoReport) -> list[float]:
     return [-1.0 if (value := getattr(report, name)) is None else value for name in CocoReport.metric_names()]
 
 
-def jittered(dataset: CocoDataset, seed: int, share: float = 0.8) -> list[dict]:
+def jittered(dataset: DetectionData, seed: int, share: float = 0.8) -> list[dict]:
     """Detections that are mostly right: moved, some missed, some of another class, some invented."""
     rng = np.random.default_rng(seed)
     categories, results = list(dataset.categories), []
-    for entry in dataset.content["annotations"]:
+    for entry in coco_content(dataset)["annotations"]:
         if rng.random() < share:
             box = np.array(entry["bbox"]) * (1 + rng.normal(0, 0.1, 4))
             wrong = rng.random() < 0.1
@@ -48,7 +50,7 @@ def jittered(dataset: CocoDataset, seed: int, share: float = 0.8) -> list[dict]:
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> CocoDataset:
+def dataset(tmp_path: Path) -> DetectionData:
     rng = np.random.default_rng(1)
     images, annotations = [], []
     for i in range(8):
@@ -74,7 +76,7 @@ def test_metrics_equal_pycocotools_on_random_detections(dataset, seed):
 
 def test_metrics_equal_pycocotools_on_real_annotations(coco256):
     dataset = read_coco(coco256 / "annotations" / "instances_val2017.json")
-    assert len(dataset.images) == 128 and any(entry["iscrowd"] for entry in dataset.content["annotations"])
+    assert len(dataset.images) == 128 and any(entry["iscrowd"] for entry in coco_content(dataset)["annotations"])
     results = jittered(dataset, 0)
     report = coco_metrics(results, dataset)
     assert numbers(report) == pytest.approx(reference(dataset.path, results), abs=1e-9)
@@ -83,7 +85,7 @@ def test_metrics_equal_pycocotools_on_real_annotations(coco256):
 
 
 def test_perfect_detections_score_one(dataset):
-    results = [{**entry, "score": 1.0} for entry in dataset.content["annotations"] if not entry["iscrowd"]]
+    results = [{**entry, "score": 1.0} for entry in coco_content(dataset)["annotations"] if not entry["iscrowd"]]
     report = coco_metrics(results, dataset)
     assert (report.ap, report.ap50, report.ar100) == pytest.approx((1, 1, 1))
 
@@ -95,7 +97,7 @@ def test_no_detection_scores_zero(dataset):
 
 
 def test_what_has_no_ground_truth_is_undefined_not_zero(dataset, tmp_path):
-    content = dict(dataset.content)
+    content = coco_content(dataset)
     content["annotations"] = [e for e in content["annotations"] if e["category_id"] == 2 and e["area"] > 96**2]
     (tmp_path / "few.json").write_text(json.dumps(content))
     report = coco_metrics([], read_coco(tmp_path / "few.json"))
@@ -117,7 +119,7 @@ class Centre:
     def __call__(self, images):
         return [images]
 
-    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300, suppression="iou"):
+    def detect(self, raw, image_size, nms):
         return [Instances(torch.tensor([[16.0, 16, 48, 48]] * 2), torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))]
 
 

@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from crossstage.data.formats.coco import CocoDataset, read_coco
+from crossstage.data.formats.coco import read_coco
+from crossstage.data.records import DetectionData
 from crossstage.errors import DataError
 from crossstage.evaluation import coco_metrics, evaluate, print_report
+from crossstage.evaluation.coco import coco_content
+from crossstage.ops.nms import NMS
 from crossstage.structures import Instances, Preprocessing
 
 BOX = [10, 20, 50, 40]
@@ -23,7 +26,7 @@ BOX = [10, 20, 50, 40]
 
 def make(
     folder: Path, *, first_id: int = 1, names: tuple[str, ...] = ("cat", "dog"), crowd: bool = False
-) -> CocoDataset:
+) -> DetectionData:
     """Two images with a box each, of the first class; the second may be a crowd beside the only true object."""
     images, annotations = [], []
     for number in range(2):
@@ -37,9 +40,9 @@ def make(
     return read_coco(folder / "instances.json")
 
 
-def found(dataset: CocoDataset) -> list[dict]:
+def found(dataset: DetectionData) -> list[dict]:
     keys = ("image_id", "category_id", "bbox")
-    return [{**{key: entry[key] for key in keys}, "score": 0.9} for entry in dataset.content["annotations"]]
+    return [{**{key: entry[key] for key in keys}, "score": 0.9} for entry in coco_content(dataset)["annotations"]]
 
 
 @pytest.mark.parametrize("first_id", [0, -5, 1, 2**40])
@@ -61,10 +64,10 @@ def test_finds_in_a_crowd_count_neither_way(tmp_path):
 
 def test_given_detections_are_left_as_they_are(tmp_path):
     dataset = make(tmp_path)
-    results, content = found(dataset), copy.deepcopy(dataset.content)
+    results, content = found(dataset), coco_content(dataset)
     before = copy.deepcopy(results)
     coco_metrics(results, dataset)
-    assert results == before and dataset.content == content
+    assert results == before and coco_content(dataset) == content
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
@@ -72,7 +75,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     results = [
         {"image_id": np.int64(e["image_id"]), "category_id": np.int32(e["category_id"]),
          "bbox": np.array(e["bbox"], dtype=np.float32), "score": np.float32(0.5)}
-        for e in dataset.content["annotations"]
+        for e in coco_content(dataset)["annotations"]
     ]  # fmt: skip
     assert coco_metrics(results, dataset).ap == pytest.approx(1)
 
@@ -117,15 +120,15 @@ class Crowded:
     def __call__(self, images):
         return [images]
 
-    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300, suppression="iou"):
+    def detect(self, raw, image_size, nms):
         boxes = torch.tensor([[60.0, 60, 90, 90], [10, 20, 60, 60]])
         classes = torch.tensor([0, 1])
-        kept = torch.isin(classes, torch.tensor(class_ids if class_ids is not None else [0, 1]))
-        return [Instances(*(part[kept][:max_detections] for part in (boxes, torch.tensor([0.9, 0.5]), classes)))]
+        kept = torch.isin(classes, torch.tensor(nms.class_ids if nms.class_ids is not None else [0, 1]))
+        return [Instances(*(part[kept][: nms.max_detections] for part in (boxes, torch.tensor([0.9, 0.5]), classes)))]
 
 
 def test_classes_that_the_dataset_lacks_take_no_detection_from_others(tmp_path):
-    assert evaluate(Crowded(), make(tmp_path), max_detections=1).ap == pytest.approx(1)
+    assert evaluate(Crowded(), make(tmp_path), nms=NMS(max_detections=1)).ap == pytest.approx(1)
 
 
 def test_a_model_that_shares_no_class_with_the_dataset_is_refused_before_it_runs(tmp_path):
@@ -140,7 +143,7 @@ def test_images_and_boxes_of_a_class_leave_crowds_out(tmp_path):
     assert rows == {"cat": (1, 1), "dog": (0, 0)}
 
 
-def printed(dataset: CocoDataset, **options) -> str:
+def printed(dataset: DetectionData, **options) -> str:
     out = io.StringIO()
     report = coco_metrics(found(dataset), dataset, unknown_classes=[dataset.categories[1]])
     print_report(report, Console(file=out, width=200), **options)

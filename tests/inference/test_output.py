@@ -37,7 +37,7 @@ class FixedBox:
             raise KeyboardInterrupt
         return [images]
 
-    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300, suppression="iou"):
+    def detect(self, raw, image_size, nms=None):
         return [Instances(torch.tensor([[8.0, 16, 32, 48]]), torch.tensor([0.87654321]), torch.tensor([1]))]
 
 

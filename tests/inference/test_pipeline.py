@@ -44,7 +44,7 @@ class BrightBox(torch.nn.Module):
         self.passes.append(len(images))
         return [images]
 
-    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300, suppression="iou"):
+    def detect(self, raw, image_size, nms=None):
         return [self._box(image) for image in raw[0]]
 
     @staticmethod
@@ -212,8 +212,8 @@ def test_closing_early_ends_threads_and_the_source():
 
 def test_a_program_may_end_in_the_middle(folder):
     code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
-        "from tests.inference.test_pipeline import BrightBox\nfrom crossstage.inference import Predictor\n"
+        "import sys; sys.path.insert(0, '.')\n"
+        "from tests.inference.test_pipeline import BrightBox\nfrom crossstage.inference.predictor import Predictor\n"
         f"results = Predictor(BrightBox()).predict({str(folder)!r}); print(next(results).image.frame)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -382,7 +382,7 @@ def test_the_summary_does_not_grow_with_images():
 
 def test_stretching_a_tall_image_equals_torchs_resize_of_both_sides():
     image = np.random.default_rng(0).integers(0, 256, (130, 200, 3), dtype=np.uint8)
-    tensor, _ = prepare(image, (64, 96), "stretch")
+    tensor, _ = prepare(image, Preprocessing((64, 96)))
     chw = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).float()
     expected = torch.nn.functional.interpolate(chw, (64, 96), mode="bilinear", align_corners=True)[0] / 255
     torch.testing.assert_close(tensor, expected, atol=2e-5, rtol=0)

@@ -1,19 +1,30 @@
 """Sources are found and read lazily, options are checked, and detections come in pixels of the image."""
 
 import itertools
+import json
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import supervision as sv
 import torch
 from PIL import Image
 
+from crossstage.data.find import find_data
+from crossstage.data.records import DetectionData
+from crossstage.deploy.calibration import calibration_inputs
 from crossstage.errors import ConfigError, DataError
+from crossstage.evaluation import evaluate
 from crossstage.inference.drawing import draw
-from crossstage.inference.predictor import Prediction, Predictor
+from crossstage.inference.images import load_image
+from crossstage.inference.predictor import Prediction, Predictor, class_ids_of
 from crossstage.inference.sources import Source, SourceImage, Unreadable
+from crossstage.inference.writing import as_json
+from crossstage.models.detector import Detector
+from crossstage.ops.nms import NMS
 from crossstage.structures import Instances, Preprocessing, Resize
+from crossstage.weights.loading import create_model
 
 
 class BrightRectangle(torch.nn.Module):
@@ -32,9 +43,9 @@ class BrightRectangle(torch.nn.Module):
         self.norm(images)
         return [images + self.shift]
 
-    def detect(self, raw, *, score_threshold, iou_threshold, class_ids=None, max_detections=300, suppression="iou"):
+    def detect(self, raw, image_size, nms):
         rows, columns = torch.where(raw[0][0].amin(dim=0) > 0.9)
-        found = len(rows) > 0 and score_threshold < 0.9 and (class_ids is None or 0 in class_ids)
+        found = len(rows) > 0 and nms.score < 0.9 and (nms.class_ids is None or 0 in nms.class_ids)
         corners = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]] if found else []
         count = len(corners)
         return [
@@ -50,8 +61,9 @@ def _image_with_rectangle():
     return image
 
 
-def _only(model, source, **options) -> Prediction:
-    (prediction,) = Predictor(model, **options).predict(source)
+def _only(model, source, classes=None) -> Prediction:
+    nms = NMS(class_ids=class_ids_of(classes, model.class_names))
+    (prediction,) = Predictor(model, nms).predict(source)
     assert isinstance(prediction, Prediction)
     return prediction
 
@@ -109,18 +121,20 @@ def test_an_input_size_of_three_sides_is_refused():
         Predictor(BrightRectangle(), imgsz=(32, 32, 3))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("option", ["conf", "iou"])
+@pytest.mark.parametrize(("field", "option"), [("score", "conf"), ("iou", "iou")])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_thresholds_outside_0_to_1_are_refused(option, value):
+def test_thresholds_outside_0_to_1_are_refused(field, option, value):
     with pytest.raises(ConfigError, match=option):
-        Predictor(BrightRectangle(), **{option: value})
+        NMS(**{field: value})
 
 
 def test_an_unknown_class_is_named_with_close_matches():
     with pytest.raises(ConfigError, match=r"'rectangel'.*rectangle"):
-        Predictor(BrightRectangle(), classes=["rectangel"])
+        class_ids_of(["rectangel"], BrightRectangle.class_names)
     with pytest.raises(ConfigError, match=r"7.*0 to 2"):
-        Predictor(BrightRectangle(), classes=[7])
+        class_ids_of([7], BrightRectangle.class_names)
+    with pytest.raises(ConfigError, match=r"7.*0 to 2"):
+        Predictor(BrightRectangle(), NMS(class_ids=(7,)))
 
 
 @pytest.mark.parametrize(("classes", "count"), [(["rectangle"], 1), ([0], 1), (["0"], 1), (["circle", 2], 0)])
@@ -220,3 +234,131 @@ def test_drawing_marks_a_copy_and_keeps_the_image(size):
     assert drawn.shape == image.shape and drawn.dtype == np.uint8
     np.testing.assert_array_equal(image, kept)
     assert size == (1, 1) or (drawn != image).any()
+
+
+class Normalising(Detector):
+    """A detector that normalises images itself, around one that has it done."""
+
+    def __init__(self, inner: Detector):
+        super().__init__(inner.class_names, Preprocessing(inner.preprocessing.size), inner.size_divisor)
+        self.inner, self.known = inner, inner.preprocessing
+
+    def forward(self, images):
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.known.mean, self.known.std))
+        return self.inner((images[:, [2, 1, 0]] * 255 - mean) / std)
+
+    def decode(self, raw, image_size):
+        return self.inner.decode(raw, image_size)
+
+
+@pytest.fixture(scope="module")
+def twins() -> tuple[Detector, Detector]:
+    """A network for normalised images, and the same with the normalisation inside."""
+    torch.manual_seed(3)
+    inner = create_model("cspdarknet53_tiny_yolo", class_names=("circle", "square"))
+    assert isinstance(inner, Detector)
+    colours = (103.5, 116.3, 123.7), (57.4, 57.1, 58.4)
+    inner.preprocessing = Preprocessing((64, 96), "stretch", *colours, "bgr", 255.0)
+    return inner.eval(), Normalising(inner).eval()
+
+
+def test_a_detectors_images_are_normalised_as_if_it_did_so_itself(twins, shapes):
+    nms = NMS(score=0.2, max_detections=20)
+    images = [load_image(path) for path in sorted((shapes / "images" / "val").iterdir())[:4]]
+    mine, theirs = (Predictor(model, nms, batch=4) for model in twins)
+    for (found, _, _), (expected, _, _) in zip(mine.detect_batch(images), theirs.detect_batch(images), strict=True):
+        assert len(found.scores)
+        torch.testing.assert_close(found.boxes_xyxy, expected.boxes_xyxy, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-4)
+    for one, other in zip(mine.predict(images), theirs.predict(images), strict=True):
+        np.testing.assert_allclose(one.detections.xyxy, other.detections.xyxy, atol=1e-2)  # type: ignore[union-attr]
+    plain = Predictor(twins[0], nms)
+    plain.preprocessing = Preprocessing((64, 96))
+    assert not torch.equal(plain.detect(images[0])[0].scores, mine.detect(images[0])[0].scores)
+
+
+def test_evaluation_and_calibration_normalise_a_detectors_images_as_well(twins, shapes):
+    dataset = find_data(shapes).read("val")
+    assert isinstance(dataset, DetectionData)
+    reports = [evaluate(model, dataset, batch=4) for model in twins]
+    assert reports[0].ap == pytest.approx(reports[1].ap, abs=1e-3)
+    calibration = [calibration_inputs(shapes, model.preprocessing)[0] for model in twins]
+    expected = twins[1](calibration[1])
+    for name, raw in twins[0](calibration[0]).items():
+        torch.testing.assert_close(raw, expected[name], atol=1e-4, rtol=1e-4)
+
+
+class Blobs(torch.nn.Module):
+    """Finds one object in each image: what is nearly white, with its mask."""
+
+    class_names = ("blob",)
+    size_divisor = 1
+
+    def __init__(self, preprocessing):
+        super().__init__()
+        self.preprocessing = preprocessing
+        self.sizes = []
+
+    def forward(self, images):
+        self.sizes.append(tuple(images.shape))
+        return images
+
+    def detect(self, raw, image_size, nms=None):
+        assert tuple(raw.shape[2:]) == image_size
+        return [self._instance(image.amin(0) > 0.9) for image in raw]
+
+    @staticmethod
+    def _instance(mask):
+        rows, columns = torch.where(mask)
+        corners = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+        return Instances(corners[None], torch.tensor([0.9]), torch.tensor([0]), mask[None])
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        Preprocessing((100, 100)),
+        Preprocessing((75, 100), "letterbox"),
+        Preprocessing((90, 200), "shortest", divisor=40),
+    ],
+)
+def test_masks_come_in_pixels_of_the_image_and_go_into_files(preprocessing, tmp_path):
+    images = [_image_with_rectangle(), np.ascontiguousarray(_image_with_rectangle().transpose(1, 0, 2))]
+    predictor = Predictor(Blobs(preprocessing), batch=2)
+    for image, entry in zip(images, predictor.predict(images), strict=True):
+        assert isinstance(entry, Prediction)
+        mask = entry.detections.mask
+        assert mask is not None and mask.shape == (1, *image.shape[:2])
+        assert np.abs(sv.mask_to_xyxy(mask) - entry.detections.xyxy).max() < 4
+        assert (mask[0] != (image[..., 0] > 0)).mean() < 0.02
+        told = json.loads(json.dumps(as_json(entry)))["detections"][0]["mask"]
+        assert told["size"] == list(image.shape[:2])
+        np.testing.assert_array_equal(sv.rle_to_mask(told["counts"], image.shape[1::-1]), mask[0])
+        drawn = draw(image, entry.detections)
+        middle = image.shape[0] // 2, image.shape[1] // 2
+        assert (drawn[middle] != image[middle]).any() and (drawn[-1, -1] == image[-1, -1]).all()
+
+
+def test_boxes_alone_have_no_mask():
+    entry = _only(BrightRectangle(), _image_with_rectangle())
+    assert entry.detections.mask is None and "mask" not in as_json(entry)["detections"][0]
+
+
+def test_any_size_fits_a_network_without_a_divisor():
+    model = Blobs(Preprocessing((300, 300), "letterbox"))
+    _only(model, _image_with_rectangle())
+    assert model.sizes == [(1, 3, 300, 300)]
+    assert Predictor(model, imgsz=(37, 41)).preprocessing.size == (37, 41)
+
+
+def test_images_resized_to_their_shortest_side_share_a_pass_and_follow_imgsz():
+    model = Blobs(Preprocessing((100, 200), "shortest"))
+    model.size_divisor = 3
+    images = [_image_with_rectangle(), np.ascontiguousarray(_image_with_rectangle().transpose(1, 0, 2))]
+    found = [entry.detections.xyxy for entry in Predictor(model, batch=2).predict(images)]  # type: ignore[union-attr]
+    assert model.sizes == [(2, 3, 150, 150)]
+    assert np.abs(found[0] - [60, 40, 240, 120]).max() < 4 and np.abs(found[1] - [40, 60, 120, 240]).max() < 4
+    list(Predictor(model, imgsz=40).predict(images[0]))
+    assert model.sizes[1:] == [(1, 3, 42, 60)]
+    with pytest.raises(ConfigError, match="imgsz=0"):
+        Predictor(model, imgsz=0)

@@ -1,12 +1,17 @@
-"""Preprocessing against Darknet's formula, and boxes there and back."""
+"""Preprocessing against Darknet's, Pillow's and detectron2's rules, and boxes and masks there and back."""
+
+import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from crossstage.inference.preprocessing import prepare
+from crossstage.inference.preprocessing import place, prepare, stack
+from crossstage.structures import Placement, Preprocessing
 
 SIDES = st.integers(1, 60)
 
@@ -33,7 +38,7 @@ def darknet_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 def test_stretching_equals_darknets_resize(rows, columns, height, width):
     image = np.random.default_rng(rows * 61 + columns).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
-    tensor, _ = prepare(image, (height, width), "stretch")
+    tensor, _ = prepare(image, Preprocessing((height, width)))
     assert tensor.shape == (3, height, width) and tensor.dtype == torch.float32
     expected = darknet_resize(image.astype(float), height, width)
     np.testing.assert_allclose(tensor.permute(1, 2, 0).numpy(), expected, atol=1e-4)
@@ -41,19 +46,19 @@ def test_stretching_equals_darknets_resize(rows, columns, height, width):
 
 def test_letterbox_keeps_the_aspect_on_grey():
     image = np.full((50, 100, 3), 255, np.uint8)
-    tensor, placement = prepare(image, (64, 64), "letterbox")
+    tensor, placement = prepare(image, Preprocessing((64, 64), "letterbox"))
     assert (tensor[:, 16:48] == 1).all()
     assert (tensor[:, :16] == 0.5).all() and (tensor[:, 48:] == 0.5).all()
     corners = placement.to_input(torch.tensor([[0.0, 0, 100, 50]]))
     assert corners.tolist() == [[0, 16, 64, 48]]
 
 
-@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "shortest"])
 @given(rows=st.integers(1, 5000), columns=st.integers(1, 5000), data=st.data())
 @settings(max_examples=100, deadline=None)
 def test_boxes_come_back(resize, rows, columns, data):
     image = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (rows, columns, 3))
-    _, placement = prepare(image, (32, 64), resize)
+    placement = place(image.shape[:2], Preprocessing((32, 64), resize, divisor=8))
     xs = sorted(data.draw(st.lists(st.floats(0, columns), min_size=2, max_size=2)))
     ys = sorted(data.draw(st.lists(st.floats(0, rows), min_size=2, max_size=2)))
     box = torch.tensor([[xs[0], ys[0], xs[1], ys[1]]], dtype=torch.float64)
@@ -61,14 +66,145 @@ def test_boxes_come_back(resize, rows, columns, data):
 
 
 def test_boxes_are_clipped_to_the_image():
-    _, placement = prepare(np.zeros((20, 40, 3), np.uint8), (32, 32), "letterbox")
+    _, placement = prepare(np.zeros((20, 40, 3), np.uint8), Preprocessing((32, 32), "letterbox"))
     assert placement.to_image(torch.tensor([[-5.0, -5, 99, 99]])).tolist() == [[0, 0, 40, 20]]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4000, 1), (20, 12_000)])
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 def test_extreme_images_fit(shape, resize):
-    tensor, placement = prepare(np.full((*shape, 3), 128, np.uint8), (416, 416), resize)
+    tensor, placement = prepare(np.full((*shape, 3), 128, np.uint8), Preprocessing((416, 416), resize))
     assert tensor.isfinite().all()
     whole = torch.tensor([[0.0, 0, shape[1], shape[0]]])
     torch.testing.assert_close(placement.to_image(placement.to_input(whole)), whole)
+
+
+def test_yolox_letterbox_is_grey_114_below_and_right():
+    image = np.full((50, 100, 3), 255, np.uint8)
+    tensor, placement = prepare(image, Preprocessing((64, 64), "letterbox", fill=114 / 255, align="top-left"))
+    assert (tensor[:, :32] == 1).all()
+    torch.testing.assert_close(tensor[:, 32:] * 255, torch.full((3, 32, 64), 114.0))
+    assert placement.to_input(torch.tensor([[0.0, 0, 100, 50]])).tolist() == [[0, 0, 64, 32]]
+
+
+def detectron2_shape(height: int, width: int, size: int, most: int) -> tuple[int, int]:
+    """``ResizeShortestEdge.get_output_shape`` in exact fractions."""
+    scale = Fraction(size, min(height, width))
+    if scale * max(height, width) > most:
+        scale = Fraction(most, max(height, width))
+    return max(1, int(height * scale + Fraction(1, 2))), max(1, int(width * scale + Fraction(1, 2)))
+
+
+@given(
+    height=st.integers(1, 3000),
+    width=st.integers(1, 3000),
+    size=st.integers(1, 900),
+    more=st.integers(0, 900),
+    divisor=st.integers(1, 64),
+)
+def test_the_shortest_side_is_scaled_as_in_detectron2(height, width, size, more, divisor):
+    placement = place((height, width), Preprocessing((size, size + more), "shortest", divisor=divisor))
+    resized = detectron2_shape(height, width, size, size + more)
+    assert placement.resized == resized and placement.offset == (0, 0)
+    for whole, inner in zip(placement.input_size, resized, strict=True):
+        assert whole % divisor == 0 and inner <= whole < inner + divisor
+
+
+@pytest.mark.parametrize("shape", [(90, 60), (40, 200), (30, 20), (64, 64)])
+def test_images_are_resized_to_their_shortest_side_as_pillow_does(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    tensor, placement = prepare(image, Preprocessing((50, 120), "shortest", divisor=32))
+    height, width = placement.resized
+    expected = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR), np.float32)
+    found = tensor[:, :height, :width].permute(1, 2, 0).numpy() * 255
+    assert np.abs(found - expected).max() <= 1.01  # Pillow rounds to bytes, twice
+    assert (tensor[:, height:] == 0).all() and (tensor[:, :, width:] == 0).all()
+    assert min(placement.resized) == 50 or max(placement.resized) == 120
+
+
+@pytest.mark.parametrize("colour_order", ["rgb", "bgr"])
+def test_what_pads_a_shortest_side_is_zero_for_the_network(colour_order):
+    preprocessing = Preprocessing(
+        (20, 40), "shortest", (103.5, 116.3, 123.7), (57.4, 57.1, 58.4), colour_order, 255.0, divisor=32
+    )
+    tall, wide = (prepare(np.full((*shape, 3), 99, np.uint8), preprocessing)[0] for shape in ((30, 20), (20, 90)))
+    assert tall.shape == (3, 32, 32) and wide.shape == (3, 32, 64)
+    inputs = preprocessing.normalise(stack([tall, wide], preprocessing))
+    assert inputs.shape == (2, 3, 32, 64)
+    torch.testing.assert_close(inputs[0, :, 30:], torch.zeros(3, 2, 64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(inputs[0, :, :, 20:], torch.zeros(3, 32, 44), atol=1e-5, rtol=0)
+    assert (inputs[0, :, :30, :20].abs() > 0.05).all()
+
+
+def test_normalising_is_order_scale_mean_and_deviation():
+    image = torch.rand(2, 3, 4, 5)
+    found = Preprocessing(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), colour_order="bgr", scale=255.0).normalise(image)
+    red, green, blue = image.numpy().transpose(1, 0, 2, 3) * 255
+    expected = np.stack([(blue - 1) / 4, (green - 2) / 5, (red - 3) / 6], axis=1)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+    assert Preprocessing().normalise(image) is image
+
+
+def test_a_header_holds_what_does_something_and_comes_back():
+    assert Preprocessing((64, 96), "crop").to_dict() == {"size": (64, 96), "resize": "crop"}
+    full = Preprocessing(
+        (64, 96), "letterbox", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "bgr", 255.0, 0.25, "top-left", divisor=7
+    )
+    for preprocessing in (full, Preprocessing()):
+        assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+
+
+@pytest.mark.parametrize(
+    "change", [{"resize": "zoom"}, {"colour_order": "gbr"}, {"align": "left"}, {"scale": 0}, {"divisor": 0}]
+)
+def test_a_header_with_a_value_out_of_range_is_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        Preprocessing.from_dict({**Preprocessing().to_dict(), **change})
+
+
+def test_another_size_keeps_the_proportion_of_shortest_and_longest_side():
+    assert Preprocessing((800, 1333), "shortest").at(400).size == (400, 666)
+    assert Preprocessing((800, 1333), "shortest").at((300, 301)).size == (300, 301)
+    assert Preprocessing((64, 96)).at(32).size == (32, 32)
+    assert Preprocessing((800, 800)).resized_by("shortest") == Preprocessing((800, 1333), "shortest")
+    assert Preprocessing((64, 96)).resized_by("crop") == Preprocessing((64, 96), "crop")
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop", "shortest"])
+@given(rows=st.integers(8, 90), columns=st.integers(8, 90), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_masks_lie_where_their_boxes_lie(resize, rows, columns, data):
+    placement = place((rows, columns), Preprocessing((48, 80), resize, divisor=16))
+    left, right = sorted(data.draw(st.lists(st.integers(0, columns), min_size=2, max_size=2)))
+    top, bottom = sorted(data.draw(st.lists(st.integers(0, rows), min_size=2, max_size=2)))
+    whole = torch.zeros(1, rows, columns, dtype=torch.bool)
+    whole[:, top:bottom, left:right] = True
+    x0, y0, x1, y1 = placement.to_input(torch.tensor([[left, top, right, bottom]]).double())[0].tolist()
+    y, x = (torch.arange(side) + 0.5 for side in placement.input_size)
+    inside = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
+    back = placement.masks_to_image(inside[None])
+    assert back.shape == whole.shape and back.dtype == torch.bool
+    pixel = 1 + max(1 / scale for scale in placement.scale)  # by which edges may be off
+    grown, shrunk = (
+        (
+            (torch.arange(rows) + 0.5 > top - by) & (torch.arange(rows) + 0.5 < bottom + by)
+        )[:, None] & (torch.arange(columns) + 0.5 > left - by) & (torch.arange(columns) + 0.5 < right + by)
+        for by in (pixel, -pixel)
+    )  # fmt: skip
+    assert not (back[0] & ~grown).any()
+    if resize != "crop":
+        assert not (shrunk & ~back[0]).any()
+
+
+def test_what_a_crop_cut_off_is_in_no_mask():
+    placement = place((20, 60), Preprocessing((20, 20), "crop"))
+    back = placement.masks_to_image(torch.ones(1, 20, 20, dtype=torch.bool))
+    assert back[0, :, 20:40].all() and back.sum() == 400
+
+
+def test_masks_of_a_reduced_copy_are_those_of_the_whole_image():
+    placement = Placement((10, 20), (2.0, 2.0), (4, 0), (28, 40)).of_whole((80, 160))
+    mask = torch.zeros(1, 28, 40, dtype=torch.bool)
+    mask[:, 4:14, :20] = True
+    back = placement.masks_to_image(mask)
+    assert back.shape == (1, 80, 160) and back[0, :40, :80].all() and back.sum() == 3200

@@ -6,24 +6,18 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import FrozenBatchNorm2d
 
+from crossstage import create_detector
 from crossstage.analysis import count_flops
 from crossstage.errors import ConfigError
-from crossstage.models.backbones import (
-    BACKBONES,
-    DARKNETS,
-    DENSENETS,
-    MOBILENETS,
-    PELEENETS,
-    RESNETS,
-    VOVNETS,
-    build_backbone,
-)
-from crossstage.nn import ConvNormAct, Elastic, Partial, Residual
+from crossstage.models.backbones import BACKBONES, About, BackboneConfig, Stage, StagedBackbone, build_backbone
+from crossstage.nn import ConvNormAct, CrossStage, Elastic, Partial, Residual, slice_split, transition
+from crossstage.nn.conv import FrozenBatchNorm
 from crossstage.weights.cards import model_info
 from crossstage.weights.loading import create_model
 
-# BFLOPs and convolution weights in M as the authors count them, from their cfgs (FACTS 1.3, 2.5) and, for PeleeNet's
+# BFLOPs and convolution weights in M as the authors count them, from their cfgs and, for PeleeNet's
 # family, from the CSPNet paper's tables 1 and 3, whose BFLOPs include 0.001 of pooling.
 PUBLISHED = {
     "darknet_reference": (0.965, 7.31),
@@ -89,7 +83,7 @@ def test_fusion_first_has_table_1s_cost_at_every_gamma(gamma, published):
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [  # all parameters with a 1000-class layer: the DenseNet paper's and torchvision's, FACTS 3.1 and 3.2
+    [  # all parameters with a 1000-class layer: the DenseNet paper's and torchvision's
         ("densenet121", 7_978_856),
         ("densenet169", 14_149_480),
         ("densenet201", 20_013_928),
@@ -141,7 +135,7 @@ def test_csppeleenet_has_table_1s_cost_at_every_gamma(fusion, gamma, published):
 
 @pytest.mark.parametrize(
     ("settings", "published"),
-    [  # FACTS 2.2: what happens to CSPPeleeNet where one of its choices is not made
+    [  # What happens to CSPPeleeNet where one of its choices is not made
         ({}, (0.887, 2.84)),
         ({"pool_first": False}, (1.118, 2.84)),
         ({"depths": (3, 4, 8, 6)}, (1.107, 3.47)),
@@ -176,7 +170,7 @@ def test_the_papers_stem_costs_four_times_the_released_ones_last_convolution():
     ("name", "kernels", "millions"),
     [
         ("densenet40", (1, 3), 3.7),  # the VoVNet paper's figure; it gives 2.5 for its 12 x 20, which ours is below
-        ("densenet40", (3,), 3.06),  # FACTS 3.1 counts DenseNet's blocks without transitions, OSA's with their 1x1
+        ("densenet40", (3,), 3.06),  # counted are DenseNet's blocks without transitions, OSA's with their 1x1
         ("osanet40_12x20", (1, 3), 1.98),
         ("osanet40_5x43", (1, 3), 2.00),
     ],
@@ -202,47 +196,55 @@ def test_memory_access_of_the_32x32_networks(name, kernels, millions):
 def test_maps_have_the_announced_channels_and_strides(name):
     row = BACKBONES[name]
     with torch.device("meta"):
-        count = len(build_backbone(row).stages)
-        backbone = build_backbone(row, out_indices=range(count)).eval()
-        maps = backbone(torch.empty(1, 3, 128, 192))
+        stem, stages = row.build_stages()
+        backbone = StagedBackbone(row, stem, stages, out_indices=range(len(stages))).eval()
+        with torch.no_grad():
+            maps = backbone(torch.empty(1, 3, 128, 192))
     assert [m.shape[1] for m in maps] == backbone.channels
     assert [(128 / m.shape[2], 192 / m.shape[3]) for m in maps] == [(s, s) for s in backbone.strides]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+def shallow(name: str, most: int) -> dict[str, object]:
+    """No more than so many blocks in a stage, for what does not depend on how often a block is repeated."""
+    depths = getattr(BACKBONES[name], "depths", None)
+    return {} if depths is None else {"depths": tuple(min(depth, most) for depth in depths)}
+
+
+SAME = ("_timm", "_mish", "_swish")  # graphs like their base's, with other activations
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if not name.endswith(SAME)])
 def test_the_count_of_operations_is_torchs(name):
     with torch.device("meta"):
-        model = create_model(name).eval()
+        model = create_model(name, **shallow(name, 3)).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.empty(1, 3, 64, 64))
     assert count_flops(model, (1, 3, 64, 64)) == counter.get_total_flops()
 
 
 def test_tiny_backbone_hands_the_neck_the_transition_not_the_concatenation():
-    backbone = build_backbone(DARKNETS["cspdarknet53_tiny"], out_indices=(2, 3))
+    backbone = build_backbone(BACKBONES["cspdarknet53_tiny"], out_indices=(2, 3))
     assert backbone.channels == [256, 512]
     assert backbone.strides == [16, 32]
 
 
 SMALL = {
-    "darknet53": replace(DARKNETS["darknet53"], widths=(16, 32), depths=(1, 2)),
-    "cspdarknet53_tiny": replace(DARKNETS["cspdarknet53_tiny"], widths=(16, 32), depths=(1, 1)),
-    "densenet121": replace(DENSENETS["densenet121"], depths=(2, 2), growth=8, stem=16),
-    "densenet40": replace(DENSENETS["densenet40"], depths=(2, 2)),
-    "mobilenetv2": replace(
-        MOBILENETS["mobilenetv2"], stages=(((16, 1),), ((24, 2),)), merge_widths=(48, 72), last=None
-    ),
-    "peleenet": replace(PELEENETS["peleenet"], depths=(1, 2), bottleneck=(4, 8), squeeze=True),
-    "resnet18": replace(RESNETS["resnet18"], stem=((16, 7, 2),), widths=(16, 32), depths=(1, 2)),
+    "darknet53": replace(BACKBONES["darknet53"], widths=(16, 32), depths=(1, 2)),
+    "cspdarknet53_tiny": replace(BACKBONES["cspdarknet53_tiny"], widths=(16, 32), depths=(1, 1)),
+    "densenet121": replace(BACKBONES["densenet121"], depths=(2, 2), growth=8, stem=16),
+    "densenet40": replace(BACKBONES["densenet40"], depths=(2, 2)),
+    "mobilenetv2": replace(BACKBONES["mobilenetv2"], stages=(((16, 1),), ((24, 2),)), merge_widths=(48, 72), last=None),
+    "peleenet": replace(BACKBONES["peleenet"], depths=(1, 2), bottleneck=(4, 8), squeeze=True),
+    "resnet18": replace(BACKBONES["resnet18"], stem=((16, 7, 2),), widths=(16, 32), depths=(1, 2)),
     "resnet50": replace(
-        RESNETS["resnet50_torchvision"], stem=((16, 7, 2),), widths=(32, 64), depths=(2, 1), hidden=(8, 16)
+        BACKBONES["resnet50_torchvision"], stem=((16, 7, 2),), widths=(32, 64), depths=(2, 1), hidden=(8, 16)
     ),
     "resnext50": replace(
-        RESNETS["resnext50"], stem=((16, 7, 2),), widths=(64, 128), depths=(2, 1), hidden=(32, 64), groups=4
+        BACKBONES["resnext50"], stem=((16, 7, 2),), widths=(64, 128), depths=(2, 1), hidden=(32, 64), groups=4
     ),
-    "vovnet39": replace(VOVNETS["vovnet39"], stem=(16, 16, 16), widths=(16, 16), outs=(32, 64), depths=(1, 2)),
+    "vovnet39": replace(BACKBONES["vovnet39"], stem=(16, 16, 16), widths=(16, 16), outs=(32, 64), depths=(1, 2)),
     "vovnet19_dw_v2": replace(
-        VOVNETS["vovnet19_dw_v2"], stem=(16, 16, 16), widths=(16, 16), outs=(32, 64), depths=(1, 2), drop_path=0.1
+        BACKBONES["vovnet19_dw_v2"], stem=(16, 16, 16), widths=(16, 16), outs=(32, 64), depths=(1, 2), drop_path=0.1
     ),
 }
 
@@ -269,9 +271,10 @@ def test_a_gamma_that_does_not_cut_whole_channels_is_refused(name):
     "name", ["darknet53", "densenet121", "mobilenetv2", "peleenet", "resnet18", "resnet50", "resnext50", "vovnet39"]
 )
 def test_the_usual_gammas_cut_every_network_whole(name, split, fusion):
+    settings = {} if name in ("densenet121", "peleenet") else shallow(name, 1)  # whose widths grow with their depth
     for gamma in (0.25, 0.5, 0.75):
-        with torch.device("meta"):
-            model = create_model(name, partial=Partial(gamma, fusion, split)).eval()
+        with torch.device("meta"), torch.no_grad():
+            model = create_model(name, partial=Partial(gamma, fusion, split), **settings).eval()
             assert model(torch.empty(1, 3, 64, 64)).shape == (1, 1000)
 
 
@@ -304,7 +307,7 @@ def test_the_like_for_like_pair_of_a_network_with_other_depths():
 @pytest.mark.parametrize("out_indices", [(), (5,), (-6,), (2, 1), (1, 1)])
 def test_impossible_out_indices_are_refused(out_indices):
     with pytest.raises(ConfigError, match="out_indices"):
-        build_backbone(DARKNETS["darknet53"], out_indices=out_indices)
+        build_backbone(BACKBONES["darknet53"], out_indices=out_indices)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +337,7 @@ def test_impossible_out_indices_are_refused(out_indices):
             "carries 64 channels into a stage",
         ),
         ("vovnet39", {"in_chans": 0}, "in_chans is 0"),
-        ("vovnet39", {"norm": "layer"}, "norm is 'layer'; expected batch or group"),
+        ("vovnet39", {"norm": "layer"}, "norm is 'layer'; expected batch, group, frozen or none"),
         ("vovnet39", {"act": "softsign"}, "activation 'softsign' is unknown"),
         ("vovnet39", {"partial": 0.5}, "partial is 0.5; expected a Partial"),
     ],
@@ -384,6 +387,93 @@ def test_group_norm_and_other_input_channels(name):
     model = create_model(name, norm="group", in_chans=1, num_classes=2).eval()
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     assert model(torch.randn(1, 1, 64, 64)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_frozen_norm_computes_what_batch_norm_does_and_takes_its_state(name):
+    plain = build_backbone(replace(SMALL[name], drop_path=0.0))
+    frozen = build_backbone(replace(SMALL[name], norm="frozen", drop_path=0.0))
+    x = torch.randn(2, 3, 64, 64)
+    plain(x)  # statistics of its own
+    assert frozen.load_state_dict(plain.state_dict()) is not None
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
+    torch.testing.assert_close(frozen.train()(x)[-1], plain.eval()(x)[-1])
+    frozen(x)[-1].square().mean().backward()
+    learned = dict(frozen.named_parameters())
+    assert all(parameter.grad is not None for parameter in learned.values())
+    assert not any(".bn." in key or ".norm" in key for key in learned)
+
+
+def test_a_frozen_norm_is_torchvisions():
+    ours, theirs = FrozenBatchNorm(4, eps=1e-5), FrozenBatchNorm2d(4, eps=1e-5)
+    assert isinstance(ours, FrozenBatchNorm2d)
+    for name, buffer in theirs.named_buffers():
+        buffer.uniform_(0.5, 1.5)
+        ours.get_buffer(name).copy_(buffer)
+    x = torch.randn(2, 4, 5, 5)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_without_norm_convolutions_have_a_bias(name):
+    backbone = build_backbone(replace(SMALL[name], norm="none"))
+    norms = (nn.BatchNorm2d, nn.GroupNorm, FrozenBatchNorm)
+    assert not any(isinstance(module, norms) for module in backbone.modules())
+    convolutions = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
+    assert all(conv.bias is not None or conv.groups == conv.in_channels for conv in convolutions)
+    assert not any(conv.bias.any() for conv in convolutions if conv.bias is not None)
+    backbone(torch.randn(2, 3, 64, 64))[-1].sum().backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "frozen", "none"])
+def test_a_residual_network_starts_as_its_shortcuts_and_can_leave_them(norm):
+    backbone = build_backbone(replace(SMALL["resnet50"], norm=norm, zero_init=True, act="leaky_relu"))
+    block = next(module for module in backbone.modules() if isinstance(module, Residual))
+    x = torch.randn(2, 16, 8, 8)
+    assert not block.body(x).any()
+    block(x).square().sum().backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in block.body.parameters())
+
+
+class PlainConfig(BackboneConfig):
+    """A family in a test: two strided 3x3 convolutions, and a stage that may be partial on each."""
+
+    def build_stages(self) -> tuple[nn.Module, list[Stage]]:
+        stem, stages, width = ConvNormAct(self.in_chans, 16, 3, 2, style=self.style), [], 16
+        for index in range(4):
+            entry = ConvNormAct(width, 2 * width, 3, 2, style=self.style)
+            width *= 2
+            stages.append(Stage(nn.Sequential(entry, self._stage(width)), width, 4 * 2**index))
+        return stem, stages
+
+    def _stage(self, width: int) -> nn.Module:
+        if self.partial is None:
+            return ConvNormAct(width, width, 3, style=self.style)
+        carried, processed = self.partial.widths(width)
+        return CrossStage(
+            slice_split(width, carried),
+            ConvNormAct(processed, processed, 3, style=self.style),
+            transition(self.partial.has_transition, processed, processed, style=self.style),
+            transition(self.partial.has_merge, width, width, style=self.style),
+        )
+
+
+@pytest.fixture
+def plain(monkeypatch) -> str:
+    monkeypatch.setitem(BACKBONES, "plain4", PlainConfig(about=About("Four stages", "this test")))
+    return "plain4"
+
+
+def test_a_program_may_add_a_family_of_its_own(plain):
+    row = BACKBONES[plain]
+    backbone = build_backbone(replace(row, partial=Partial(0.25)), strides=(8, 16, 32))
+    assert backbone.channels == [64, 128, 256]
+    assert [isinstance(module, CrossStage) for module in backbone.modules()].count(True) == 4
+    detector = create_model(f"{plain}_panet", num_classes=2)
+    raw = detector(torch.rand(2, 3, 64, 64))
+    assert [tensor.shape[2] for tensor in raw.values()] == [8, 4, 2]
+    assert create_detector(plain, "efm", num_classes=2, partial=Partial()).neck.strides == [8, 16, 32]
 
 
 def test_memory_efficient_dense_blocks_compute_the_same():

@@ -7,7 +7,8 @@ from torch import nn
 from crossstage import create_detector, create_model
 from crossstage.errors import ConfigError
 from crossstage.models.backbones import BACKBONES
-from crossstage.models.necks import NECKS, EFMConfig, build_neck
+from crossstage.models.necks import NECKS, NeckConfig, PyramidConfig, build_neck
+from crossstage.models.necks.efm import EFMConfig
 from crossstage.nn import (
     Attend,
     ContextAttention,
@@ -18,6 +19,7 @@ from crossstage.nn import (
     SpatialAttention,
     SpatialPyramidPool,
 )
+from crossstage.ops.priors import AnchorLevel
 
 STYLE = ConvStyle()
 CHANNELS = {4: 24, 8: 40, 16: 72, 32: 136}  # no powers of two, and some narrower than the necks want
@@ -39,10 +41,10 @@ def neck_for(name: str, channels: dict[int, int], **settings: object) -> nn.Modu
 @pytest.mark.parametrize("name", NECKS)
 def test_a_neck_returns_the_maps_that_it_announces_and_all_of_it_learns(name, channels):
     neck = neck_for(name, channels)
-    features = maps(channels, NECKS[name].reads)
+    features = maps(channels, NECKS[name].reads, 64)
     outputs = neck(features)
     assert [tuple(out.shape) for out in outputs] == [
-        (2, width, 128 // stride, 128 // stride) for width, stride in zip(neck.channels, neck.strides, strict=True)
+        (2, width, 64 // stride, 64 // stride) for width, stride in zip(neck.channels, neck.strides, strict=True)
     ]
     assert neck.strides in ([8, 16, 32], [16, 32])
     sum(out.square().mean() for out in outputs).backward()
@@ -50,16 +52,19 @@ def test_a_neck_returns_the_maps_that_it_announces_and_all_of_it_learns(name, ch
     assert all(feature.grad is not None and feature.grad.any() for feature in features)
 
 
-# Networks of CIFAR's small images end at stride 4.
-LARGE = [name for name, row in BACKBONES.items() if row.size > 32]
+# Networks of CIFAR's small images end at stride 4. What a neck reads depends on the activation and depth of none.
+SAME = ("_timm", "_mish", "_swish")
+LARGE = [name for name, row in BACKBONES.items() if row.size > 32 and not name.endswith(SAME)]
 
 
 @pytest.mark.parametrize("backbone", LARGE)
 def test_every_backbone_takes_every_neck(backbone):
-    with torch.device("meta"):
+    depths = getattr(BACKBONES[backbone], "depths", ())
+    settings = {"depths": tuple(min(depth, 2) for depth in depths)} if depths else {}
+    with torch.device("meta"), torch.no_grad():
         for neck in ("prn3l", "efm_sam"):
-            detector = create_detector(backbone, neck, num_classes=3).eval()
-            sides = [raw.shape[2] for raw in detector(torch.empty(1, 3, 64, 64))]
+            detector = create_detector(backbone, neck, num_classes=3, **settings).eval()
+            sides = [raw.shape[2] for raw in detector(torch.empty(1, 3, 64, 64)).values()]
             assert sides == [64 // stride for stride in detector.neck.strides]
 
 
@@ -149,7 +154,7 @@ def test_global_fusion_sees_the_whole_image_and_prn_does_not():
     far = {}
     for name in ("prn", "cem", "gfm"):
         neck = neck_for(name, WIDE).eval()
-        features = maps(WIDE, NECKS[name].reads, 512, batch=1)
+        features = maps(WIDE, NECKS[name].reads, 256, batch=1)
         corner = neck(features)[-1][:, :, 0, 0]
         (grad,) = torch.autograd.grad(corner.square().sum(), features[-1])
         far[name] = bool(grad[:, :, -1, -1].any())
@@ -203,13 +208,72 @@ def test_what_does_not_fit_is_told(settings, message):
         create_detector(**{"backbone": "densenet121", "neck": "efm", "num_classes": 3, **settings})
 
 
-def test_a_neck_of_other_levels_wants_anchors_for_them():
+def test_a_neck_of_other_levels_gets_the_anchors_for_them_or_those_it_is_given():
+    settings = {"num_classes": 2, "reads": (8, 16, 32), "neck_channels": (128, 256)}
+    two = create_detector("csppeleenet", "efm", **settings)
+    assert [level.stride for level in two.head.levels] == two.neck.strides == [16, 32]
+    assert two.head.levels == create_model("yolov3_tiny").head.levels
+    three = create_model("yolov3").head.levels
     with pytest.raises(ConfigError, match=r"anchors are bound to strides \[8, 16, 32\]; expected those of the neck's"):
-        create_detector("csppeleenet", "efm", num_classes=2, reads=(8, 16, 32), neck_channels=(128, 256))
-    levels = create_model("yolov3_tiny").head.levels
-    settings = {"reads": (8, 16, 32), "neck_channels": (128, 256), "levels": levels}
-    detector = create_detector("csppeleenet", "efm", num_classes=2, **settings)
-    assert detector.neck.strides == [16, 32]
+        create_detector("csppeleenet", "efm", levels=three, **settings)
+    own = (AnchorLevel(16, ((20, 30),)), AnchorLevel(32, ((90, 80), (200, 210))))
+    raw = create_detector("csppeleenet", "efm", levels=own, **settings)(torch.rand(2, 3, 64, 64))
+    assert [tensor.shape[1] for tensor in raw.values()] == [1 * 7, 2 * 7]
+
+
+class CoarserConfig(NeckConfig):
+    """A neck in a test: the maps as they are, and two coarser ones."""
+
+    def build(self, channels, strides, *, style):
+        return Coarser(channels, strides, style=style)
+
+
+class Coarser(nn.Module):
+    def __init__(self, channels, strides, *, style):
+        super().__init__()
+        self.channels = [*channels, 32, 32]
+        self.strides = [*strides, 2 * strides[-1], 4 * strides[-1]]
+        self.p6 = ConvNormAct(channels[-1], 32, 3, 2, style=style)
+        self.p7 = ConvNormAct(32, 32, 3, 2, style=style)
+
+    def forward(self, features):
+        p6 = self.p6(features[-1])
+        return [*features, p6, self.p7(p6)]
+
+
+def test_a_program_may_add_a_neck_with_coarser_maps_than_it_reads(monkeypatch):
+    monkeypatch.setitem(NECKS, "coarser", CoarserConfig(neck_act="relu"))
+    levels = tuple(AnchorLevel(stride, ((2.0 * stride, 2.0 * stride),)) for stride in (8, 16, 32, 64, 128))
+    detector = create_model("csppeleenet_coarser", num_classes=2, levels=levels)
+    assert detector.neck.strides == [8, 16, 32, 64, 128]
+    raw = detector(torch.rand(2, 3, 256, 256))
+    assert [tensor.shape[2] for tensor in raw.values()] == [32, 16, 8, 4, 2]
+    assert isinstance(detector.neck.p6.act, nn.ReLU)
+
+
+def test_strides_are_nominal_where_maps_do_not_halve():
+    """Maps of 300 pixels have 38, 19 and 10 cells, then 5 and 3: convolutions with padding round up."""
+    neck = build_neck(CoarserConfig(), [8, 8, 8], [8, 16, 32], style=STYLE)
+    outputs = neck([torch.rand(2, 8, side, side) for side in (38, 19, 10)])
+    assert [out.shape[2] for out in outputs] == [38, 19, 10, 5, 3]
+    assert build_neck(CoarserConfig(reads=(8, 32)), [8, 8], [8, 32], style=STYLE).strides == [8, 32, 64, 128]
+
+
+@pytest.mark.parametrize("reads", [(), (0, 8), (16, 8), (8, 8)])
+def test_strides_that_no_network_has_are_refused(reads):
+    with pytest.raises(ConfigError, match="expected positive numbers, ascending"):
+        CoarserConfig(reads=reads)
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen", "none"])
+@pytest.mark.parametrize("name", ["panet_spp", "efm_sam", "prn", "cem", "gfm"])
+def test_necks_have_the_norm_of_the_backbone(name, norm):
+    row = NECKS[name]
+    assert isinstance(row, PyramidConfig)
+    neck = build_neck(row, [WIDE[s] for s in row.reads], row.reads, style=ConvStyle(norm=norm))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in neck.modules())
+    sum(out.square().mean() for out in neck(maps(WIDE, row.reads, 64))).backward()
+    assert all(parameter.grad is not None for parameter in neck.parameters())
 
 
 def test_settings_of_parts_have_names_of_their_own():

@@ -1,5 +1,6 @@
 """The table of architectures in docs/claims is what the code computes, and what it claims."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,31 @@ from research.pages import architectures, detectors
 DOCS = Path(__file__).parents[2] / "docs" / "claims"
 
 
-def test_the_table_is_what_the_command_prints(capsys):
+def lines_of(page: str) -> list[str]:
+    return (DOCS / page).read_text().splitlines()
+
+
+def as_printed(page: str) -> Callable[[NetworkRow | DetectorRow], str]:
+    """Return a stand-in for a page's function of rows, which gives its lines in order; each line has its own test."""
+    lines = (
+        line for line in lines_of(page) if line.startswith("| ") and not line.startswith(("| model ", "| detector "))
+    )
+
+    def row(claim: NetworkRow | DetectorRow) -> str:
+        line = next(lines)
+        assert line.startswith(f"| {claim.model} | ")
+        return line
+
+    return row
+
+
+@pytest.mark.parametrize("claim", TABLE_1 + TABLE_3, ids=lambda claim: claim.model)
+def test_a_networks_line_is_what_the_command_prints(claim: NetworkRow):
+    assert architectures.row(claim) in lines_of("architectures.md")
+
+
+def test_the_page_is_these_lines_in_order(capsys, monkeypatch):
+    monkeypatch.setattr(architectures, "row", as_printed("architectures.md"))
     architectures.main()
     assert capsys.readouterr().out == (DOCS / "architectures.md").read_text()
 
@@ -31,7 +56,13 @@ def test_what_is_not_here_is_explained():
     assert len(TABLE_1) == 12 and len(TABLE_3) == 36
 
 
-def test_the_table_of_detectors_is_what_the_command_prints(capsys):
+@pytest.mark.parametrize("claim", TABLE_2 + TABLE_4, ids=lambda claim: f"{claim.model} {claim.size}")
+def test_a_detectors_line_is_what_the_command_prints(claim: DetectorRow):
+    assert detectors.row(claim) in lines_of("detectors.md")
+
+
+def test_the_page_of_detectors_is_these_lines_in_order_and_what_figure_7_says(capsys, monkeypatch):
+    monkeypatch.setattr(detectors, "row", as_printed("detectors.md"))
     detectors.main([])
     assert capsys.readouterr().out == (DOCS / "detectors.md").read_text()
 

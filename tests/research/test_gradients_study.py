@@ -39,16 +39,23 @@ def runs(levels: dict[str, float], seeds: int = 3) -> list[dict]:
     ]
 
 
-def test_the_pages_paths_are_what_the_code_counts():
-    text = PAGE.read_text()
-    assert "\n".join(gradients.stage_table()) in text
-    assert "\n".join(gradients.network_table()) in text
-
-
-def test_a_split_adds_one_path_to_every_stage_of_the_table():
-    for row in gradients.stage_table()[2:]:
+def test_the_pages_paths_of_stages_are_what_the_code_counts_and_a_split_adds_one():
+    rows = gradients.stage_table()
+    assert "\n".join(rows) in PAGE.read_text()
+    for row in rows[2:]:
         plain, split = (int(cell.replace(",", "")) for cell in row.split("|")[2:4])
         assert split == plain + 1
+
+
+@pytest.mark.parametrize("name", gradients.PAIRS)
+def test_the_pages_paths_of_a_network_are_what_the_code_counts(name):
+    assert gradients.network_row(name) in PAGE.read_text().splitlines()
+
+
+def test_the_page_has_the_whole_table_of_networks(monkeypatch):
+    rows = {line.split()[1]: line for line in PAGE.read_text().splitlines() if line.startswith("| ")}
+    monkeypatch.setattr(gradients, "network_row", rows.__getitem__)
+    assert "\n".join(gradients.network_table()) in PAGE.read_text()
 
 
 def test_the_pairs_that_a_stage_is_read_for():

@@ -2,18 +2,18 @@
 
 import json
 import re
-from pathlib import Path
 
-import claims as command
 import pytest
 import yaml
 
-from crossstage.cli import main
 from crossstage.errors import ConfigError
-from research.claims import LEDGER, Claim, Rule, Value, ledger_page, ledger_text, read_ledger
+from research.claims.__main__ import main
+from research.claims.ledger import LEDGER, Claim, Rule, Value, ledger_text, read_ledger
+from research.claims.page import ledger_page
 from research.claims.structural import STRUCTURAL, rerun
+from research.pages import claims as command
+from research.places import CLAIMS as DOCS
 
-DOCS = Path(__file__).parents[2] / "docs" / "claims"
 CLAIMS = read_ledger()
 COUNTED = [claim for claim in CLAIMS if claim.kind == "structural"]
 LARGE = ("csp-densenet201-elastic", "csp-at-least-10", "detectors-table4")  # test_claims.py counts these networks too
@@ -58,7 +58,7 @@ def test_the_ledger_lists_what_the_facts_list(shared):
 )
 def test_a_structural_claim_counted_again_is_what_the_ledger_says(claim: Claim):
     assert rerun(claim) == claim
-    assert claim.command == f"crossstage claims --run {claim.id}"
+    assert claim.command == f"python -m research.claims --run {claim.id}"
 
 
 def test_studies_are_what_their_files_say():
@@ -176,21 +176,21 @@ def test_a_faulty_ledger_is_refused(change, message, tmp_path):
 
 
 def test_the_table_is_printed(capsys):
-    assert main(["claims"]) == 0
+    assert main([]) == 0
     printed = capsys.readouterr().out
     assert all(claim.id in printed for claim in CLAIMS)
     assert re.search(r"structural: \d+ reproduced, \d+ not reproduced", printed)
 
 
 def test_a_claim_is_run_again(capsys):
-    assert main(["claims", "--run", "osa-mac-bound"]) == 0
+    assert main(["--run", "osa-mac-bound"]) == 0
     printed = capsys.readouterr().out
     assert "MAC over its bound" in printed and "differs" not in printed
 
 
 def test_a_rerun_that_differs_from_the_ledger_gives_exit_code_1(capsys, monkeypatch):
     monkeypatch.setitem(STRUCTURAL, "pyramid-memory", lambda: {"handed down to coarser levels": -74.0})
-    assert main(["claims", "--run", "pyramid-memory"]) == 1
+    assert main(["--run", "pyramid-memory"]) == 1
     assert "differs from the ledger" in capsys.readouterr().out
 
 
@@ -203,5 +203,5 @@ def test_a_rerun_that_differs_from_the_ledger_gives_exit_code_1(capsys, monkeypa
     ],
 )
 def test_what_cannot_be_run_is_told(name, message, capsys):
-    assert main(["claims", "--run", name]) == 2
+    assert main(["--run", name]) == 2
     assert message in capsys.readouterr().err

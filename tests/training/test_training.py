@@ -273,7 +273,7 @@ def test_a_device_that_is_not_there_is_refused(shapes, tmp_path):
 
 
 def test_yaml_of_options_is_read_back():
-    options = replace(DETECTOR, steps=(0.5, 0.7), loss=crossstage.training.options.YoloLossConfig(box="giou"))
+    options = replace(DETECTOR, steps=(0.5, 0.7), loss={"box": "giou", "box_gain": 2.5})
     assert TrainOptions.from_mapping(yaml.safe_load(options.to_yaml()), "x") == options
     with pytest.raises(ConfigError, match="x: unknown option 'epoch'"):
         TrainOptions.from_mapping({"model": "a", "data": "b", "epoch": 1}, "x")
@@ -321,18 +321,18 @@ def test_balanced_weights_give_each_class_the_same_share():
 def test_a_multi_scale_training_scales_boxes_with_images(shapes):
     from crossstage.data.augment import Augmentation
     from crossstage.data.find import find_data
-    from crossstage.data.loading import training_loader
+    from crossstage.data.loading import train_loader
 
     data = find_data(shapes).read("train")
     started = start_model("cspdarknet53_tiny_yolo", ("circle", "square"), imgsz=128)
     task = DetectionTask(started.model, data, data, replace(DETECTOR, multi_scale=0.5))
-    sizes = {task.size_at(step) for step in range(0, 400, 10)}
+    sizes = {task.size_at(step, (128, 128)) for step in range(0, 400, 10)}
     assert {(64, 64), (192, 192)} <= sizes
-    assert len({task.size_at(step) for step in range(20, 30)}) == 1
-    loader, _ = training_loader(data, started.spec.preprocessing, Augmentation(), batch=4, seed=0, epochs=1, workers=0)
+    assert len({task.size_at(step, (128, 128)) for step in range(20, 30)}) == 1
+    loader, _ = train_loader(data, started.spec.preprocessing, Augmentation(), batch=4, seed=0, epochs=1, workers=0)
     batch, seen = next(iter(loader)), []
     task.loss = lambda raw, targets: seen.append((raw, targets)) or type("P", (), {"_asdict": lambda self: {}})()
-    step = next(step for step in range(0, 400, 10) if task.size_at(step) == (64, 64))
+    step = next(step for step in range(0, 400, 10) if task.size_at(step, (128, 128)) == (64, 64))
     task.losses(started.model, batch, step)
     torch.testing.assert_close(seen[0][1].boxes_xyxy * 2, batch.targets.boxes_xyxy)
     assert seen[0][0][0].shape[-2:] == (4, 4)

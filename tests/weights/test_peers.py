@@ -1,7 +1,7 @@
 """torchvision's, timm's and detectron2's tensors in our networks: the same weights give the same outputs."""
 
 import re
-import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +13,9 @@ from crossstage.errors import ConfigError, WeightsError
 from crossstage.nn import SeparableConv
 from crossstage.structures import Preprocessing
 from crossstage.weights.loading import create_model
-from crossstage.weights.peers import from_detectron2, from_peer, peers
+from crossstage.weights.from_peer import from_peer
+from crossstage.weights.peers import LIBRARIES, peers
+from crossstage.weights.peers.from_detectron2 import from_detectron2
 from crossstage.weights.starting import start_model
 from tests.darknet.nets import randomize
 
@@ -146,11 +148,8 @@ def test_unknown_tags_and_failed_downloads_are_told(monkeypatch):
 def test_a_training_starts_from_timms_weights(monkeypatch):
     torch.manual_seed(0)
     made = timm.create_model("resnet18")
-    monkeypatch.setattr(
-        sys.modules["crossstage.weights.peers"],
-        "_fetch_timm",
-        lambda *_: (made.state_dict(), Preprocessing((224, 224))),
-    )
+    fetch = lambda *_: (made.state_dict(), Preprocessing((224, 224)))  # noqa: E731
+    monkeypatch.setitem(LIBRARIES, "timm", replace(LIBRARIES["timm"], fetch=fetch))
     started = start_model("timm:resnet18.a1_in1k", ("cat", "dog"), imgsz=64)
     assert started.spec.name == "resnet18_torchvision"
     assert started.spec.preprocessing == Preprocessing((64, 64))

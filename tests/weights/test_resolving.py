@@ -5,7 +5,6 @@ import socket
 import time
 from pathlib import Path
 
-import darknet_nets
 import pytest
 from torch import nn
 
@@ -13,6 +12,7 @@ import crossstage
 from crossstage.cli import main
 from crossstage.errors import ConfigError, DataError
 from crossstage.weights.resolving import resolve
+from tests.darknet import nets as darknet_nets
 
 OWN = """\
 from torch import nn
@@ -61,12 +61,17 @@ def _offline(monkeypatch):
         ("csppeleenet", (3, 224, 224), 2_845_480),
         ("cspdarknet53_tiny_yolo.coco", (3, 416, 416), 6_056_606),
         ("csppeleenet_prn", (3, 416, 416), None),
+        ("vovnet27_slim_prn_yolo", (3, 416, 416), None),
+        ("yolov3_tiny.coco", (3, 416, 416), 8_852_366),
         ("torchvision:resnet18", (3, 224, 224), 11_689_512),
         ("torchvision:resnet50.IMAGENET1K_V2", (3, 224, 224), 25_557_032),
-        ("torchvision:inception_v3", (3, 299, 299), 27_161_264),
-        ("torchvision:deeplabv3_resnet50", (3, 520, 520), None),
         ("timm:cspresnet50", (3, 256, 256), 21_616_168),
-        ("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", (3, 224, 224), 5_717_416),
+        ("torchvision-network:resnet18", (3, 224, 224), 11_689_512),
+        ("torchvision-network:resnet50.IMAGENET1K_V2", (3, 224, 224), 25_557_032),
+        ("torchvision-network:inception_v3", (3, 299, 299), 27_161_264),
+        ("torchvision-network:deeplabv3_resnet50", (3, 520, 520), None),
+        ("timm-network:cspresnet50", (3, 256, 256), 21_616_168),
+        ("timm-network:vit_tiny_patch16_224.augreg_in21k_ft_in1k", (3, 224, 224), 5_717_416),
     ],
 )
 def test_a_name_gives_a_network_without_weights(name, shape, parameters):
@@ -120,8 +125,10 @@ def test_a_users_faults_are_named_with_their_line(own, tmp_path):
         f"{tmp_path}/syntax.py:build": f"{tmp_path}/syntax.py:2: SyntaxError",
         f"{tmp_path}/quits.py:build": f"{tmp_path}/quits.py:3: SystemExit: 3",
         "csppeleenett": "did you mean csppeleenet",
-        "timm:cspresnet51": "did you mean cspresnet50",
-        "torchvision:resnet19": "did you mean resnet18",
+        "timm:cspresnet51": "did you mean timm:cspresnet50",
+        "timm:vit_tiny_patch16_224": "timm's own network is spelled timm-network:vit_tiny_patch16_224",
+        "timm-network:cspresnet51": "did you mean cspresnet50",
+        "torchvision-network:resnet19": "did you mean resnet18",
         f"{tmp_path}/none.cfg": "none.cfg",
     }.items():
         with pytest.raises(ConfigError) as raised:

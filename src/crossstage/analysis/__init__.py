@@ -2,7 +2,7 @@
 
 from crossstage.analysis.cost import count_flops, operations
 from crossstage.analysis.formulas import dense_block_cio, partial_dense_block_cio
-from crossstage.analysis.layer import Kind, Layer, Precision
+from crossstage.analysis.layer import Layer, LayerKind, StoragePrecision
 from crossstage.analysis.paths import GradientPaths, gradient_paths
 from crossstage.analysis.profile import Bottleneck, Profile, profile_module
 from crossstage.analysis.redundancy import (
@@ -20,12 +20,12 @@ from crossstage.analysis.weights import WeightNorms, plot_weight_norms, weight_n
 __all__ = [
     "Bottleneck",
     "GradientPaths",
-    "Kind",
     "Layer",
-    "Precision",
+    "LayerKind",
     "Profile",
     "Roof",
     "Similarity",
+    "StoragePrecision",
     "Tap",
     "WeightNorms",
     "count_flops",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from crossstage.analysis.layer import Kind, Layer
+from crossstage.analysis.layer import Layer, LayerKind
 from crossstage.errors import ConfigError, CrossStageError
 
 _ATTENTION = (
@@ -26,7 +26,7 @@ _ATTENTION = (
     "_scaled_dot_product_cudnn_attention",
 )
 _WINDOWS = ("max_pool2d_with_indices", "avg_pool2d", "max_pool3d_with_indices", "avg_pool3d")
-_OPERATORS: dict[Kind, tuple[str, ...]] = {
+_OPERATORS: dict[LayerKind, tuple[str, ...]] = {
     "convolution": ("convolution",),
     "matmul": ("mm", "addmm", "bmm", "baddbmm", *_ATTENTION),  # "linear" if one of the two is learned
     "pooling": (*_WINDOWS, "_adaptive_avg_pool2d", "adaptive_max_pool2d", "mean"),
@@ -40,20 +40,21 @@ _OPERATORS: dict[Kind, tuple[str, ...]] = {
     "upsampling": ("upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d"),
     "concatenation": ("cat", "stack"),
 }
-_KINDS: dict[str, Kind] = {name: kind for kind, names in _OPERATORS.items() for name in names}
+_KINDS: dict[str, LayerKind] = {name: kind for kind, names in _OPERATORS.items() for name in names}
 
 
 @torch.inference_mode(False)  # which joins operations
 def operations(model: nn.Module, input_shape: Sequence[int], *, timed: bool = False) -> list[Layer]:
-    """The operations of a forward pass, in order.
+    """Return the operations of a forward pass, in order.
 
     Shapes alone go through the model: its weights are neither read nor copied. A model that looks at values, and has
     some, runs for real. Its training mode is left as it was; the pass is one of evaluation.
 
     Args:
         model: A model, on the meta device or with weights.
-        input_shape: ``(N, C, H, W)``, or whatever the model takes.
-        timed: Run for real, where the model's weights are, and take the time of each operation. Needs weights.
+        input_shape: Shape of the input, ``(N, C, H, W)`` or whatever the model takes.
+        timed: Whether to run for real, where the model's weights are, and take the time of each operation. Needs
+            weights.
 
     Raises:
         ConfigError: The model cannot run on such an input, or needs values and has none.
@@ -69,25 +70,32 @@ def operations(model: nn.Module, input_shape: Sequence[int], *, timed: bool = Fa
 
 
 def count_flops(model: nn.Module, input_shape: Sequence[int], *, pooling: bool = False) -> int:
-    """Floating-point operations of a forward pass, two for each multiply-add of a convolution, linear layer or product.
+    """Count the operations of a forward pass, two for each multiply-add of a convolution, linear layer or product.
 
     Args:
-        model: See :func:`operations`.
-        input_shape: ``(N, C, H, W)``.
-        pooling: Count pooling over windows as well, as Darknet and so CSPNet's tables do.
+        model: A model, on the meta device or with weights.
+        input_shape: Shape of the input, ``(N, C, H, W)``.
+        pooling: Whether pooling over windows counts as well, as in Darknet and so in CSPNet's tables.
     """
     return sum(layer.darknet_flops if pooling else layer.flops for layer in operations(model, input_shape))
 
 
 class NeedsValuesError(ConfigError):
-    """A model looks at values, and runs on shapes alone."""
+    """A model cannot run on shapes alone, because it looks at values."""
 
 
 def cannot_run(what: str, input_shape: Sequence[int], device: torch.device, error: Exception) -> ConfigError:
-    """What to tell of a pass that failed."""
-    told = (str(error).splitlines() or [type(error).__name__])[0]
+    """Return the error to raise for a pass that failed.
+
+    Args:
+        what: The module that failed, for the message.
+        input_shape: Shape of the input.
+        device: The device that the pass ran on.
+        error: The error that stopped it.
+    """
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
     valueless = device.type == "meta" and (isinstance(error, NotImplementedError) or "meta" in str(error).lower())
-    problem = f"{what} cannot run on an input of {tuple(input_shape)}: {told}"
+    problem = f"{what} cannot run on an input of {tuple(input_shape)}: {reason}"
     return NeedsValuesError(problem) if valueless else ConfigError(problem)
 
 
@@ -96,7 +104,7 @@ def _tensors_of(model: nn.Module) -> list[Tensor]:
 
 
 def _without_data(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers are on the meta device; the model's own are not copied."""
+    """Return a copy whose parameters and buffers are on the meta device; the model's own are not copied."""
 
     def empty(tensor: Tensor) -> Tensor:
         made = torch.empty_like(tensor, device="meta")
@@ -125,7 +133,7 @@ def _pass(model: nn.Module, input_shape: Sequence[int], device: torch.device, *,
 
 @dataclass
 class _Storage:
-    """Memory of a map: its values, and the first and last operation that need it."""
+    """Memory of a map: the number of its values, and the first and last operation that need it."""
 
     values: int
     born: int
@@ -166,7 +174,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def layers(self, output: Any) -> list[Layer]:
-        """What was recorded, once the pass has returned its output, with the values that are held during each."""
+        """Return what was recorded, with the number of values held during each, once the pass has returned its output."""
         for tensor in _tensors(output):
             self._use(tensor)
         changes = [0] * (len(self.found) + 1)
@@ -237,7 +245,7 @@ def _kernel(operator: str, args: Sequence[Any]) -> tuple[int, ...]:
     return tuple(args[1]) if operator in _WINDOWS else ()
 
 
-def _pooled(kind: Kind, args: Sequence[Any], output: Tensor, *, windows: bool) -> int:
+def _pooled(kind: LayerKind, args: Sequence[Any], output: Tensor, *, windows: bool) -> int:
     if kind != "pooling":
         return 0
     return output.numel() * prod(args[1]) if windows else args[0].numel()
@@ -245,7 +253,7 @@ def _pooled(kind: Kind, args: Sequence[Any], output: Tensor, *, windows: bool) -
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and then each module's own again."""
+    """Put a model into evaluation mode, and then each module into its own again."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -257,7 +265,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Multi-head attention as the operations that it consists of, not as the one that torch has without gradients."""
+    """Run multi-head attention as the operations it consists of, not as the one that torch has without gradients."""
     attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import Any, Literal
 
-Kind = Literal[
+LayerKind = Literal[
     "convolution",
     "linear",
     "matmul",
@@ -19,11 +19,11 @@ Kind = Literal[
     "concatenation",
     "other",
 ]
-Precision = Literal["fp32", "fp16", "int8"]
+StoragePrecision = Literal["fp32", "fp16", "int8"]
 
-BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
-RIDING: tuple[Kind, ...] = ("norm", "activation")
-"""What an inference runtime computes along with the layer beside it, so that it moves nothing of its own."""
+BYTES: dict[StoragePrecision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+RIDING: tuple[LayerKind, ...] = ("norm", "activation")
+"""Kinds that an inference runtime computes along with the layer beside them, so that they move nothing of their own."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +32,26 @@ class Layer:
 
     Attributes:
         name: Dotted name of the innermost module that it runs in; empty for the model's own forward.
-        kind: What it is: "linear" multiplies a map by learned weights, "matmul" two maps.
-        operator: The ATen operator.
-        input_shapes: Of the maps that it reads.
-        output_shape: Of the map that it writes.
-        kernel: Sides of a convolution's or pooling's window; empty for the rest.
-        groups: Of a convolution.
-        macs: Multiply-adds of convolutions, linear layers and matrix products.
-        pooled: Values that a pooling's windows see, which Darknet counts as operations.
-        parameters: Learned values that it reads; a weight that several operations share is in each.
-        weights: Values of a convolution's or linear layer's kernel, without its bias.
-        read: Values of its inputs, without learned ones.
-        written: Values of its output.
-        live: Values of all maps that are held while it runs: those it reads and writes, and those that a later
+        kind: The kind of operation: "linear" multiplies a map by learned weights, "matmul" two maps.
+        operator: Name of the ATen operator.
+        input_shapes: Shapes of the maps that it reads.
+        output_shape: Shape of the map that it writes.
+        kernel: Sides of a convolution's or pooling's window in pixels; empty for the rest.
+        groups: Number of groups of a convolution; 1 for the rest.
+        macs: Number of multiply-adds of convolutions, linear layers and matrix products.
+        pooled: Number of values that a pooling's windows see, which Darknet counts as operations.
+        parameters: Number of learned values that it reads; a weight that several operations share is in each.
+        weights: Number of values of a convolution's or linear layer's kernel, without its bias.
+        read: Number of values of its inputs, without learned ones.
+        written: Number of values of its output.
+        live: Number of values of all maps that are held while it runs: those it reads and writes, and those that a later
             operation or the caller still needs. A map is held once however many operations overwrite it in place or see
             it through views.
-        seconds: What it took, if it was measured.
+        seconds: The time that it took; None if it was not measured.
     """
 
     name: str
-    kind: Kind
+    kind: LayerKind
     operator: str
     input_shapes: tuple[tuple[int, ...], ...]
     output_shape: tuple[int, ...]
@@ -78,7 +78,7 @@ class Layer:
 
     @property
     def has_kernel(self) -> bool:
-        """Whether it is a convolution or linear layer."""
+        """Whether the operation is a convolution or linear layer."""
         return self.kind in ("convolution", "linear")
 
     @property
@@ -124,12 +124,12 @@ class Layer:
         """Bytes a second in float32; None if it was not timed."""
         return self.moved * BYTES["fp32"] / self.seconds if self.seconds else None
 
-    def intensity(self, precision: Precision = "fp32") -> float:
-        """Arithmetic intensity: operations for each byte that it moves."""
+    def intensity(self, precision: StoragePrecision = "fp32") -> float:
+        """Return the arithmetic intensity: operations for each byte that the layer moves."""
         return self.flops / (self.moved * BYTES[precision]) if self.moved else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it and what follows from it, for JSON and tables; what was not measured is left out."""
+        """Return the fields and what follows from them, for JSON and tables; what was not measured is left out."""
         derived = ("flops", "darknet_flops", "activations", "memory_access", "memory_access_bound", "cio", "moved")
         timed = {"rate": self.rate, "bandwidth": self.bandwidth}
         found = {**asdict(self), **{name: getattr(self, name) for name in derived}, "intensity": self.intensity()}

@@ -32,9 +32,10 @@ class GradientPaths:
 
     Attributes:
         layer: Dotted name of the module that holds the weights, or ``"input"`` for the network's input.
-        paths: How many there are, exactly. Of a layer that runs several times, those to every run.
-        shortest: Weighted layers that the shortest crosses before it arrives; 0 for a layer that yields the output.
-        longest: The same of the longest.
+        paths: Number of paths, exactly. Of a layer that runs several times, those to every run count.
+        shortest: Number of weighted layers that the shortest path crosses before it arrives; 0 for a layer that yields
+            the output.
+        longest: Number of weighted layers that the longest path crosses before it arrives.
     """
 
     layer: str
@@ -51,7 +52,7 @@ def gradient_paths(model: nn.Module, input_shape: Sequence[int]) -> list[Gradien
 
     Args:
         model: Any module that takes one batch of images or maps and returns tensors, in whatever structure.
-        input_shape: ``(N, C, H, W)``.
+        input_shape: Shape of the input, ``(N, C, H, W)``.
 
     Raises:
         ConfigError: The model cannot run on such an input, needs values and has none, or yields nothing that depends on
@@ -77,7 +78,9 @@ def gradient_paths(model: nn.Module, input_shape: Sequence[int]) -> list[Gradien
 
 Node = Any  # of autograd's graph
 Edge = tuple[Node, int]  # a node, and which of its outputs
-Channels = tuple[int, int] | None  # start and stop on dimension 1; None for all, and where there is no such dimension
+ChannelRange = (
+    tuple[int, int] | None
+)  # start and stop on dimension 1; None for all, and where there is no such dimension
 
 _PRODUCTS = ("Convolution", "Addmm", "Mm", "Bmm", "Baddbmm", "Mv")
 # Operations whose output's channel depends on the same channel of the inputs alone. What is not listed reads all.
@@ -93,8 +96,8 @@ class _Graph:
     """Autograd's graph of a forward pass, reduced to weighted layers.
 
     Args:
-        outputs: Where the gradient enters; what is no tensor, or has no gradient, is passed over.
-        images: Where it leaves.
+        outputs: The tensors where the gradient enters; anything without a gradient is passed over.
+        images: The tensor where the gradient leaves.
         owners: Names of modules by the ``id`` of their parameters.
     """
 
@@ -117,7 +120,7 @@ class _Graph:
     def paths(self) -> list[GradientPaths]:
         found: dict[Node, GradientPaths] = {}
 
-        def arrive(edges: Sequence[tuple[Edge, Channels]], paths: int, shortest: int, longest: int) -> None:
+        def arrive(edges: Sequence[tuple[Edge, ChannelRange]], paths: int, shortest: int, longest: int) -> None:
             for node in self._reached(edges):
                 before = found.get(node, GradientPaths(self.layers[node], 0, shortest, longest))
                 found[node] = GradientPaths(
@@ -146,10 +149,10 @@ class _Graph:
         kernels = [variable for variable in variables if variable is not None and variable.ndim > 1]
         return self.owners.get(id(kernels[0])) if kernels else None
 
-    def _reached(self, edges: Sequence[tuple[Edge, Channels]]) -> set[Node]:
-        """Layers to which weightless operations lead."""
+    def _reached(self, edges: Sequence[tuple[Edge, ChannelRange]]) -> set[Node]:
+        """Return the layers to which weightless operations lead."""
         found: set[Node] = set()
-        seen: set[tuple[Edge, Channels]] = set()
+        seen: set[tuple[Edge, ChannelRange]] = set()
         waiting = list(edges)
         while waiting:
             state = waiting.pop()
@@ -164,8 +167,8 @@ class _Graph:
         return found
 
 
-def _sources(edge: Edge, channels: Channels) -> Iterator[tuple[Edge, Channels]]:
-    """What an operation's output is made of, and which channels of it."""
+def _sources(edge: Edge, channels: ChannelRange) -> Iterator[tuple[Edge, ChannelRange]]:
+    """Yield the tensors that an operation's output is made of, and which channels of each."""
     node, position = edge
     kind = node.name().partition("Backward")[0]
     sources = [source for source in node.next_functions if source[0] is not None]
@@ -189,20 +192,20 @@ def _sources(edge: Edge, channels: Channels) -> Iterator[tuple[Edge, Channels]]:
 
 
 def _by_channel(edge: Edge) -> bool:
-    """Whether a slice, split or concatenation is one of channels."""
+    """Tell whether a slice, split or concatenation is one of channels."""
     node, position = edge
     return _signed(node._saved_dim) % len(node._input_metadata[position].shape) == 1
 
 
 def _width(edge: Edge) -> int:
-    """Channels of a tensor; 0 if it has none."""
+    """Return the number of channels of a tensor; 0 if it has none."""
     node, position = edge
     shape = node._input_metadata[position].shape
     return shape[1] if len(shape) > 1 else 0
 
 
 def _signed(value: int) -> int:
-    """Autograd shows negative numbers as unsigned ones."""
+    """Return the number meant by one of autograd's, which shows negative ones as unsigned."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -211,7 +214,7 @@ def _age(node: Node) -> int:
 
 
 def _nodes(roots: Sequence[Edge]) -> list[Node]:
-    """All nodes that can be reached, leaves first, each after what it was made of."""
+    """Return all nodes that can be reached, leaves first, each after what it was made of."""
     seen: set[Node] = set()
     waiting = [node for node, _ in roots]
     while waiting:

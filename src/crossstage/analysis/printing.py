@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crossstage.analysis.layer import BYTES, Kind, Layer
+from crossstage.analysis.layer import BYTES, Layer, LayerKind
 from crossstage.analysis.profile import Profile
 from crossstage.analysis.roof import Roof
 
@@ -17,9 +17,9 @@ def print_profile(profile: Profile, console: Console, *, layers: bool = False) -
     """Print totals and the largest layers.
 
     Args:
-        profile: What to print.
-        console: Where.
-        layers: Print every layer, not the largest alone.
+        profile: The profile to print.
+        console: The console to print to.
+        layers: Whether to print every layer, not the largest alone.
     """
     from rich.text import Text
 
@@ -37,7 +37,7 @@ def print_profile(profile: Profile, console: Console, *, layers: bool = False) -
 
 
 def described(profile: Profile) -> dict[str, str]:
-    """What a profile says in words and numbers, by what it is of."""
+    """Return the totals of a profile as text, by their titles."""
     found, peak = profile.bottleneck, profile.peak_layer
 
     def by_precision(value: dict[str, int]) -> str:
@@ -70,22 +70,22 @@ def described(profile: Profile) -> dict[str, str]:
 
 
 def where(layer: Layer) -> str:
-    """A layer's name and kind."""
+    """Return a layer's name and kind."""
     return f"{layer.name or 'the model itself'} ({kind_of(layer)})"
 
 
 def megabytes(count: int) -> str:
-    """Bytes for people."""
+    """Return a number of bytes as text, in megabytes."""
     return f"{count / 1e6:,.1f} MB"
 
 
 def rate(flops: float) -> str:
-    """Operations a second for people."""
+    """Return a rate in operations a second as text."""
     return f"{flops / 1e9:,.1f} GFLOP/s"
 
 
 def bandwidth(count: float) -> str:
-    """Bytes a second for people."""
+    """Return a rate in bytes a second as text."""
     return f"{count / 1e9:,.1f} GB/s"
 
 
@@ -136,11 +136,11 @@ def _timed(roof: Roof, layer: Layer) -> list[str]:
     ]
 
 
-SHORT: dict[Kind, str] = {"convolution": "conv", "upsampling": "upsample", "concatenation": "concat"}
+SHORT: dict[LayerKind, str] = {"convolution": "conv", "upsampling": "upsample", "concatenation": "concat"}
 
 
 def kind_of(layer: Layer) -> str:
-    """What a layer is, in short: such as "conv 3x3 g32" for a convolution in 32 groups, or its operator."""
+    """Return a layer's kind in short, such as "conv 3x3 g32" for a convolution in 32 groups, or its operator."""
     if layer.kind in ("other", "elementwise", "activation"):
         return layer.operator.strip("_")
     window = " " + "x".join(map(str, layer.kernel)) if layer.kernel else ""

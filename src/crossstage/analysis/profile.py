@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from crossstage.analysis.cost import operations
-from crossstage.analysis.layer import BYTES, RIDING, Layer, Precision
+from crossstage.analysis.layer import BYTES, RIDING, Layer, StoragePrecision
 from crossstage.analysis.roof import Roof, measure_layers, measure_roof
+from crossstage.analysis.saving import write_chart, write_csv, write_json
 from crossstage.errors import ConfigError
 
 LARGEST = 5
@@ -24,9 +25,9 @@ class Bottleneck:
     """The layers that most of the computing is in.
 
     Attributes:
-        layers: The five with the most operations, largest first; as few as there are.
-        share: Of the largest in all operations.
-        max_over_mean: Operations of the largest, over the mean of all layers that have any.
+        layers: The five layers with the most operations, largest first; fewer if the network has fewer.
+        share: Share of the largest layer in all operations, in [0, 1].
+        max_over_mean: Operations of the largest layer, over the mean of all layers that have any.
     """
 
     layers: tuple[Layer, ...]
@@ -39,12 +40,15 @@ class Profile:
     """What a network costs; operations are counted, see :class:`Layer` for what each figure means.
 
     Attributes:
-        name: Of the network.
-        input_shape: ``(N, C, H, W)``; all figures but those of learned values are of a pass over the whole batch.
-        layers: The operations, in the order they run.
-        parameters: All learned values, whether the pass reads them or not; running statistics of batch norm excluded.
-        weights: Those of kernels alone, without norms and biases: what CSPNet's tables call parameters.
-        roof: What the machine can do, if the layers were timed.
+        name: The network's name.
+        input_shape: Shape of the input, ``(N, C, H, W)``; all figures but those of learned values are of a pass over
+            the whole batch.
+        layers: The operations, in the order in which they run.
+        parameters: Number of learned values, whether the pass reads them or not; running statistics of batch norm are
+            not among them.
+        weights: Number of learned values in kernels alone, without norms and biases: what CSPNet's tables call
+            parameters.
+        roof: Best rates of the machine; None if the layers were not timed.
     """
 
     name: str
@@ -104,13 +108,13 @@ class Profile:
         """Values that convolutions and poolings read and write: what CSPNet's figures hold."""
         return self.cio + sum(layer.read + layer.written for layer in self.layers if layer.kind == "pooling")
 
-    def dram_bytes(self, precision: Precision = "fp32", *, folded: bool = True) -> int:
-        """Bytes that move between memory and processor if no operation finds what it reads in a cache.
+    def dram_bytes(self, precision: StoragePrecision = "fp32", *, folded: bool = True) -> int:
+        """Return the bytes that move between memory and processor if no operation finds what it reads in a cache.
 
         Args:
-            precision: Of maps and learned values.
-            folded: Norms and activation functions are computed along with the layer beside them, as inference runtimes
-                do; else each is an operation of its own, as in eager PyTorch.
+            precision: Number format of maps and learned values.
+            folded: Whether norms and activation functions are computed along with the layer beside them, as inference
+                runtimes do; else each is an operation of its own, as in eager PyTorch.
         """
         moved = sum(layer.moved for layer in self.layers if not (folded and layer.kind in RIDING))
         return moved * BYTES[precision]
@@ -120,12 +124,12 @@ class Profile:
         """The operation during which most memory is held by maps."""
         return max(self.layers, key=lambda layer: layer.live)
 
-    def peak_activation_bytes(self, precision: Precision = "fp32") -> int:
-        """The most memory that maps take at any time, if each is freed after the last operation that reads it."""
+    def peak_activation_bytes(self, precision: StoragePrecision = "fp32") -> int:
+        """Return the most bytes that maps take at any time, if each is freed after the last operation that reads it."""
         return self.peak_layer.live * BYTES[precision]
 
-    def arithmetic_intensity(self, precision: Precision = "fp32", *, folded: bool = True) -> float:
-        """Operations for each byte of :meth:`dram_bytes`."""
+    def arithmetic_intensity(self, precision: StoragePrecision = "fp32", *, folded: bool = True) -> float:
+        """Return the operations for each byte of :meth:`dram_bytes`."""
         return self.flops / max(self.dram_bytes(precision, folded=folded), 1)
 
     @property
@@ -155,7 +159,7 @@ class Profile:
         return tuple(sorted(self.layers, key=lambda layer: layer.seconds or 0.0, reverse=True)[:LARGEST])
 
     def totals(self) -> dict[str, Any]:
-        """All totals by name; memory in bytes."""
+        """Return all totals by name; memory is in bytes."""
         counted = (
             *("parameters", "weights", "macs", "flops", "bflops", "darknet_bflops", "activations"),
             *("memory_access", "memory_access_bound", "cio", "cio_with_pooling"),
@@ -170,7 +174,7 @@ class Profile:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return the whole profile as values that JSON holds."""
         found = self.bottleneck
         return {
             "name": self.name,
@@ -187,7 +191,7 @@ class Profile:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each layer: see :meth:`Layer.to_dict`; if timed, what limits it too, and how near it comes"""
+        """Return a row for each layer, see :meth:`Layer.to_dict`; timed ones with their limit and how near it they come."""
         if self.roof is None:
             return [layer.to_dict() for layer in self.layers]
         return [
@@ -196,28 +200,41 @@ class Profile:
         ]
 
     def save(self, path: str | Path) -> None:
-        """Write it: all of it as ``.json``, a row for each layer as ``.csv``, or a chart of the layers as ``.png``.
+        """Write all of it as ``.json``, a row for each layer as ``.csv``, or a chart of the layers as ``.png``.
+
+        Args:
+            path: The file; its suffix says which of these.
 
         Raises:
             ConfigError: The suffix is another.
             DataError: The file cannot be written.
         """
-        from crossstage.analysis.saving import save
+        path = Path(path)
+        if path.suffix == ".json":
+            write_json(self.to_dict(), path)
+        elif path.suffix == ".csv":
+            write_csv(self.rows(), path)
+        elif path.suffix == ".png":
+            write_chart(self.layers, self._title(), path)
+        else:
+            raise ConfigError(f"{path}: cannot write a profile as {path.suffix or 'this'}; expected .json, .csv, .png")
 
-        save(self, Path(path))
+    def _title(self) -> str:
+        size = " x ".join(map(str, self.input_shape))
+        return f"{self.name}, input {size}: {self.bflops:.3f} BFLOPs, {self.weights / 1e6:.2f} M weights"
 
 
 def profile_module(model: nn.Module, input_shape: Sequence[int], name: str = "", *, measure: bool = False) -> Profile:
     """Count what a module costs.
 
     Args:
-        model: See :func:`~crossstage.analysis.operations`.
-        input_shape: ``(N, C, H, W)``, or whatever the model takes.
-        name: For tables and reports; by default that of the module's class.
-        measure: Run it for real, where its weights are, and time each operation.
+        model: The module, on the meta device or with weights, see :func:`~crossstage.analysis.operations`.
+        input_shape: Shape of the input, ``(N, C, H, W)`` or whatever the module takes.
+        name: The network's name in tables and reports; by default that of the module's class.
+        measure: Whether to run the module for real, where its weights are, and time each operation.
 
     Raises:
-        ConfigError: It cannot run on such an input, or no operation runs.
+        ConfigError: The module cannot run on such an input, or runs no operation.
     """
     name = name or type(model).__name__
     parameters = list(model.parameters())

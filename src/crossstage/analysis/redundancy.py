@@ -32,7 +32,7 @@ ENERGY = 0.9  # share of a signal's variance that its subspace holds
 
 Side = Literal["input", "output"]
 Tap = tuple[nn.Module, Side]
-"""Where a gradient is read: at what a module is given, or at what it yields."""
+"""A place where a gradient is read: a module's input or its output."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Similarity:
     """How alike the signals of a stage are, pair by pair.
 
     Attributes:
-        names: Of the signals, see :func:`stage_taps`.
-        cka: ``(signals, signals)``, linear CKA, see :func:`linear_cka`.
-        overlap: ``(signals, signals)``, see :func:`subspace_overlap`.
+        names: Names of the signals, see :func:`stage_taps`.
+        cka: Linear CKA of each pair, ``(signals, signals)``, see :func:`linear_cka`.
+        overlap: Subspace overlap of each pair, ``(signals, signals)``, see :func:`subspace_overlap`.
     """
 
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Similarity:
 
 
 def stage_taps(model: nn.Module) -> dict[str, dict[str, Tap]]:
-    """Where to read gradients in a network of ours, by stage.
+    """Find where to read gradients in a network of this package, by stage.
 
     Of a partial stage ``"carried"`` is x0', ``"input"`` x0'', and ``"1"`` and so on are what its layers yield: those of
     dense blocks and aggregations, the bodies of residual blocks. Of a plain dense block or aggregation ``"input"`` is
@@ -87,12 +87,13 @@ def gradient_similarity(
     """Compare the gradients within each stage.
 
     Args:
-        model: As it is to be looked at: in training mode, batch norm takes its statistics from each batch, as it does
-            where these gradients are used, and updates its running ones. Parameters get no gradient.
-        batches: ``(images, targets)``; the signals of all are put one below the other.
-        stages: Places whose signals are compared, by stage and name, each of which runs once in a pass; they all lie on
-            the gradient's way to the images. By default those of :func:`stage_taps`.
-        loss: ``(outputs, targets)`` to a scalar.
+        model: The model, in the mode that it is to be looked at: in training mode, batch norm takes its statistics
+            from each batch, as it does where these gradients are used, and updates its running ones. Parameters get no
+            gradient.
+        batches: Pairs ``(images, targets)``; the signals of all are put one below the other.
+        stages: Places whose signals are compared, by stage and name, each of which runs once in a pass; they all lie
+            on the gradient's way to the images. By default those of :func:`stage_taps`.
+        loss: Function from ``(outputs, targets)`` to a scalar.
 
     Raises:
         ConfigError: There are no stages or batches, or the maps of a stage differ in size.
@@ -111,13 +112,13 @@ def gradient_similarity(
 
 
 def linear_cka(first: Tensor, second: Tensor) -> float:
-    """Linear centred kernel alignment (arXiv 1905.00414): ``|X'Y|^2 / (|X'X| |Y'Y|)`` in Frobenius norms.
+    """Compute linear centred kernel alignment (arXiv 1905.00414): ``|X'Y|^2 / (|X'X| |Y'Y|)`` in Frobenius norms.
 
     For unrelated signals it is not quite 0, but about ``sqrt(p q) / n``.
 
     Args:
-        first: ``(n, p)``.
-        second: ``(n, q)``.
+        first: A signal, ``(n, p)``.
+        second: Another, ``(n, q)``, whose rows belong to those of the first.
 
     Returns:
         0 for uncorrelated signals, 1 for equal ones; NaN if one is constant.
@@ -126,14 +127,16 @@ def linear_cka(first: Tensor, second: Tensor) -> float:
 
 
 def subspace_overlap(first: Tensor, second: Tensor, energy: float = ENERGY) -> float:
-    """Share of the smaller principal subspace that lies in the larger: the mean squared cosine of the angles between.
+    """Compute the share of the smaller principal subspace that lies in the larger.
+
+    It is the mean squared cosine of the angles between both.
 
     A signal's principal subspace is spanned by the fewest principal components (directions among its n rows) that hold
     ``energy`` of its variance. Unlike CKA, it counts weak components like strong ones.
 
     Args:
-        first: ``(n, p)``.
-        second: ``(n, q)``.
+        first: A signal, ``(n, p)``.
+        second: Another, ``(n, q)``, whose rows belong to those of the first.
         energy: Share of the variance, in (0, 1].
 
     Returns:
@@ -143,10 +146,10 @@ def subspace_overlap(first: Tensor, second: Tensor, energy: float = ENERGY) -> f
 
 
 def plot_similarity(found: Mapping[str, Similarity]) -> Figure:
-    """Heat maps for each stage: linear CKA above, subspace overlap below.
+    """Draw heat maps for each stage: linear CKA above, subspace overlap below.
 
     Args:
-        found: At least one stage's.
+        found: The similarities by stage, of at least one.
     """
     from matplotlib.figure import Figure
 
@@ -158,13 +161,13 @@ def plot_similarity(found: Mapping[str, Similarity]) -> Figure:
             axes.set_xticks(range(len(similarity.names)), similarity.names, rotation=90, fontsize="x-small")
             axes.set_yticks(range(len(similarity.names)), similarity.names, fontsize="x-small")
         places[0, column].set_title(stage, fontsize="small")
-    for row, told in enumerate(("linear CKA", "subspace overlap")):
-        figure.colorbar(places[row, 0].images[0], ax=places[row], shrink=0.8, label=told)
+    for row, title in enumerate(("linear CKA", "subspace overlap")):
+        figure.colorbar(places[row, 0].images[0], ax=places[row], shrink=0.8, label=title)
     return figure
 
 
 def _layers(blocks: nn.Module) -> list[nn.Module]:
-    """The layers of a stage's blocks; none if these are nothing that a stage is made of."""
+    """Return the layers of a stage's blocks; none if these are nothing that a stage is made of."""
     if isinstance(blocks, (DenseBlock, OneShotAggregation)):
         return list(blocks.layers)
     if not isinstance(blocks, nn.Sequential):
@@ -236,8 +239,8 @@ class _Moments:
                 f"{self.stage}: no gradient came by {', '.join(missing)}; expected maps between images and loss"
             )
         if len({len(signal) for signal in read.values()}) > 1:
-            told = ", ".join(f"{name} {len(signal)}" for name, signal in read.items())
-            raise ConfigError(f"{self.stage}: maps differ in positions ({told}); expected maps of one size")
+            sizes = ", ".join(f"{name} {len(signal)}" for name, signal in read.items())
+            raise ConfigError(f"{self.stage}: maps differ in positions ({sizes}); expected maps of one size")
         ends = accumulate(signal.shape[1] for signal in read.values())
         self.channels = {name: slice(end - read[name].shape[1], end) for name, end in zip(read, ends, strict=True)}
         rows = torch.cat(list(read.values()), dim=1).double()
@@ -249,7 +252,7 @@ class _Moments:
         self.products = self.products + rows.T @ rows + torch.outer(shift, shift) * (before * len(rows) / self.rows)
 
     def similarity(self) -> Similarity:
-        """All pairs.
+        """Compare all pairs.
 
         Raises:
             ConfigError: There was no batch.
@@ -259,14 +262,14 @@ class _Moments:
         return Similarity(tuple(self.channels), self.cka(), self.overlap(ENERGY))
 
     def cka(self) -> NDArray[np.float64]:
-        """Linear CKA of all pairs."""
+        """Compute linear CKA of all pairs."""
         norms = np.array([[torch.linalg.norm(block).item() for block in row] for row in self._blocks()])
         own = np.diag(norms)
         with np.errstate(invalid="ignore"):
             return norms**2 / np.outer(own, own)
 
     def overlap(self, energy: float) -> NDArray[np.float64]:
-        """Overlap of all pairs' principal subspaces."""
+        """Compute the overlap of all pairs' principal subspaces."""
         blocks = self._blocks()
         bases = [_whitening(row[index], energy) for index, row in enumerate(blocks)]
         found = np.full((len(bases), len(bases)), np.nan)
@@ -277,14 +280,14 @@ class _Moments:
         return found
 
     def _blocks(self) -> list[list[Tensor]]:
-        """``X'Y`` of every pair of centred signals."""
+        """Return ``X'Y`` of every pair of centred signals."""
         assert isinstance(self.products, Tensor)
         places = self.channels.values()
         return [[self.products[rows, columns] for columns in places] for rows in places]
 
 
 def _whitening(covariance: Tensor, energy: float) -> Tensor:
-    """What a centred signal is multiplied by to give an orthonormal basis of its principal subspace."""
+    """Return the matrix that turns a centred signal into an orthonormal basis of its principal subspace."""
     values, vectors = torch.linalg.eigh(covariance)  # ascending
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     if values[0] == 0:

@@ -31,7 +31,7 @@ class Roof:
     """Best rates of a machine in float32.
 
     Attributes:
-        machine: Its name.
+        machine: Name of the machine's processor.
         flops: Operations a second of the best of a few large convolutions.
         bytes: Bytes a second that a copy of a large tensor reads and writes.
     """
@@ -46,15 +46,15 @@ class Roof:
         return self.flops / self.bytes
 
     def attainable(self, intensity: float) -> float:
-        """Operations a second of a layer with so many operations for each byte."""
+        """Return the most operations a second of a layer with so many operations for each byte."""
         return min(self.flops, intensity * self.bytes)
 
     def bound(self, layer: Layer) -> Literal["compute", "memory"]:
-        """What limits a layer."""
+        """Tell what limits a layer."""
         return "compute" if layer.intensity() > self.ridge else "memory"
 
     def share(self, layer: Layer) -> float | None:
-        """The least time that both limits allow, over the time that a layer took; None if that was not measured.
+        """Return the least time that both limits allow, over the time that a layer took; None if it was not timed.
 
         Above 1 where what it moves comes from a cache.
         """
@@ -84,11 +84,11 @@ def measure_roof(device: torch.device) -> Roof:
 
 
 def measure_layers(model: nn.Module, input_shape: Sequence[int]) -> list[Layer]:
-    """The operations of a forward pass with their time: the median of up to 20 passes, one operation after another.
+    """Return the operations of a forward pass with the median time of each in up to 20 passes.
 
     Args:
         model: A model with weights; it runs where they are.
-        input_shape: ``(N, C, H, W)``, or whatever the model takes.
+        input_shape: Shape of the input, ``(N, C, H, W)`` or whatever the model takes.
 
     Raises:
         ConfigError: It cannot run on such an input, or its passes differ.
@@ -107,7 +107,7 @@ def measure_layers(model: nn.Module, input_shape: Sequence[int]) -> list[Layer]:
 
 
 def _best(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of some runs."""
+    """Return the seconds of the fastest of some runs."""
     taken = []
     with torch.inference_mode():
         for _ in range(PEAK_ROUNDS):

@@ -1,21 +1,21 @@
-"""Profiles as files: JSON, CSV, and a chart."""
+"""What a profile leaves on disk: JSON, a table of its layers as CSV, and a chart of them.
+
+Nothing here knows profiles: functions take plain values and layers.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossstage.errors import ConfigError
+from crossstage.analysis.layer import BYTES, Layer, LayerKind
 from crossstage.files import whole_file, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from crossstage.analysis.layer import Kind
-    from crossstage.analysis.profile import Profile
 
 COLOURS: dict[str, str] = {
     "convolution": "#3b6fb6",
@@ -30,57 +30,69 @@ OTHERS = "#9aa3ad"
 """Colour of all other kinds of layers."""
 
 
-def colour(kind: Kind) -> str:
-    """The colour of a kind of layer in every chart."""
+def colour(kind: LayerKind) -> str:
+    """Return the colour of a kind of layer, the same in every chart, as ``#rrggbb``."""
     return COLOURS.get(kind, OTHERS)
 
 
-def save(profile: Profile, path: Path) -> None:
-    """Write a profile, see :meth:`Profile.save`."""
-    writers: dict[str, Callable[[Profile, Path], None]] = {".json": _json, ".csv": _csv, ".png": _png}
-    if path.suffix not in writers:
-        raise ConfigError(f"{path}: cannot write a profile as {path.suffix or 'this'}; expected {', '.join(writers)}")
-    writers[path.suffix](profile, path)
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write values as indented JSON.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def _json(profile: Profile, path: Path) -> None:
-    write_text(path, json.dumps(profile.to_dict(), indent=1) + "\n")
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write a table, one line for each row; the keys of the first row are the header.
 
-
-def _csv(profile: Profile, path: Path) -> None:
-    rows = profile.rows()
+    Raises:
+        DataError: The file cannot be written.
+    """
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
 
 
+def write_chart(layers: Sequence[Layer], title: str, path: Path) -> None:
+    """Write :func:`chart` as a PNG image.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    with whole_file(path) as temporary:
+        chart(layers, title).savefig(temporary, format="png", dpi=120)
+
+
 def _cell(value: Any) -> Any:
-    """Shapes as ``1x3x224x224``, several of them apart."""
+    """Write a shape as ``1x3x224x224``, several of them with spaces between; leave anything else as it is."""
     if not isinstance(value, tuple):
         return value
     return " ".join(map(_cell, value)) if value and isinstance(value[0], tuple) else "x".join(map(str, value))
 
 
-def _png(profile: Profile, path: Path) -> None:
-    with whole_file(path) as temporary:
-        chart(profile).savefig(temporary, dpi=120)
+def chart(layers: Sequence[Layer], title: str) -> Figure:
+    """Draw operations, traffic and held memory of each layer as bars.
 
-
-def chart(profile: Profile) -> Figure:
-    """Operations, traffic and held memory of each layer, in the order they run."""
+    Args:
+        layers: The layers, in the order in which they run.
+        title: The text above the chart.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True)
-    layers, places = profile.layers, range(len(profile.layers))
+    places = range(len(layers))
     colours = [colour(layer.kind) for layer in layers]
     axes[0].bar(places, [layer.flops / 1e9 for layer in layers], color=colours, width=1.0)
     axes[0].set_ylabel("BFLOPs")
-    axes[1].bar(places, [layer.moved * 4 / 1e6 for layer in layers], color=colours, width=1.0)
+    axes[1].bar(places, [layer.moved * BYTES["fp32"] / 1e6 for layer in layers], color=colours, width=1.0)
     axes[1].set_ylabel("MB moved, fp32")
-    axes[2].fill_between(places, [layer.live * 4 / 1e6 for layer in layers], step="mid", color="#3b6fb6", alpha=0.35)
+    held = [layer.live * BYTES["fp32"] / 1e6 for layer in layers]
+    axes[2].fill_between(places, held, step="mid", color="#3b6fb6", alpha=0.35)
     axes[2].set_ylabel("MB held, fp32")
     axes[2].set_xlabel("operation, in order")
     for place in axes:
@@ -90,10 +102,5 @@ def chart(profile: Profile) -> Figure:
     shown = dict.fromkeys(layer.kind if layer.kind in COLOURS else "other" for layer in layers)
     handles = [Patch(color=COLOURS.get(kind, OTHERS), label=kind) for kind in shown]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize="small")
-    size = " x ".join(map(str, profile.input_shape))
-    axes[0].set_title(
-        f"{profile.name}, input {size}: {profile.bflops:.3f} BFLOPs, {profile.weights / 1e6:.2f} M weights",
-        loc="left",
-        parse_math=False,
-    )
+    axes[0].set_title(title, loc="left", parse_math=False)
     return figure

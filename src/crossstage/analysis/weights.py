@@ -27,9 +27,9 @@ class WeightNorms:
 
     Attributes:
         name: Dotted name of the block.
-        sources: What is read: ``"input"``, then the block's layers from ``"1"`` on; ``"carried"`` is last where the
+        sources: Names of what is read: ``"input"``, then the block's layers from ``"1"`` on; ``"carried"`` is last where the
             transition reads a partial stage's other part as well.
-        targets: What reads: the layers from ``"1"`` on, and ``"transition"``, the 1x1 convolution (or the classifier's
+        targets: Names of what reads: the layers from ``"1"`` on, and ``"transition"``, the 1x1 convolution (or the classifier's
             linear layer) behind a dense block, and in a one-shot aggregation the convolution of its concatenation.
         values: ``(sources, targets)``, the mean of ``|w|`` over the weights by which a target reads a source; NaN where
             it does not.
@@ -47,13 +47,13 @@ class WeightNorms:
 
 
 def weight_norms(model: nn.Module) -> list[WeightNorms]:
-    """Mean L1 norms of the weights in every dense block and one-shot aggregation of a model, in order.
+    """Compute mean L1 norms of the weights in every dense block and one-shot aggregation of a model, in order.
 
     A layer's weights are those of the convolutions that read the concatenation: the 1x1 of a bottleneck, both of a
     two-way layer. What batch norm multiplies channels by before or after them is left out, as in the papers.
 
     Args:
-        model: A network of ours, or one of its blocks.
+        model: A network of this package, or one of its blocks.
     """
     modules = dict(model.named_modules())
     found = []
@@ -66,10 +66,10 @@ def weight_norms(model: nn.Module) -> list[WeightNorms]:
 
 
 def plot_weight_norms(norms: Sequence[WeightNorms]) -> Figure:
-    """One heat map for each block, sources down and targets across, each column in units of its largest value.
+    """Draw one heat map for each block: sources down, targets across, each column in units of its largest value.
 
     Args:
-        norms: At least one block's.
+        norms: The norms of at least one block.
     """
     from matplotlib.figure import Figure
 
@@ -142,7 +142,7 @@ def _placed(widths: Mapping[str, int]) -> Read:
 
 
 def _reading(layer: nn.Module) -> list[Tensor]:
-    """Kernels of a dense layer that read its input."""
+    """Return the kernels of a dense layer that read its input."""
     if isinstance(layer, ElasticDenseLayer):
         return [_first(layer.fine), _first(layer.coarse)]
     if isinstance(layer, TwoWayDenseLayer):
@@ -165,7 +165,7 @@ def _last_width(module: nn.Module) -> int:
 
 
 def _first_kernel_after(name: str, modules: Mapping[str, nn.Module]) -> Tensor | None:
-    """The kernel that follows a module; networks here register their modules in the order in which they run."""
+    """Return the kernel after a module; networks here register their modules in the order in which they run."""
     names = list(modules)
     last = max(position for position, other in enumerate(names) if other == name or other.startswith(f"{name}."))
     later = (modules[other] for other in names[last + 1 :])

@@ -1,84 +1,55 @@
-"""The command line: one function for each verb, over the functions that the Python API offers.
+"""The command line: one file for each verb, over the functions that the Python API offers.
 
-Nothing heavy is imported before a verb runs, so that ``crossstage --help`` answers at once.
+A file declares its verb's arguments and carries it out. Nothing heavy is imported before a verb runs, so that
+``crossstage --help`` and the help of each verb answer at once.
 """
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
 
-from crossstage.cli.convert import convert
-from crossstage.cli.cost import profile_network, report
-from crossstage.cli.data import data_anchors, data_check, data_show, data_stats
-from crossstage.cli.deploy import benchmark, export
-from crossstage.cli.explore import explore
-from crossstage.cli.gradients import gradients
-from crossstage.cli.train import run_train, train
-from crossstage.cli.verbs import INTERRUPTED, darknet_convert, darknet_info, info, models, pack, predict, val
-from crossstage.errors import CrossStageError
+from crossstage.cli import (
+    benchmark,
+    claims,
+    convert,
+    darknet,
+    data,
+    explore,
+    export,
+    gradients,
+    models,
+    pack,
+    predict,
+    profile,
+    report,
+    train,
+    val,
+)
+from crossstage.cli.arguments import Parser, UsageError
+from crossstage.cli.verb import FAILED, INTERRUPTED, Group, Verb
+from crossstage.errors import CrossStageError, did_you_mean
 from crossstage.version import __version__
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-FAILED = 2
-
-Verb = Callable[..., int]
-
-VERBS: dict[str, Verb | dict[str, Verb]] = {
-    "predict": predict,
-    "train": train,
-    "val": val,
-    "data": {"check": data_check, "stats": data_stats, "anchors": data_anchors, "show": data_show},
-    "export": export,
-    "benchmark": benchmark,
-    "pack": pack,
-    "models": models,
-    "info": info,
-    "profile": profile_network,
-    "report": report,
-    "convert": convert,
-    "explore": explore,
-    "gradients": gradients,
-    "darknet": {"info": darknet_info, "convert": darknet_convert},
+VERBS: dict[str, Verb | Group] = {
+    "predict": predict.VERB,
+    "train": train.VERB,
+    "val": val.VERB,
+    "data": data.GROUP,
+    "export": export.VERB,
+    "benchmark": benchmark.VERB,
+    "pack": pack.VERB,
+    "models": models.MODELS,
+    "info": models.INFO,
+    "profile": profile.VERB,
+    "report": report.VERB,
+    "convert": convert.VERB,
+    "explore": explore.VERB,
+    "gradients": gradients.VERB,
+    "darknet": darknet.GROUP,
+    "claims": claims.VERB,
 }
-GROUPS = {
-    "darknet": "Networks and weights in Darknet's formats.",
-    "data": "Datasets: check, describe, fit anchors, look at.",
-}
-LISTS = {  # options that take several values
-    "classes": "Names or ids of the classes to look for, apart or with commas; by default all.",
-    "fusion": "Where the carried and the processed part are fused.",
-    "gamma": "Shares of the channels that are carried past the blocks.",
-    "runtime": "What runs the networks to time them, of the runtimes of benchmark.",
-    "runtimes": "Some of torch-eager, torch, torch-compiled, torch-bf16, onnxruntime, onnxruntime-int8, openvino, "
-    "openvino-bf16, openvino-int8, ncnn, ncnn-bf16, opencv, apart or with commas; by default all.",
-    "stages": "Names or numbers of the stages to convert, in the order they run; by default those that get cheaper, or "
-    "all if none does.",
-    "split": "How the parts are taken: by a convolution for each, or by slicing the channels.",
-    "write": "Files to write: .json for all of it, .csv for a row of each layer, .png for a chart.",
-}
-SEVERAL = {"models": "Models, with or without weights, or model files."}  # positional
-FLAGS = {
-    "augment",
-    "compiled",
-    "decode",
-    "dynamic",
-    "half",
-    "int8",
-    "layers",
-    "measure",
-    "nms",
-    "fit_anchors",
-    "freeze_backbone",
-    "nms_sweep",
-    "peers",
-}  # may stand without a value
-OPTIONAL = {"pattern": "Shell-style wildcards, such as 'csp*'; by default all."}  # positional, and may be left out
+HELP = ("--help", "-h")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,16 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 on success, 1 if something was skipped or faulty, 2 if the command could not be carried out, 130 after
         Ctrl-C, 143 after being told to terminate.
     """
-    words = _plain(list(sys.argv[1:] if arguments is None else arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if words[:1] == ["train"]:
-            return run_train(words[1:])
-        chosen = _parser().parse_args(words)
-        verb = VERBS[chosen.subcommand]
-        chosen = chosen[chosen.subcommand]
-        if isinstance(verb, dict):
-            verb, chosen = verb[chosen.subcommand], chosen[chosen.subcommand]
-        return verb(**vars(chosen))
+        return _run("crossstage", VERBS, words)
     except CrossStageError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
@@ -108,68 +72,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _plain(words: Sequence[str]) -> list[str]:
-    """Options as they are defined: hyphens become underscores, a flag without a value is true, and -o is --out."""
-    words = ["--out" if word == "-o" else word for word in words]
-    result = []
-    for word, following in zip_longest(words, words[1:], fillvalue="--"):
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            if name in FLAGS and not equals and following.startswith("--"):
-                equals, value = "=", "true"
-            result.append(f"--{name}{equals}{value}")
-        else:
-            result.append(word)
-    return result
+def parser_of(prog: str, verb: Verb) -> Parser:
+    """Return the parser of a verb.
 
-
-def _parser() -> ArgumentParser:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(
-        prog="crossstage", description="Cross Stage Partial networks: find objects, train, measure, convert."
-    )
-    parser.add_argument("--version", action="version", version=f"crossstage {__version__}")
-    _add_verbs(parser, VERBS)
+    Args:
+        prog: The command and the verb, as a person types them.
+        verb: The verb.
+    """
+    parser = Parser(prog, verb.summary)
+    verb.declare(parser)
+    parser.flag("quiet", "Show no progress and no remarks, only results and errors.")
     return parser
 
 
-def _add_verbs(parser: ArgumentParser, verbs: Mapping[str, Verb | dict[str, Verb]]) -> None:
-    """Required parameters become positional arguments, unless they are keyword-only."""
-    from jsonargparse import ArgumentParser
+def _run(prog: str, verbs: Mapping[str, Verb | Group], words: Sequence[str]) -> int:
+    """Run the verb that the first word names, with the others."""
+    first, rest = words[0] if words else "", words[1:]
+    if first in HELP:
+        print(_help(prog, verbs))
+        return 0
+    if first == "--version" and verbs is VERBS:
+        print(f"crossstage {__version__}")
+        return 0
+    if first not in verbs:
+        what = f"{first!r} is unknown" if first else "a verb is missing"
+        expected = f"expected one of {', '.join(verbs)}{did_you_mean(first, verbs)}"
+        raise UsageError(f"{what}; {expected}; usage: {prog} VERB [options]")
+    found = verbs[first]
+    if isinstance(found, Group):
+        return _run(f"{prog} {first}", found.verbs, rest)
+    return found.run(parser_of(f"{prog} {first}", found).read(rest))
 
-    commands = parser.add_subcommands()
+
+def _help(prog: str, verbs: Mapping[str, Verb | Group]) -> str:
+    """Return the help of a command with verbs."""
+    group = VERBS.get(prog.rpartition(" ")[2])
+    summary = group.summary if group else "Cross Stage Partial networks: find objects, train, measure, convert."
+    parser = Parser(prog, summary)
+    parser.usage = f"{prog} VERB [options]"
+    if group is None:
+        parser.add_argument("--version", action="version", version=__version__, help="show the version and exit")
+    listed = parser.add_argument_group("verbs", f"each has a help of its own: {prog} VERB --help")
     for name, verb in verbs.items():
-        summary = GROUPS[name] if isinstance(verb, dict) else (verb.__doc__ or "").splitlines()[0]
-        below = ArgumentParser(description=summary)
-        commands.add_subcommand(name, below, help=summary.rstrip("."))
-        if isinstance(verb, dict):
-            _add_verbs(below, verb)
-            continue
-        if verb is train:  # it has a parser of its own, which needs torch
-            continue
-        parameters = inspect.signature(verb).parameters
-        first = next(iter(parameters.values()))
-        lists = _lists(verb)
-        below.add_function_arguments(
-            verb, as_positional=first.kind is not first.KEYWORD_ONLY, skip={*lists, *OPTIONAL, *SEVERAL}
-        )
-        for argument in SEVERAL.keys() & parameters.keys():
-            below.add_argument(argument, nargs="+", help=SEVERAL[argument])
-        for argument in OPTIONAL.keys() & parameters.keys():
-            below.add_argument(argument, nargs="?", default=parameters[argument].default, help=OPTIONAL[argument])
-        for option, kind in lists.items():
-            default = parameters[option].default
-            default = list(default) if isinstance(default, tuple) else default  # shown as it is typed
-            below.add_argument(f"--{option}", nargs="+", type=kind, default=default, help=LISTS[option])
-
-
-def _lists(verb: Verb) -> dict[str, Any]:
-    """The options of a verb that take several values, and what one of them is."""
-    found = {}
-    for name, hint in get_type_hints(verb).items():
-        for form in (hint, *get_args(hint)):
-            if get_origin(form) in (list, Sequence) and name not in SEVERAL:
-                found[name] = get_args(form)[0]
-    return found
+        listed.add_argument(name, help=verb.summary.rstrip("."))
+    return parser.format_help().rstrip()

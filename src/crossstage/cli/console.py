@@ -1,32 +1,39 @@
-"""What the verbs print with."""
+"""What the verbs print with: consoles that cut nothing off, and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
     from rich.table import Table
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """What a name may have been meant to be, as the end of a sentence."""
-    from difflib import get_close_matches
+def console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Return a console on which every column and every word of a table stays whole, see :mod:`crossstage.cli.whole`.
 
-    close = get_close_matches(name.strip("*?"), known, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    Args:
+        stderr: It writes to stderr instead of stdout.
+        quiet: It writes nothing.
+    """
+    from crossstage.cli.whole import WholeConsole
+
+    return WholeConsole(stderr=stderr, quiet=quiet)
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that knows whether people are looking."""
-    from rich.console import Console
+def working(what: str, quiet: bool = False) -> Status:
+    """Return a spinner on stderr, as a context, that says what is being done; nothing is shown if it is quiet."""
+    return console(stderr=True, quiet=quiet).status(what)
 
-    return Console(stderr=stderr)
+
+def say(text: str) -> None:
+    """Print a line as it is, however long."""
+    console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def table(*columns: str, numbers: int = 0) -> Table:
-    """A table whose last ``numbers`` columns are aligned to the right."""
+    """Return a table whose last ``numbers`` columns are aligned to the right."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False)

@@ -1,70 +1,84 @@
-"""The verb that compares cross stage partial variants of a network."""
+"""The verb that compares cross stage partial variants of a network: explore."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
-from typing import Literal
 
-from crossstage.cli.console import console
+from crossstage.cli import names
+from crossstage.cli.arguments import Parser
+from crossstage.cli.console import console, say
+from crossstage.cli.verb import Verb
 
 
-def explore(
-    *,
-    backbone: str,
-    gamma: Sequence[float] = (0.25, 0.5, 0.75),
-    fusion: Sequence[Literal["none", "first", "last", "both"]] = ("first", "last", "both"),
-    split: Sequence[Literal["project", "slice"]] = ("project",),
-    imgsz: int | None = None,
-    runtime: Sequence[str] = ("torch",),
-    rounds: int = 30,
-    threads: int | None = None,
-    train: str | None = None,
-    epochs: int = 10,
-    batch: int = 64,
-    seed: int = 0,
-    out: str | None = None,
-) -> int:
-    """Compare the cross stage partial variants of a network: costs, latency and accuracy, with their Pareto fronts.
+def declare(parser: Parser) -> None:
+    """Declare the arguments of explore."""
+    parser.option(
+        "backbone", 'A classifier of "crossstage models", or a detector, whose backbone is varied.', required=True
+    )
+    parser.several(
+        "gamma", "Shares of the channels that are carried past the blocks.", float, default=(0.25, 0.5, 0.75)
+    )
+    parser.several(
+        "fusion",
+        "Where the carried and the processed part are fused.",
+        default=("first", "last", "both"),
+        choices=names.fusions(),
+    )
+    parser.several(
+        "split",
+        "How the parts are taken: by a convolution for each, or by slicing the channels.",
+        default=("project",),
+        choices=names.splits(),
+    )
+    parser.option("imgsz", "Side of the input in pixels; by default the published one.", int)
+    parser.several(
+        "runtime",
+        "What runs the networks to time them, of the runtimes of benchmark.",
+        default=("torch",),
+        choices=names.benchmark_ways(),
+    )
+    parser.option("rounds", "Timed passes of each.", int, 30)
+    parser.option("threads", "Threads of each runtime; by default all cores.", int)
+    parser.option(
+        "train",
+        'Data to train each network on, see "crossstage data check --help"; by default none is trained.',
+    )
+    parser.option("epochs", "Epochs of each training.", int, 10)
+    parser.option("batch", "Images in an optimisation step.", int, 64)
+    parser.option("seed", "Seed of each training.", int, 0)
+    parser.option(
+        "out",
+        "The folder for explore.json, explore.csv, explore.png, and a folder for each training; by default "
+        "runs/explore and the network's name. The same command goes on where it was interrupted.",
+    )
 
-    Args:
-        backbone: A classifier of "crossstage models", or a detector, whose backbone is varied.
-        gamma: Shares of the channels that are carried past the blocks.
-        fusion: Where the parts are fused.
-        split: How they are taken.
-        imgsz: Side of the input in pixels; by default the published one.
-        runtime: What runs the networks to time them.
-        rounds: Timed passes of each.
-        threads: For each runtime; by default all cores.
-        train: Data to train each network on, see "crossstage data check --help"; by default none is trained.
-        epochs: Of each training.
-        batch: Images in an optimisation step.
-        seed: Of each training.
-        out: Folder for explore.json, explore.csv, explore.png, and a folder for each training; by default
-            runs/explore and the network's name. The same command goes on where it was interrupted.
-    """
+
+def run(given: Namespace) -> int:
+    """Count, time and perhaps train the variants, and print and write how they compare."""
     from rich.progress import Progress
 
-    from crossstage import explore as room
+    from crossstage.csp import explore as room
     from crossstage.training import Interrupted, TrainOptions
 
-    folder = Path(out or f"runs/explore/{backbone}")
+    folder = Path(given.out or f"runs/explore/{given.backbone}")
     training = None
-    if train is not None:
-        training = TrainOptions(backbone, train, epochs=epochs, batch=batch, seed=seed, out=str(folder), sample_every=0)
-    with Progress(console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task(backbone)
+    if given.train is not None:
+        settings = {"epochs": given.epochs, "batch": given.batch, "seed": given.seed, "out": str(folder)}
+        training = TrainOptions(given.backbone, given.train, sample_every=0, **settings)
+    with Progress(console=console(stderr=True, quiet=given.quiet), transient=True) as bar:
+        task = bar.add_task(given.backbone)
         found = room.explore(
-            backbone,
-            gammas=gamma,
-            fusions=fusion,
-            splits=split,
+            given.backbone,
+            gammas=given.gamma,
+            fusions=given.fusion,
+            splits=given.split,
             num_classes=room.classes_in(training) if training else None,
-            imgsz=imgsz,
-            runtimes=[name for entry in runtime for name in entry.split(",")],
-            rounds=rounds,
-            threads=threads,
+            imgsz=given.imgsz,
+            runtimes=given.runtime,
+            rounds=given.rounds,
+            threads=given.threads,
             progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
     found.save_all(folder)
@@ -75,6 +89,12 @@ def explore(
             print(f"{error}, or with the rest of {folder} by the same command", file=sys.stderr)
             return error.exit_code
     room.print_exploration(found, console())
-    written = f"{folder}: explore.json, explore.csv, explore.png"
-    console().print(written, highlight=False, markup=False, soft_wrap=True)
+    say(f"{folder}: explore.json, explore.csv, explore.png")
     return 0
+
+
+VERB = Verb(
+    "Compare the cross stage partial variants of a network: costs, latency and accuracy, with their Pareto fronts.",
+    declare,
+    run,
+)

@@ -1,91 +1,197 @@
-"""The verb that trains. Its options are those of :class:`crossstage.training.TrainOptions`."""
+"""The verb that trains: train. Its options are those of :class:`crossstage.training.TrainOptions`.
+
+They are read from that class's source, so that help needs no torch. What stands later counts: a file given by --config
+changes what stands before it, and is changed by what stands behind it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+import yaml
+
+from crossstage.cli import names
+from crossstage.cli.arguments import Parser, nullable, one_of
+from crossstage.cli.declared import Field, loss_settings, type_of
+from crossstage.cli.values import plain_value, read_fields, reader
+from crossstage.cli.verb import Verb
+from crossstage.errors import ConfigError
+
+MAY_CHANGE = ("data", "devices", "nodes", "strategy", "accelerator", "workers")  # when a run goes on
+REQUIRED = ("model", "data")
 
 
-def train() -> int:
-    """Train a detector or a classifier on your own images."""
-    raise AssertionError("run_train parses this verb's arguments")
+def declare(parser: Parser) -> None:
+    """Declare the options of a training."""
+    parser.set_defaults(given=())
+    parser.option("resume", f"The folder of a run to go on with; other options are {', '.join(MAY_CHANGE)} at most.")
+    recipes = ", ".join(names.recipes())
+    parser.declare("config", f"A YAML file with options, or the name of a recipe: {recipes}.", str, action=_Later)
+    parser.declare(
+        "print_config",
+        "Print the options as a YAML file, with skip_default those alone that differ from the default, and do not "
+        "train.",
+        one_of(("all", "skip_default")),
+        nargs="?",
+        const="all",
+    )
+    parser.add_argument("--partial.help", action="help", help=argparse.SUPPRESS)
+    for field in _fields().values():
+        _declare(parser, field, field.name)
+        for inner in field.hint.fields:
+            _declare(parser, inner, f"{field.name}.{inner.name}")
+    for name, (head, setting) in _loss_settings().items():
+        _declare(parser, setting, f"loss.{name}", f" ({head})")
+    parser.declare_unknown = lambda name: _declare_loss(parser, name)
 
 
-def run_train(words: Sequence[str]) -> int:
-    """Parse the verb's arguments and train.
-
-    Args:
-        words: What follows ``crossstage train``.
-
-    Returns:
-        0, or 130 or 143 if SIGINT or SIGTERM ended the training, whose state is saved then.
+def run(given: argparse.Namespace) -> int:
+    """Train, go on with a run, or print the options.
 
     Raises:
         CrossStageError: See :func:`crossstage.training.train`.
     """
-    from crossstage.training import Interrupted, TrainOptions, resume
-    from crossstage.training import train as start
+    content = _merged(given.given)
+    if given.print_config:
+        print(_as_yaml(content, changed_only=given.print_config == "skip_default"), end="")
+        return 0
+    if given.resume is None:
+        if missing := [name for name in REQUIRED if name not in content]:
+            raise ConfigError(f"--{missing[0]} is missing; usage: crossstage train --model MODEL --data DATA [options]")
+    elif unfit := [name for name in content if name not in MAY_CHANGE]:
+        raise ConfigError(f"--{unfit[0]} does not go with --resume; expected one of {', '.join(MAY_CHANGE)}")
+    from crossstage.training import Interrupted, TrainOptions, resume, train
 
     try:
-        if any(word.split("=")[0] == "--resume" for word in words):
-            chosen = vars(_resume_parser().parse_args(list(words)))
-            run = chosen.pop("resume")
-            resume(run, **{name: value for name, value in chosen.items() if value is not None})
+        if given.resume is None:
+            train(TrainOptions.from_mapping(content, "train"), quiet=given.quiet)
         else:
-            parser = _parser()
-            chosen = parser.parse_args(_with_recipe_paths(words))
-            chosen.pop("config", None)
-            start(TrainOptions(**vars(parser.instantiate(chosen))))
+            changes = {name: value for name, value in content.items() if value is not None}
+            resume(given.resume, quiet=given.quiet, **changes)
     except Interrupted as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def _parser() -> ArgumentParser:
-    from jsonargparse import ArgumentParser
+class _Later(argparse.Action):
+    """Keep what was given, in its order."""
 
-    from crossstage.training import TrainOptions, recipe_names
-
-    parser = ArgumentParser(
-        prog="crossstage train",
-        description="Train a detector or a classifier on your own images. "
-        "Or go on with a run that was interrupted: crossstage train --resume RUN",
-    )
-    recipes = ", ".join(recipe_names())
-    parser.add_argument("--config", action="config", help=f"YAML file with options, or the name of a recipe: {recipes}")
-    parser.add_class_arguments(TrainOptions, None)
-    return parser
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, value: Any, _option: Any = None) -> None:
+        namespace.given = (*namespace.given, (self.dest, value))
 
 
-def _resume_parser() -> ArgumentParser:
-    from jsonargparse import ArgumentParser
+class _Items(_Later):
+    """The same for the items of a list that stand apart."""
 
-    parser = ArgumentParser(prog="crossstage train", description="Go on with a run from its last complete state.")
-    parser.add_argument("--resume", type=str, required=True, help="Folder of the run.")
-    parser.add_argument("--data", type=str | None, help="Where the data lies now.")
-    parser.add_argument("--devices", type=int | None, help="Devices of this machine.")
-    parser.add_argument("--nodes", type=int | None, help="Machines.")
-    parser.add_argument("--strategy", type=Literal["auto", "ddp", "fsdp"] | None, help="How they share the work.")
-    parser.add_argument("--accelerator", type=str | None, help="auto, cpu, cuda or mps.")
-    parser.add_argument("--workers", type=int | None, help="Processes that prepare images, on each device.")
-    return parser
+    def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, _option: Any = None) -> None:
+        super().__call__(parser, namespace, tuple(item for part in value for item in part))
 
 
-def _with_recipe_paths(words: Sequence[str]) -> list[str]:
-    """The arguments with names of recipes replaced by their files."""
-    from crossstage.training.options import recipe_path
+@cache
+def _fields() -> dict[str, Field]:
+    return {field.name: field for field in type_of("crossstage.training.options", "TrainOptions").fields}
 
-    result: list[str] = []
-    for number, word in enumerate(words):
-        if number and words[number - 1] == "--config":
-            result.append(str(recipe_path(word)))
-        elif word.startswith("--config="):
-            result.append(f"--config={recipe_path(word.partition('=')[2])}")
+
+@cache
+def _loss_settings() -> dict[str, tuple[str, Field]]:
+    """Return the settings of the losses of the package's heads, by name, with what says whose they are."""
+    return {field.name: (head, field) for head, settings in loss_settings().items() for field in settings}
+
+
+def _declare(parser: Parser, field: Field, name: str, remark: str = "") -> None:
+    default = "" if field.default is None or field.default is False else f" (default: {_shown(field.default)})"
+    help = f"{field.text}{remark}{default}"
+    if field.hint.plain == ("bool",):
+        parser.flag(name, help, argparse.SUPPRESS, action=_Later)
+        return
+    settings: dict[str, Any] = {"action": _Later, "default": argparse.SUPPRESS}
+    if field.hint.items:
+        settings |= {"action": _Items, "nargs": "+"}
+    choices: Any = field.hint.choices
+    read = reader(field.hint)
+    if field.name == "format":  # its values stand in a table that programs may add to
+        choices = names.data_formats()
+        read = nullable(one_of(choices))
+    parser.declare(name, help, read, choices=choices if not field.hint.fields else None, **settings)
+
+
+def _declare_loss(parser: Parser, name: str) -> bool:
+    """Declare a setting of the loss of a head that the package does not know."""
+    room, _, setting = name.partition(".")
+    if room != "loss" or not setting:
+        return False
+    parser.declare(name, argparse.SUPPRESS, plain_value, action=_Later, default=argparse.SUPPRESS)
+    return True
+
+
+def _merged(given: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Return the options by name, the later ones over the earlier."""
+    content: dict[str, Any] = {}
+    for name, value in given:
+        if name == "config":
+            for key, entry in _config(value).items():
+                _set(content, key, entry)
         else:
-            result.append(word)
-    return result
+            outer, _, inner = name.partition(".")
+            _set(content, outer, {inner: value} if inner else value, part=bool(inner))
+    return content
+
+
+def _set(content: dict[str, Any], name: str, value: Any, *, part: bool = False) -> None:
+    """Set an option, or change a part of it."""
+    hint, before = _fields()[name].hint, content.get(name)
+    joins = part or not (hint.choices or hint.optional)  # a partial stage's settings are one value, given as a whole
+    if isinstance(value, Mapping) and isinstance(before, Mapping) and joins:
+        value = {**before, **value}
+    content[name] = _with_typed_loss(value) if name == "loss" else value
+
+
+def _config(name: str) -> dict[str, Any]:
+    """Return the options of a YAML file or recipe."""
+    from crossstage.training.options import load_recipe
+
+    content = load_recipe(name)
+    given = {key: value for key, value in content.items() if value is not None or key not in REQUIRED}
+    try:
+        return read_fields(_fields(), given)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _with_typed_loss(settings: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: field for name, (_, field) in _loss_settings().items()}
+    typed = read_fields(known, {name: value for name, value in settings.items() if name in known}, "loss.")
+    return {name: typed[name] if name in typed else plain_value(value) for name, value in settings.items()}
+
+
+def _as_yaml(content: Mapping[str, Any], *, changed_only: bool) -> str:
+    """Return options as a YAML file, in the order of their declaration."""
+    defaults = {name: _default(field) for name, field in _fields().items()}
+    shown: dict[str, Any] = {}
+    for name, default in defaults.items():
+        value = content.get(name, default)
+        if isinstance(value, Mapping) and name in content:
+            own = {field.name: field.default for field in _fields()[name].hint.fields}
+            value = {**own, **value}
+            value = {key: value[key] for key in value if not changed_only or value[key] != own.get(key)}
+        if not changed_only or (name in content and value != default):
+            shown[name] = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+
+
+def _default(field: Field) -> Any:
+    if field.required or field.default is not None or field.hint.optional:
+        return field.default
+    return {inner.name: inner.default for inner in field.hint.fields}
+
+
+def _shown(default: Any) -> str:
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
+
+
+VERB = Verb("Train a detector or a classifier on your own images, or go on with a run.", declare, run)

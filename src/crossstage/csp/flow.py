@@ -14,7 +14,7 @@ from torch import nn
 from torch.fx import Node
 
 from crossstage.csp.parts import Axis, ChannelsError, Parts, regroup
-from crossstage.csp.trace import Region, Trace, first_line, module_paths, shape_of
+from crossstage.csp.trace import Subgraph, Trace, first_line, module_paths, shape_of
 from crossstage.errors import ConfigError
 
 Axes = tuple[Axis | None, ...]
@@ -39,7 +39,7 @@ class Flow:
         ConfigError: An operation is not understood, so the stage cannot be narrowed.
     """
 
-    def __init__(self, trace: Trace, region: Region) -> None:
+    def __init__(self, trace: Trace, region: Subgraph) -> None:
         self.parts = Parts()
         self.source = self.parts.new(region.in_shape[1])
         self.norms: dict[str, Axis] = {}

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from crossstage.csp.parts import Kept
 
-Norm = nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm
-Channels = int | Sequence[tuple[int, int]]
+NormLayer = nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm
+KeptChannels = int | Sequence[tuple[int, int]]
 """How many channels stay, the last ones; or of channels that were concatenated, (how many stay, of how many) each."""
 
 TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
-def narrow(layer: nn.Module, outputs: Channels | None = None, inputs: Channels | None = None) -> None:
+def narrow(layer: nn.Module, outputs: KeptChannels | None = None, inputs: KeptChannels | None = None) -> None:
     """Leave a layer fewer channels, in place.
 
     The last channels stay, as they do where a stage's input is sliced and its first channels are carried past.
@@ -24,8 +24,8 @@ def narrow(layer: nn.Module, outputs: Channels | None = None, inputs: Channels |
 
     Args:
         layer: A convolution, linear layer or norm.
-        outputs: Channels of the output, and of the input too if it is a norm or works in groups; None for all.
-        inputs: Channels of the input; None for all.
+        outputs: KeptChannels of the output, and of the input too if it is a norm or works in groups; None for all.
+        inputs: KeptChannels of the input; None for all.
     """
     if isinstance(layer, (nn.Conv2d, nn.Linear)):
         before = layer.weight.shape[0]
@@ -38,7 +38,7 @@ def narrow(layer: nn.Module, outputs: Channels | None = None, inputs: Channels |
             layer.groups = layer.groups * width // before if layer.groups > 1 else 1
             layer.out_channels, layer.in_channels = width, width_in * layer.groups
         return
-    assert isinstance(layer, Norm) and outputs is not None
+    assert isinstance(layer, NormLayer) and outputs is not None
     before = _width(layer)
     for name in TENSORS:
         _cut(layer, name, outputs)
@@ -52,7 +52,7 @@ def narrow(layer: nn.Module, outputs: Channels | None = None, inputs: Channels |
         layer.num_features = after
 
 
-def narrow_tensor(module: nn.Module, name: str, *channels: Channels | None) -> None:
+def narrow_tensor(module: nn.Module, name: str, *channels: KeptChannels | None) -> None:
     """Leave a parameter or buffer that a module holds itself fewer channels, in place.
 
     Args:
@@ -63,13 +63,13 @@ def narrow_tensor(module: nn.Module, name: str, *channels: Channels | None) -> N
     _cut(module, name, *channels)
 
 
-def _width(norm: Norm) -> int:
+def _width(norm: NormLayer) -> int:
     if isinstance(norm, nn.LayerNorm):
         return norm.normalized_shape[0]
     return norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
 
 
-def _cut(module: nn.Module, name: str, *channels: Channels | None) -> None:
+def _cut(module: nn.Module, name: str, *channels: KeptChannels | None) -> None:
     tensor = getattr(module, name, None)
     if tensor is None:
         return
@@ -82,7 +82,7 @@ def _cut(module: nn.Module, name: str, *channels: Channels | None) -> None:
     setattr(module, name, value)
 
 
-def _last(stay: Channels, size: int) -> Tensor:
+def _last(stay: KeptChannels, size: int) -> Tensor:
     """Indices of the channels that stay."""
     pieces: list[Tensor] = []
     offset = 0
@@ -93,5 +93,5 @@ def _last(stay: Channels, size: int) -> Tensor:
 
 
 def width_of(kept: Kept) -> int:
-    """Channels that stay."""
+    """KeptChannels that stay."""
     return sum(stay for stay, _ in kept)

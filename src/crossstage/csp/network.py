@@ -14,7 +14,7 @@ from crossstage.analysis import count_flops
 from crossstage.csp.build import convert_stage, merge
 from crossstage.csp.plan import StagePlan, plan_stage
 from crossstage.csp.report import Report, StageReport
-from crossstage.csp.stages import Stage, find_stages
+from crossstage.csp.stages import FoundStage, find_stages
 from crossstage.csp.trace import Trace, first_line, shape_of
 from crossstage.errors import ConfigError
 from crossstage.nn import Partial
@@ -23,7 +23,7 @@ DEFAULT_SIDE = 224
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConversionPlan:
     """What is to be done to a network.
 
     Attributes:
@@ -78,7 +78,7 @@ def to_partial(
     return carry_out(model, make_plan(model, partial or Partial(), stages, example_input))
 
 
-def carry_out(model: nn.Module, plan: Plan) -> tuple[nn.Module, Report]:
+def carry_out(model: nn.Module, plan: ConversionPlan) -> tuple[nn.Module, Report]:
     """Do what a plan of :func:`make_plan` says to a copy of its network.
 
     Raises:
@@ -94,13 +94,13 @@ def carry_out(model: nn.Module, plan: Plan) -> tuple[nn.Module, Report]:
 
 def make_plan(
     model: nn.Module, partial: Partial, stages: Sequence[str | int] | None = None, example_input: Tensor | None = None
-) -> Plan:
+) -> ConversionPlan:
     """Work out what :func:`to_partial` does, of the same arguments, without doing it."""
     example = _example(model) if example_input is None else example_input
     return plan_network(Trace(model, example), partial, stages)
 
 
-def plan_network(trace: Trace, partial: Partial, stages: Sequence[str | int] | None = None) -> Plan:
+def plan_network(trace: Trace, partial: Partial, stages: Sequence[str | int] | None = None) -> ConversionPlan:
     """Work out what :func:`to_partial` does to a traced network, which serves for any number of plans."""
     kind = type(trace.model).__name__
     found = find_stages(trace)
@@ -131,7 +131,7 @@ def plan_network(trace: Trace, partial: Partial, stages: Sequence[str | int] | N
         raise ConfigError(f"{kind}: no stage can be made partial: {reasons}")
     if plans:
         left += [(report.name, report.growth.replace("grows", "would grow")) for _, report in dear]
-    return Plan(partial, tuple(plans or dear), tuple(left), trace.example)
+    return ConversionPlan(partial, tuple(plans or dear), tuple(left), trace.example)
 
 
 def _example(model: nn.Module) -> Tensor:
@@ -141,7 +141,7 @@ def _example(model: nn.Module) -> Tensor:
     return torch.empty(1, first.in_channels, DEFAULT_SIDE, DEFAULT_SIDE, device="meta")
 
 
-def _choose(found: Sequence[Stage], wanted: Sequence[str | int]) -> list[Stage]:
+def _choose(found: Sequence[FoundStage], wanted: Sequence[str | int]) -> list[FoundStage]:
     names = [stage.name for stage in found]
     chosen: set[int] = set()
     for want in wanted:
@@ -211,7 +211,7 @@ def _output_shapes(model: nn.Module, example: Tensor) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
-def _report(model: nn.Module, converted: nn.Module, plan: Plan, origins: dict[nn.Module, str]) -> Report:
+def _report(model: nn.Module, converted: nn.Module, plan: ConversionPlan, origins: dict[nn.Module, str]) -> Report:
     whole, cut, new = [], [], []
     before = {name: tensor.shape for name, tensor in model.state_dict().items()}
     owners = {name: origins.get(module) for name, module in converted.named_modules()}

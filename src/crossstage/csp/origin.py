@@ -7,6 +7,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossstage.weights.peers import LIBRARIES, PEERS
+from crossstage.weights.ref import NETWORKS, Ref, check_twin, parse
+
+_RESOLVE = "from crossstage.weights.resolving import resolve"
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -23,26 +28,30 @@ class Origin:
     own: tuple[str, ...] = ()
 
 
-def origin_of(name: str, written: Path) -> Origin:
-    """Source that makes the network that a name stands for.
+def origin_of(name: str | Path | Ref, written: Path) -> Origin:
+    """Write source that makes the network that a name stands for.
 
     Args:
         name: What :func:`crossstage.weights.resolving.resolve` takes.
         written: The file that the source is for; a user's own file is looked for from there.
+
+    Raises:
+        ConfigError: The name is unknown.
     """
-    library, _, rest = name.partition(":")
-    if library == "timm":
-        return Origin(("import timm",), f'timm.create_model("{rest.partition(".")[0]}")')
-    if library == "torchvision":
-        return Origin(
-            ("import torchvision",), f'torchvision.models.get_model("{rest.partition(".")[0]}", weights=None)'
-        )
-    file, _, function = name.rpartition(":")
-    if file.endswith(".py"):
-        return _own(Path(file).resolve(), function, written.resolve().parent)
-    if not Path(name).exists() and not Path(name).suffix:
-        return Origin(("import crossstage",), f'crossstage.create_model("{name}")')
-    return Origin(("from crossstage.zoo import resolve",), f'resolve("{name}", "cpu").module')
+    ref = parse(name, NETWORKS)
+    if ref.kind == "model":
+        return Origin(("import crossstage",), f'crossstage.create_model("{ref.name}")')
+    if ref.kind == "peer":
+        check_twin(ref)
+        twin = PEERS[ref.peer]
+        settings = "".join(f", {key}={value!r}" for key, value in twin.settings.items()).replace("'", '"')
+        return Origin(("import crossstage",), f'crossstage.create_model("{twin.model}"{settings})')
+    if ref.kind == "peer-network":
+        library = LIBRARIES[ref.library]
+        return Origin((library.imports,), library.expression.format(name=ref.name))
+    if ref.kind == "function":
+        return _own(ref.file.resolve(), ref.name, written.resolve().parent)
+    return Origin((_RESOLVE,), f'resolve("{ref}", "cpu").module')
 
 
 def _own(file: Path, function: str, folder: Path) -> Origin:
@@ -52,5 +61,5 @@ def _own(file: Path, function: str, folder: Path) -> Origin:
     if file.parent == folder and file.stem.isidentifier() and function in {node.name for node in made}:
         return Origin((), f"{function}()", (f"from {file.stem} import {function}",))
     path = Path(os.path.relpath(file, folder)).as_posix()
-    imports = ("from pathlib import Path", "from crossstage.zoo import resolve")
+    imports = ("from pathlib import Path", _RESOLVE)
     return Origin(imports, f'resolve(f"{{Path(__file__).parent}}/{path}:{function}", "cpu").module')

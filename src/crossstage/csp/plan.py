@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from crossstage.csp.flow import Flow
-from crossstage.csp.narrow import TENSORS, Norm, width_of
+from crossstage.csp.narrow import TENSORS, NormLayer, width_of
 from crossstage.csp.parts import Axis, Kept
-from crossstage.csp.stages import Stage
+from crossstage.csp.stages import FoundStage
 from crossstage.csp.trace import Trace, module_paths, shape_of
 from crossstage.errors import ConfigError
 from crossstage.nn import ConvStyle, Partial
@@ -55,7 +55,7 @@ class StagePlan:
         edits: Layers of the blocks that become narrower.
     """
 
-    stage: Stage
+    stage: FoundStage
     partial: Partial
     carried: int
     processed: int
@@ -84,7 +84,7 @@ class StagePlan:
         return self.carried + (self.transition or self.processed_out)
 
 
-def plan_stage(trace: Trace, stage: Stage, partial: Partial, blocks_of_stages: Iterable[str]) -> StagePlan:
+def plan_stage(trace: Trace, stage: FoundStage, partial: Partial, blocks_of_stages: Iterable[str]) -> StagePlan:
     """Work out the widths of a partial stage.
 
     With ``split="project"`` the processed part has ``1 - gamma`` of the input's channels and the carried part what the
@@ -154,7 +154,7 @@ def _edits(model: nn.Module, flow: Flow, share: float, whole: tuple[int, ...]) -
         kept = () if axis is None else flow.parts.kept(axis, share, whole=whole)
         return kept if any(stay != width for stay, width in kept) else None
 
-    norms = {path: axis for path, axis in flow.norms.items() if isinstance(model.get_submodule(path), Norm)}
+    norms = {path: axis for path, axis in flow.norms.items() if isinstance(model.get_submodule(path), NormLayer)}
     without_weights = dict(norms)
     for name, axes in flow.weights.items():
         owner, _, tensor = name.rpartition(".")
@@ -170,7 +170,7 @@ def _edits(model: nn.Module, flow: Flow, share: float, whole: tuple[int, ...]) -
             yield Edit(owner, (kept,))
 
 
-def _pooling(trace: Trace, stage: Stage) -> tuple[int, bool]:
+def _pooling(trace: Trace, stage: FoundStage) -> tuple[int, bool]:
     """How the carried part reaches the resolution of the blocks' output."""
     region = stage.region
     steps = {round(before / after) for before, after in zip(region.in_shape[2:], region.out_shape[2:], strict=True)}
@@ -188,7 +188,7 @@ def _pooling(trace: Trace, stage: Stage) -> tuple[int, bool]:
     return step, blocks(larger).shape[2] > after
 
 
-def _pool_after(trace: Trace, stage: Stage, blocks_of_stages: Iterable[str]) -> str | None:
+def _pool_after(trace: Trace, stage: FoundStage, blocks_of_stages: Iterable[str]) -> str | None:
     """The pooling layer over windows that alone reads the stage's output."""
     readers = list(stage.region.result.users)
     if len(readers) != 1:
@@ -211,7 +211,7 @@ _ACTIVATIONS = {
 }
 
 
-def _style(trace: Trace, stage: Stage) -> ConvStyle:
+def _style(trace: Trace, stage: FoundStage) -> ConvStyle:
     """What the layers to be added look like: the stage's usual activation; batch norm where the network has it, else
     group norm, which does not mix images either.
     """

@@ -14,7 +14,7 @@ from torch import nn
 
 from crossstage.csp.edits import narrowing
 from crossstage.csp.expressions import access, assignment
-from crossstage.csp.network import Plan
+from crossstage.csp.network import ConversionPlan
 from crossstage.csp.origin import Origin
 from crossstage.csp.plan import StagePlan
 from crossstage.csp.report import Report, StageReport
@@ -27,7 +27,7 @@ _NAMES = {  # where the names come from that a file may use
 _RESERVED = {"plain", "convert", "build", "nn", *(name for names in _NAMES.values() for name in names)}
 
 
-def write_source(model: nn.Module, plan: Plan, report: Report, origin: Origin, title: str) -> str:
+def write_source(model: nn.Module, plan: ConversionPlan, report: Report, origin: Origin, title: str) -> str:
     """A file that does what a plan says.
 
     Args:
@@ -86,7 +86,7 @@ def _totals(report: Report) -> str:
     )
 
 
-def _stage_functions(model: nn.Module, plan: Plan) -> tuple[list[str], list[str]]:
+def _stage_functions(model: nn.Module, plan: ConversionPlan) -> tuple[list[str], list[str]]:
     """A function for each kind of stage, and the lines that call them."""
     users: dict[str, list[StageReport]] = {}  # by what the function does
     calls: list[str] = []
@@ -203,7 +203,7 @@ def _convolution(exists: bool, inputs: int, outputs: int, plan: StagePlan) -> st
     return f"ConvNormAct({inputs}, {outputs}, style={_style_name(plan.style)})" if exists else "nn.Identity()"
 
 
-def _styles(plan: Plan) -> list[ConvStyle]:
+def _styles(plan: ConversionPlan) -> list[ConvStyle]:
     return list(dict.fromkeys(stage.style for stage, _ in plan.stages))
 
 

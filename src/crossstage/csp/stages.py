@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from crossstage.csp.trace import Region, Trace, shape_of
+from crossstage.csp.trace import Subgraph, Trace, shape_of
 
 _LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, torch.ops.aten.linear.default)
 MIN_LAYERS = 2  # of a block
 
 
 @dataclass(frozen=True)
-class Stage:
+class FoundStage:
     """Blocks in a row.
 
     Attributes:
@@ -32,8 +32,8 @@ class Stage:
     parent: str
     children: tuple[str, ...]
     block: str
-    region: Region
-    first: Region
+    region: Subgraph
+    first: Subgraph
     whole: bool
 
     @property
@@ -53,11 +53,11 @@ class Stage:
 @dataclass(frozen=True)
 class _Block:
     child: str
-    region: Region
+    region: Subgraph
     kind: Hashable
 
 
-def find_stages(trace: Trace) -> list[Stage]:
+def find_stages(trace: Trace) -> list[FoundStage]:
     """The stages of a network, in the order they run.
 
     A block is a module that reads one feature map, gives one, and holds at least two convolutions or linear layers at
@@ -96,7 +96,7 @@ def _all_blocks(trace: Trace) -> dict[str, list[_Block]]:
 
 def _stages_below(
     trace: Trace, blocks: dict[str, list[_Block]], kinds: Counter[Hashable], path: str, module: nn.Module
-) -> Iterator[Stage]:
+) -> Iterator[FoundStage]:
     taken: set[str] = set()
     for row in _rows(blocks[path]):
         if len(row) > 1:
@@ -127,18 +127,18 @@ def _rows(blocks: Sequence[_Block]) -> list[list[_Block]]:
     return rows
 
 
-def _follows(region: Region, before: Region) -> bool:
+def _follows(region: Subgraph, before: Subgraph) -> bool:
     """Whether a region alone reads what the one before gives."""
     return region.source is before.result and set(region.nodes).issuperset(before.result.users)
 
 
-def _stage(trace: Trace, path: str, module: nn.Module, row: Sequence[_Block]) -> Stage:
+def _stage(trace: Trace, path: str, module: nn.Module, row: Sequence[_Block]) -> FoundStage:
     children = tuple(block.child for block in row)
     region = trace.region(joined(path, child) for child in children)
     assert region
     kind = type(module.get_submodule(children[0])).__name__.lstrip("_")
     whole = bool(path) and runs_in_order(module) and children == tuple(name for name, _ in module.named_children())
-    return Stage(path, children, kind, region, row[0].region, whole)
+    return FoundStage(path, children, kind, region, row[0].region, whole)
 
 
 def runs_in_order(module: nn.Module) -> bool:
@@ -146,7 +146,7 @@ def runs_in_order(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
-def _plain_stages(trace: Trace, path: str, module: nn.Module) -> Iterator[Stage]:
+def _plain_stages(trace: Trace, path: str, module: nn.Module) -> Iterator[FoundStage]:
     """Rows of single layers in a ``Sequential``, such as VGG's, from the first that reads a feature map."""
     rows: list[list[_Block]] = [[]]
     for name, child in module.named_children():
@@ -165,9 +165,9 @@ def _plain_stages(trace: Trace, path: str, module: nn.Module) -> Iterator[Stage]
             yield stage
 
 
-def _layers(found: Region | Stage) -> int:
+def _layers(found: Subgraph | FoundStage) -> int:
     """Convolutions and linear layers at the resolution of the output."""
-    region = found.region if isinstance(found, Stage) else found
+    region = found.region if isinstance(found, FoundStage) else found
     places = region.out_shape[2] * region.out_shape[3]
     return sum(node.target in _LAYERS and _places(node) == places for node in region.nodes)
 

@@ -16,7 +16,7 @@ from crossstage.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Region:
+class Subgraph:
     """The operations of a module that reads one feature map and gives one.
 
     Attributes:
@@ -90,7 +90,7 @@ class Trace:
             for path in module_paths(node):
                 self._members[path].append(node)
 
-    def region(self, paths: Iterable[str]) -> Region | None:
+    def region(self, paths: Iterable[str]) -> Subgraph | None:
         """What the modules of these names compute together; None if they read or give more than one feature map, or
         share their weights with others.
         """
@@ -102,7 +102,7 @@ class Trace:
         results = [node for node in nodes if not inside.issuperset(node.users)]
         if len(sources) != 1 or len(results) != 1 or any(not inside.issuperset(node.users) for node in weights):
             return None
-        made = Region(nodes, sources.pop(), results[0])
+        made = Subgraph(nodes, sources.pop(), results[0])
         return made if len(made.in_shape) == 4 and len(made.out_shape) == 4 else None
 
 

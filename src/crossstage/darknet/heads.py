@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from crossstage.darknet.cfg import shorten
 from crossstage.darknet.operations import Softmax
-from crossstage.darknet.plan import Layer, Scope, Shape
+from crossstage.darknet.plan import PlannedLayer, Scope, Shape
 from crossstage.errors import ConfigError
 from crossstage.ops.boxes import cell_grid, cxcywh_to_xyxy, decode_yolo
 
-Anchors = tuple[tuple[float, float], ...]
+AnchorSizes = tuple[tuple[float, float], ...]
 
 
 class BoxOutput(nn.Module, ABC):
@@ -40,7 +40,7 @@ class BoxOutput(nn.Module, ABC):
 class Yolo(BoxOutput):
     """``[yolo]``: YOLOv3 and later, see :func:`crossstage.ops.boxes.decode_yolo`."""
 
-    def __init__(self, anchors: Anchors, scale_x_y: float, *, new_coords: bool) -> None:
+    def __init__(self, anchors: AnchorSizes, scale_x_y: float, *, new_coords: bool) -> None:
         super().__init__()
         self.anchors, self.scale_x_y, self.new_coords = anchors, scale_x_y, new_coords
 
@@ -54,7 +54,7 @@ class Yolo(BoxOutput):
 class GaussianYolo(BoxOutput):
     """``[Gaussian_yolo]`` (arXiv 1904.04620): each coordinate has an uncertainty, whose mean lowers the score."""
 
-    def __init__(self, anchors: Anchors, scale_x_y: float) -> None:
+    def __init__(self, anchors: AnchorSizes, scale_x_y: float) -> None:
         super().__init__()
         self.anchors, self.scale_x_y = anchors, scale_x_y
 
@@ -73,7 +73,7 @@ class GaussianYolo(BoxOutput):
 class Region(BoxOutput):
     """``[region]``: YOLOv2, whose anchors are in cells and whose classes may be a softmax."""
 
-    def __init__(self, anchors: Anchors, *, softmax: bool, tree: bool) -> None:
+    def __init__(self, anchors: AnchorSizes, *, softmax: bool, tree: bool) -> None:
         super().__init__()
         self.anchors, self.softmax, self.tree = anchors, softmax, tree
 
@@ -119,7 +119,7 @@ class Detection(BoxOutput):
         return cxcywh_to_xyxy(decoded).flatten(1, 2), scores.flatten(1, 2)
 
 
-def _anchors(scope: Scope, count: int) -> Anchors:
+def _anchors(scope: Scope, count: int) -> AnchorSizes:
     numbers = scope.section.numbers("anchors")
     if len(numbers) < 2 * count:
         raise scope.section.error(
@@ -130,7 +130,7 @@ def _anchors(scope: Scope, count: int) -> Anchors:
     return tuple(zip(numbers[0 : 2 * count : 2], numbers[1 : 2 * count : 2], strict=True))
 
 
-def _masked_anchors(scope: Scope) -> Anchors:
+def _masked_anchors(scope: Scope) -> AnchorSizes:
     """The anchors that ``mask`` picks of ``num``; all of them without a mask."""
     total = scope.section.integer("num", 1, low=1, high=1000)
     mask = scope.section.integers("mask") or list(range(total))
@@ -149,18 +149,18 @@ def _check_channels(scope: Scope, boxes: int, values: int) -> None:
         )
 
 
-def _output(scope: Scope, build: Callable[[], nn.Module]) -> Layer:
+def _output(scope: Scope, build: Callable[[], nn.Module]) -> PlannedLayer:
     return scope.layer(scope.shape, lambda _: build(), is_output=True)
 
 
-def _yolo(scope: Scope) -> Layer:
+def _yolo(scope: Scope) -> PlannedLayer:
     section, anchors = scope.section, _masked_anchors(scope)
     _check_channels(scope, len(anchors), 5 + section.integer("classes", 20, low=0))
     scale, new_coords = section.number("scale_x_y", 1), section.flag("new_coords")
     return _output(scope, lambda: Yolo(anchors, scale, new_coords=new_coords))
 
 
-def _gaussian_yolo(scope: Scope) -> Layer:
+def _gaussian_yolo(scope: Scope) -> PlannedLayer:
     section, anchors = scope.section, _masked_anchors(scope)
     if (point := section.text("yolo_point", "center")) != "center":
         raise section.error(f"yolo_point={shorten(point)}; only center is supported", "yolo_point")
@@ -169,7 +169,7 @@ def _gaussian_yolo(scope: Scope) -> Layer:
     return _output(scope, lambda: GaussianYolo(anchors, scale))
 
 
-def _region(scope: Scope) -> Layer:
+def _region(scope: Scope) -> PlannedLayer:
     section = scope.section
     if section.integer("coords", 4) != 4:
         raise section.error(f"coords={section.integer('coords', 4)}; expected 4", "coords")
@@ -179,7 +179,7 @@ def _region(scope: Scope) -> Layer:
     return _output(scope, lambda: Region(anchors, softmax=softmax, tree=tree))
 
 
-def _detection(scope: Scope) -> Layer:
+def _detection(scope: Scope) -> PlannedLayer:
     section = scope.section
     side, boxes = section.integer("side", 7, low=1, high=1000), section.integer("num", 1, low=1, high=1000)
     classes, coords = section.integer("classes", 1, low=1), section.integer("coords", 1)
@@ -193,7 +193,7 @@ def _detection(scope: Scope) -> Layer:
     return _output(scope, lambda: Detection(side, boxes, classes, square_root=square_root, softmax=softmax))
 
 
-def _softmax(scope: Scope) -> Layer:
+def _softmax(scope: Scope) -> PlannedLayer:
     section, shape = scope.section, scope.shape
     if "tree" in section.options:  # probabilities need a file that the cfg only names; what enters does not
         return _output(scope, nn.Identity)
@@ -206,7 +206,7 @@ def _softmax(scope: Scope) -> Layer:
     return scope.layer(Shape(*shape), lambda _: Softmax(temperature, groups, spatial=spatial), is_output=True)
 
 
-OUTPUT_KINDS: dict[str, Callable[[Scope], Layer]] = {
+OUTPUT_KINDS: dict[str, Callable[[Scope], PlannedLayer]] = {
     "yolo": _yolo,
     "Gaussian_yolo": _gaussian_yolo,
     "region": _region,

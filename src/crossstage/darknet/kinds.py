@@ -12,8 +12,8 @@ from crossstage.darknet import layers, operations
 from crossstage.darknet.activations import NAMES, darknet_activation
 from crossstage.darknet.cfg import Section, shorten
 from crossstage.darknet.heads import OUTPUT_KINDS
-from crossstage.darknet.plan import MAX_ELEMENTS, Layer, Scope, Shape
-from crossstage.nn import BN_EPS
+from crossstage.darknet.plan import MAX_ELEMENTS, PlannedLayer, Scope, Shape
+from crossstage.nn import BN_EPS, Maxout
 
 
 def _activation(scope: Scope, default: str) -> Callable[[], nn.Module]:
@@ -53,7 +53,7 @@ def _slide(size: int, kernel: int, stride: int, padding: int) -> int:
 _UNSUPPORTED = {"xnor": "binary weights", "binary": "binary weights", "flipped": "transposed weights"}
 
 
-def _convolutional(scope: Scope) -> Layer:
+def _convolutional(scope: Scope) -> PlannedLayer:
     section, (channels, *sides) = scope.section, scope.shape
     for option, wanted in _UNSUPPORTED.items():
         if section.flag(option):
@@ -82,9 +82,9 @@ def _convolutional(scope: Scope) -> Layer:
             bn = nn.BatchNorm2d(filters, eps=BN_EPS) if normalize else None
         else:
             lender = built[shared]
-            assert isinstance(lender, layers.Convolution)
+            assert isinstance(lender, layers.StoredConvolution)
             conv, bn = lender.conv, lender.bn
-        return layers.Convolution(
+        return layers.StoredConvolution(
             conv, bn, act(), stride=stride, padding=padding, dilation=dilation, blur=blur, shared=shared is not None
         )
 
@@ -125,7 +125,7 @@ def _shared(scope: Scope) -> int | None:
     return index
 
 
-def _connected(scope: Scope) -> Layer:
+def _connected(scope: Scope) -> PlannedLayer:
     section, inputs = scope.section, scope.shape.elements
     outputs = section.integer("output", 1, low=1)
     normalize = section.flag("batch_normalize")
@@ -137,7 +137,7 @@ def _connected(scope: Scope) -> Layer:
     )
 
 
-def _local(scope: Scope) -> Layer:
+def _local(scope: Scope) -> PlannedLayer:
     section, (channels, height, width) = scope.section, scope.shape
     filters, size = section.integer("filters", 1, low=1), section.integer("size", 1, low=1)
     stride, padding = section.integer("stride", 1, low=1), int(section.flag("pad"))
@@ -156,12 +156,12 @@ def _local(scope: Scope) -> Layer:
     )
 
 
-def _batchnorm(scope: Scope) -> Layer:
+def _batchnorm(scope: Scope) -> PlannedLayer:
     channels = scope.shape.channels
     return scope.layer(scope.shape, lambda _: layers.BatchNorm(channels), parameters=2 * channels)
 
 
-def _pool(scope: Scope, *, mean: bool) -> Layer:
+def _pool(scope: Scope, *, mean: bool) -> PlannedLayer:
     section, (channels, *sides) = scope.section, scope.shape
     if not mean and section.flag("maxpool_depth"):
         return _maxout(scope)
@@ -181,7 +181,7 @@ def _pool(scope: Scope, *, mean: bool) -> Layer:
     )
 
 
-def _maxout(scope: Scope) -> Layer:
+def _maxout(scope: Scope) -> PlannedLayer:
     section, (channels, height, width) = scope.section, scope.shape
     size = section.integer("size", section.integer("stride", 1), low=1)
     out = section.integer("out_channels", 1, low=1)
@@ -189,16 +189,16 @@ def _maxout(scope: Scope) -> Layer:
         raise section.error(f"out_channels={out} of {channels} channels; expected at most as many", "out_channels")
     return scope.layer(
         Shape(out, height, width),
-        lambda _: operations.Maxout(out),
+        lambda _: Maxout(out),
         operations=size * size * channels * height * width,
     )
 
 
-def _avgpool(scope: Scope) -> Layer:
+def _avgpool(scope: Scope) -> PlannedLayer:
     return scope.layer(Shape(scope.shape.channels, 1, 1), lambda _: operations.GlobalAverage())
 
 
-def _route(scope: Scope) -> Layer:
+def _route(scope: Scope) -> PlannedLayer:
     section, sources = scope.section, scope.references("layers")
     groups = section.integer("groups", 1, low=1)
     group_id = section.integer("group_id", 0, low=0)
@@ -218,7 +218,7 @@ def _route(scope: Scope) -> Layer:
     return scope.layer(Shape(channels, *shapes[0][1:]), lambda _: operations.Route(groups, group_id), sources=sources)
 
 
-def _shortcut(scope: Scope) -> Layer:
+def _shortcut(scope: Scope) -> PlannedLayer:
     section, sources = scope.section, (scope.previous, *scope.references("from"))
     act = _activation(scope, "linear")
     for source in sources[1:]:
@@ -257,7 +257,7 @@ def _check_addend(scope: Scope, source: int) -> None:
         )
 
 
-def _scale_channels(scope: Scope) -> Layer:
+def _scale_channels(scope: Scope) -> PlannedLayer:
     section, own, source = scope.section, scope.shape, scope.references("from")[0]
     other, act = scope.shape_of(source), _activation(scope, "linear")
     fits = (
@@ -271,7 +271,7 @@ def _scale_channels(scope: Scope) -> Layer:
     return scope.layer(other, lambda _: operations.Scale(act()), sources=(scope.previous, source))
 
 
-def _sam(scope: Scope) -> Layer:
+def _sam(scope: Scope) -> PlannedLayer:
     section, own, source = scope.section, scope.shape, scope.references("from")[0]
     other, act = scope.shape_of(source), _activation(scope, "linear")
     if own != other:
@@ -281,13 +281,13 @@ def _sam(scope: Scope) -> Layer:
     return scope.layer(own, lambda _: operations.Scale(act()), sources=(scope.previous, source))
 
 
-def _upsample(scope: Scope) -> Layer:
+def _upsample(scope: Scope) -> PlannedLayer:
     channels, height, width = scope.shape
     factor, scale = scope.section.integer("stride", 2, low=1), scope.section.number("scale", 1)
     return scope.layer(Shape(channels, height * factor, width * factor), lambda _: operations.Upsample(factor, scale))
 
 
-def _reorg(scope: Scope, build: Callable[[int], nn.Module]) -> Layer:
+def _reorg(scope: Scope, build: Callable[[int], nn.Module]) -> PlannedLayer:
     section, (channels, height, width) = scope.section, scope.shape
     stride = section.integer("stride", 1, low=1)
     if section.flag("reverse"):
@@ -297,7 +297,7 @@ def _reorg(scope: Scope, build: Callable[[int], nn.Module]) -> Layer:
     return scope.layer(Shape(channels * stride**2, height // stride, width // stride), lambda _: build(stride))
 
 
-def _normalization(scope: Scope) -> Layer:
+def _normalization(scope: Scope) -> PlannedLayer:
     section = scope.section
     size = section.integer("size", 5, low=1, high=10_001)
     alpha, beta, kappa = section.number("alpha", 1e-4), section.number("beta", 0.75), section.number("kappa", 1)
@@ -306,7 +306,7 @@ def _normalization(scope: Scope) -> Layer:
     return scope.layer(scope.shape, lambda _: operations.LocalResponseNorm(size, alpha, beta, kappa))
 
 
-def _crop(scope: Scope) -> Layer:
+def _crop(scope: Scope) -> PlannedLayer:
     section, (channels, height, width) = scope.section, scope.shape
     out = section.integer("crop_height", 1, low=1), section.integer("crop_width", 1, low=1)
     if out[0] > height or out[1] > width:
@@ -315,7 +315,7 @@ def _crop(scope: Scope) -> Layer:
     return scope.layer(Shape(channels, *out), lambda _: operations.Crop(*out, adjust=adjust))
 
 
-def _implicit(scope: Scope) -> Layer:
+def _implicit(scope: Scope) -> PlannedLayer:
     section = scope.section
     filters, atoms = section.integer("filters", 128, low=1), section.integer("atoms", 1, low=1)
     mean, spread = section.number("mean", 0.0), section.number("std", 0.2)
@@ -326,20 +326,20 @@ def _implicit(scope: Scope) -> Layer:
     )
 
 
-def _active(scope: Scope) -> Layer:
+def _active(scope: Scope) -> PlannedLayer:
     act = _activation(scope, "linear")
     return scope.layer(scope.shape, lambda _: operations.Activation(act()))
 
 
-def _pass(scope: Scope) -> Layer:
+def _pass(scope: Scope) -> PlannedLayer:
     return scope.layer(scope.shape, lambda _: nn.Identity())
 
 
-def _recurrent(scope: Scope) -> Layer:
+def _recurrent(scope: Scope) -> PlannedLayer:
     raise scope.section.error("is a recurrent layer; only feed-forward networks are supported")
 
 
-KINDS: dict[str, Callable[[Scope], Layer]] = {
+KINDS: dict[str, Callable[[Scope], PlannedLayer]] = {
     "convolutional": _convolutional,
     "connected": _connected,
     "local": _local,

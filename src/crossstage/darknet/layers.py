@@ -33,7 +33,7 @@ class StoredLayer(nn.Module, ABC):
         """What the file keeps of the layer, in file order."""
 
 
-class Convolution(StoredLayer):
+class StoredConvolution(StoredLayer):
     """``act(bn(conv(x)))``, with a bias in place of batch norm where the cfg has none.
 
     ``conv`` and ``bn`` come from outside because ``share_index`` makes two layers use the same ones; the stride and

@@ -13,8 +13,8 @@ from crossstage.darknet.cfg import Section, read_cfg
 from crossstage.darknet.heads import BoxOutput
 from crossstage.darknet.kinds import KINDS
 from crossstage.darknet.layers import StoredLayer
-from crossstage.darknet.plan import Layer, Shape, plan_network
-from crossstage.darknet.weights import Header, Slot
+from crossstage.darknet.plan import PlannedLayer, Shape, plan_network
+from crossstage.darknet.weights import Slot, WeightsHeader
 from crossstage.errors import ConfigError
 
 _PASSIVE = ("cost", "dropout", "contrastive", "empty")
@@ -65,7 +65,7 @@ class DarknetNetwork(nn.Module):
         shape, self.layers = plan_network(sections, KINDS)
         self.input_shape: Shape = shape
         self.letter_box: bool = sections[0].flag("letter_box")
-        self.header = Header()
+        self.header = WeightsHeader()
         built: list[nn.Module] = []
         for layer in self.layers:
             built.append(layer.build(built))
@@ -194,7 +194,7 @@ class DarknetNetwork(nn.Module):
             )
 
 
-def _output_indices(layers: Sequence[Layer]) -> tuple[int, ...]:
+def _output_indices(layers: Sequence[PlannedLayer]) -> tuple[int, ...]:
     """Output layers, but for a softmax whose result another layer goes on with."""
     read = {source for layer in layers if layer.kind not in _PASSIVE for source in layer.sources}
     return tuple(

@@ -61,20 +61,6 @@ class Pool(nn.Module):
         return x if self.blur is None else self.blur(x)
 
 
-class Maxout(nn.Module):
-    """Maximum over strided groups of channels: output g is the maximum of inputs g, g + n, g + 2n, ..."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        lacking = -x.shape[1] % self.channels
-        if lacking:
-            x = F.pad(x, (0, 0, 0, 0, 0, lacking), value=-torch.inf)
-        return x.unflatten(1, (-1, self.channels)).amax(1)
-
-
 class GlobalAverage(nn.Module):
     """Mean over the whole map."""
 

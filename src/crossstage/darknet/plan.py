@@ -31,7 +31,7 @@ class Shape(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layer:
+class PlannedLayer:
     """One planned layer.
 
     Attributes:
@@ -70,7 +70,7 @@ class Scope:
     """What the planning of one layer may look at: its section and the layers before it."""
 
     section: Section
-    layers: list[Layer]
+    layers: list[PlannedLayer]
     net_shape: Shape
 
     @property
@@ -123,7 +123,7 @@ class Scope:
         parameters: int = 0,
         operations: int = 0,
         is_output: bool = False,
-    ) -> Layer:
+    ) -> PlannedLayer:
         """Plan the layer; by default it reads the one just before.
 
         Raises:
@@ -137,10 +137,12 @@ class Scope:
             )
         if sources is None:
             sources = (self.previous,)
-        return Layer(self.index, self.section, sources, shape, build, parameters, operations, is_output)
+        return PlannedLayer(self.index, self.section, sources, shape, build, parameters, operations, is_output)
 
 
-def plan_network(sections: Sequence[Section], kinds: dict[str, Callable[[Scope], Layer]]) -> tuple[Shape, list[Layer]]:
+def plan_network(
+    sections: Sequence[Section], kinds: dict[str, Callable[[Scope], PlannedLayer]]
+) -> tuple[Shape, list[PlannedLayer]]:
     """Plan every layer of a network.
 
     Args:
@@ -155,7 +157,7 @@ def plan_network(sections: Sequence[Section], kinds: dict[str, Callable[[Scope],
             is too large.
     """
     net_shape = _net_shape(sections[0])
-    layers: list[Layer] = []
+    layers: list[PlannedLayer] = []
     parameters = 0
     for section in sections[1:]:
         plan = kinds.get(section.kind)

@@ -7,9 +7,7 @@ network decides what the numbers mean, and only the length of the file tells whe
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +19,14 @@ from torch import Tensor, nn
 
 from crossstage.darknet.layers import conv_file_tensors
 from crossstage.errors import ConfigError, WeightsError
+from crossstage.files import whole_file
 from crossstage.nn import ConvNormAct
 
 _FLOAT = np.dtype("<f4")
 _HIGHEST_VERSION = 10_000  # junk read as a header has numbers far beyond
 
 
-class Header(NamedTuple):
+class WeightsHeader(NamedTuple):
     """The head of a ``.weights`` file."""
 
     major: int = 0
@@ -83,7 +82,7 @@ class WeightsReport:
     """
 
     path: str
-    header: Header
+    header: WeightsHeader
     filled: tuple[str, ...]
     missing: tuple[str, ...]
     cut: str | None
@@ -193,7 +192,7 @@ def check_whole_layers(report: WeightsReport) -> None:
         raise WeightsError(f"{report}; expected an end between two layers" if report.cut else str(report))
 
 
-def save_slots(path: str | Path, slots: Sequence[Slot], header: Header) -> None:
+def save_slots(path: str | Path, slots: Sequence[Slot], header: WeightsHeader) -> None:
     """Write a ``.weights`` file beside ``path``, then move it there.
 
     Raises:
@@ -201,28 +200,18 @@ def save_slots(path: str | Path, slots: Sequence[Slot], header: Header) -> None:
     """
     path = Path(path)
     if not header.long_count or header.transposed:
-        header = Header(images_seen=header.images_seen)
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(struct.pack("<iiiQ", *header))
-                for slot in slots:
-                    for tensor in slot.tensors:
-                        file.write(tensor.detach().to("cpu", torch.float32).numpy().astype(_FLOAT).tobytes())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written: {error.strerror}") from None
+        header = WeightsHeader(images_seen=header.images_seen)
+    with whole_file(path, error=WeightsError, parents=False) as temporary, temporary.open("wb") as file:
+        file.write(struct.pack("<iiiQ", *header))
+        for slot in slots:
+            for tensor in slot.tensors:
+                file.write(tensor.detach().to("cpu", torch.float32).numpy().astype(_FLOAT).tobytes())
 
 
-def _parse_header(head: bytes, path: Path) -> Header:
+def _parse_header(head: bytes, path: Path) -> WeightsHeader:
     if len(head) < 16:
         raise WeightsError(f"{path}: {len(head)} bytes; expected a header of at least 16")
-    header = Header(*struct.unpack("<iii", head[:12]))
+    header = WeightsHeader(*struct.unpack("<iii", head[:12]))
     if not all(0 <= number <= _HIGHEST_VERSION for number in header[:3]):
         raise WeightsError(
             f"{path}: begins with version {header.major}.{header.minor}.{header.revision}; "

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crossstage.data.formats.coco import CocoDataset
-from crossstage.data.records import objects_of
+from crossstage.data.records import DetectionData
 from crossstage.errors import DataError
+from crossstage.inference.preprocessing import place
 from crossstage.ops.boxes import shape_iou
 from crossstage.structures import Preprocessing
 
@@ -36,20 +36,21 @@ class AnchorFit:
     used: tuple[float, ...]
 
 
-def scaled_sizes(dataset: CocoDataset, preprocessing: Preprocessing) -> Sizes:
-    """Widths and heights ``(n, 2)`` of all boxes, in pixels of the network's input.
+def scaled_sizes(dataset: DetectionData, preprocessing: Preprocessing) -> Sizes:
+    """Return widths and heights ``(n, 2)`` of all boxes, in pixels of the network's input.
+
+    Args:
+        dataset: The images, of which only the sizes are read, and their boxes.
+        preprocessing: How images become input.
 
     Raises:
         DataError: There is no box.
     """
-    height, width = preprocessing.size
     sizes = []
-    for image, objects in zip(dataset.images, objects_of(dataset), strict=True):
-        factors = np.array([width / image.width, height / image.height])
-        if preprocessing.resize == "letterbox":
-            factors[:] = factors.min()
-        boxes = objects.boxes_xyxy.astype(np.float64)
-        sizes.append((boxes[:, 2:] - boxes[:, :2]) * factors)
+    for sample in dataset:
+        vertical, horizontal = place((sample.image.height, sample.image.width), preprocessing).scale
+        boxes = sample.objects.boxes_xyxy.astype(np.float64)
+        sizes.append((boxes[:, 2:] - boxes[:, :2]) * (horizontal, vertical))
     found = np.concatenate(sizes) if sizes else np.zeros((0, 2))
     if not len(found):
         raise DataError(f"{dataset.path}: no boxes to fit anchors to")
@@ -57,7 +58,12 @@ def scaled_sizes(dataset: CocoDataset, preprocessing: Preprocessing) -> Sizes:
 
 
 def judge(sizes: Sizes, anchors: Sizes) -> AnchorFit:
-    """How well anchors fit boxes."""
+    """Measure how well anchors fit boxes.
+
+    Args:
+        sizes: ``(n, 2)`` widths and heights of boxes.
+        anchors: ``(anchors, 2)`` widths and heights of anchors, in the same pixels.
+    """
     ious = _ious(sizes, anchors)
     best = ious.max(1)
     used = np.bincount(ious.argmax(1), minlength=len(anchors)) / len(sizes)
@@ -65,15 +71,15 @@ def judge(sizes: Sizes, anchors: Sizes) -> AnchorFit:
 
 
 def fit_anchors(sizes: Sizes, count: int, *, seed: int = 0) -> Sizes:
-    """The best of a few runs of k-means.
+    """Fit anchors to boxes: the best of a few runs of k-means.
 
     Args:
-        sizes: ``(n, 2)`` widths and heights.
-        count: Anchors to find.
+        sizes: ``(n, 2)`` widths and heights of boxes.
+        count: How many anchors to fit.
         seed: Chooses where the runs begin.
 
     Returns:
-        ``(count, 2)`` widths and heights, by area.
+        ``(count, 2)`` widths and heights, in the order of their areas.
 
     Raises:
         DataError: There are fewer different boxes than anchors.
@@ -92,7 +98,7 @@ def _ious(sizes: Sizes, anchors: Sizes) -> Sizes:
 
 
 def _k_means(sizes: Sizes, anchors: Sizes) -> Sizes:
-    """Medians of the boxes nearest to each anchor, again and again; an anchor that is nearest to none stays."""
+    """Move anchors to the medians of the boxes nearest to each, again and again; one that is nearest to none stays."""
     anchors = anchors.copy()
     nearest = np.full(len(sizes), -1)
     for _ in range(ROUNDS):

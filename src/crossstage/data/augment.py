@@ -1,7 +1,9 @@
-"""What happens to training images: torchvision's transforms, and mosaic and mixup for boxes.
+"""Augmentation: torchvision's transforms on training images, and mosaic and mixup for boxes.
 
-Every random number comes from torch's generator, seeded for each sample by :func:`seeded`: an image looks the same
-whichever process prepares it, and whether or not a run was interrupted before it.
+Images are resized by :mod:`crossstage.inference.preprocessing` and nothing else, and stay float32 from there on, so an
+image that is not changed reaches the network bit for bit as in prediction. Every random number comes from torch's
+generator, seeded for each sample by :func:`seeded`: an image looks the same whichever process prepares it, and whether
+or not a run was interrupted before it.
 """
 
 from __future__ import annotations
@@ -16,14 +18,13 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as transform
 
 from crossstage.data.records import Objects
 from crossstage.errors import ConfigError
 from crossstage.inference.images import Pixels
-from crossstage.structures import Resize
+from crossstage.inference.preprocessing import pad, place, prepare, resize
+from crossstage.structures import Colour, Placement, Preprocessing
 
-GREY = 128  # of 255, around images: what letterboxing puts there too
 MIN_VISIBLE = 0.25  # share of a box that must stay inside for it to stay an object
 MIN_SIDE = 2.0  # pixels
 SMALLEST_CUT = 0.3  # of the side: no image of a mosaic is thinner
@@ -51,12 +52,12 @@ class Augmentation:
         aspect: Classification: a crop's width over its height, at most; at least its inverse.
         hue: Shift of hue, as share of the colour circle, up to 0.5.
         saturation: Change of saturation by a factor of up to 1 more or this share less.
-        brightness: Likewise.
+        brightness: Change of brightness by a factor of up to 1 more or this share less.
         flip: Probability of a horizontal flip.
         flip_vertical: Probability of a vertical flip.
         randaugment: Classification: magnitude of two random operations (RandAugment), up to 30.
         erase: Classification: probability that a rectangle is blanked.
-        last_epochs_plain: No mosaic, mixup or cutmix in that many last epochs.
+        last_epochs_plain: Number of epochs at the end of the training without mosaic, mixup and cutmix.
 
     Raises:
         ConfigError: A value is out of range.
@@ -98,11 +99,25 @@ NO_AUGMENTATION = Augmentation(
 )
 
 
-class Labelled(NamedTuple):
-    """An image on its way into a batch.
+class LabelledPixels(NamedTuple):
+    """An image as it was read, and its objects.
 
     Attributes:
-        image: ``(3, H, W)`` RGB uint8.
+        pixels: ``(H, W, 3)`` RGB uint8.
+        boxes_xyxy: ``(n, 4)`` float32 corners in its pixels.
+        class_ids: ``(n,)`` int64.
+    """
+
+    pixels: Pixels
+    boxes_xyxy: Tensor
+    class_ids: Tensor
+
+
+class Labelled(NamedTuple):
+    """An image on its way into a batch, and its objects.
+
+    Attributes:
+        image: ``(3, H, W)`` float32 RGB in [0, 1].
         boxes: ``(n, 4)`` xyxy in its pixels; they may reach out of it.
         class_ids: ``(n,)`` int64.
     """
@@ -114,41 +129,36 @@ class Labelled(NamedTuple):
 
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Random numbers that depend on these numbers alone, inside; those outside are not disturbed."""
+    """Make random numbers inside of the context depend on these numbers alone; those outside are not disturbed."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed would reseed a GPU's for good
         yield
 
 
-def labelled(pixels: Pixels, objects: Objects) -> Labelled:
-    """An image as it was read."""
-    image = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1))
-    return Labelled(
-        image, _boxes(torch.from_numpy(objects.boxes_xyxy.copy()), image), torch.from_numpy(objects.class_ids)
-    )
+def labelled(pixels: Pixels, objects: Objects) -> LabelledPixels:
+    """Return an image as it was read, with its objects as tensors."""
+    boxes = torch.from_numpy(objects.boxes_xyxy.copy()).reshape(-1, 4)
+    return LabelledPixels(pixels, boxes, torch.from_numpy(objects.class_ids))
 
 
 class DetectionTransform:
-    """Compose, distort and clip: images of any size to one of ``size``.
+    """Composes, resizes, distorts and clips labelled images.
 
     Args:
-        size: Height and width in pixels.
-        resize: Whether an image keeps its aspect ratio.
+        preprocessing: How images become input.
         augmentation: What to change.
     """
 
-    def __init__(self, size: tuple[int, int], resize: Resize, augmentation: Augmentation) -> None:
-        self.size, self.augmentation = size, augmentation
-        self.resize: Resize = resize
-        a = augmentation
-        self.moves = _affine(a.degrees, a.shear, a.translate, a.scale)
-        self.turns = _affine(a.degrees, a.shear, 0, 0)  # of a mosaic, whose tiles are scaled and shifted already
+    def __init__(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
+        self.preprocessing, self.augmentation = preprocessing, augmentation
+        a, grey = augmentation, preprocessing.padding
+        self.moves = _affine(a.degrees, a.shear, a.translate, a.scale, grey)
+        self.turns = _affine(a.degrees, a.shear, 0, 0, grey)  # of a mosaic, whose tiles are scaled and shifted already
         self.flips = [v2.RandomHorizontalFlip(a.flip), v2.RandomVerticalFlip(a.flip_vertical)]
-        colours = a.brightness or a.saturation or a.hue
-        self.colours = v2.ColorJitter(a.brightness, saturation=a.saturation, hue=a.hue) if colours else None
+        self.colours = _colours(a)
 
-    def __call__(self, read: Callable[[], Labelled], *, plain: bool = False) -> Labelled:
+    def __call__(self, read: Callable[[], LabelledPixels], *, plain: bool = False) -> Labelled:
         """Prepare one image.
 
         Args:
@@ -157,15 +167,15 @@ class DetectionTransform:
         """
         sample = self._one(read, plain)
         if not plain and _chance(self.augmentation.mixup):
-            sample = mixup(sample, self._one(read, plain))
+            sample = mixup(sample, self._one(read, plain), self.preprocessing.padding)
         return sample
 
-    def _one(self, read: Callable[[], Labelled], plain: bool) -> Labelled:
+    def _one(self, read: Callable[[], LabelledPixels], plain: bool) -> Labelled:
         if not plain and _chance(self.augmentation.mosaic):
-            sample = mosaic([read() for _ in range(4)], self.size, self.resize, self.augmentation.scale)
+            sample = mosaic([read() for _ in range(4)], self.preprocessing, self.augmentation.scale)
             moves = self.turns
         else:
-            sample = fit(read(), self.size, self.resize)
+            sample = fit(read(), self.preprocessing)
             moves = self.moves
         image, boxes = sample.image, sample.boxes
         for step in (moves, *self.flips):
@@ -176,113 +186,139 @@ class DetectionTransform:
         return clip(Labelled(image, boxes, sample.class_ids))
 
 
-def fit(sample: Labelled, size: tuple[int, int], resize: Resize) -> Labelled:
-    """Resize as inference does: bilinear without smoothing, stretched or letterboxed on grey."""
-    height, width = sample.image.shape[-2:]
-    inner = size
-    if resize == "letterbox":
-        ratio = min(size[0] / height, size[1] / width)
-        inner = max(1, int(height * ratio)), max(1, int(width * ratio))
-    image, boxes = (transform.resize(part, list(inner), antialias=False) for part in (sample.image, sample.boxes))
-    if inner != size:
-        top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-        padding = [left, top, size[1] - inner[1] - left, size[0] - inner[0] - top]
-        image, boxes = (transform.pad(part, padding, fill=[GREY]) for part in (image, boxes))
-    return Labelled(image, boxes, sample.class_ids)
+def fit(sample: LabelledPixels, preprocessing: Preprocessing) -> Labelled:
+    """Prepare an image as inference does, and move its boxes along."""
+    image, placement = prepare(sample.pixels, preprocessing)
+    return _labelled(image, placement.to_input(sample.boxes_xyxy), sample.class_ids)
 
 
-def mosaic(samples: Sequence[Labelled], size: tuple[int, int], resize: Resize, scale: float) -> Labelled:
-    """Four images around a random point, each zoomed by up to ``scale`` and cropped to its quarter."""
-    height, width = size
+def mosaic(samples: Sequence[LabelledPixels], preprocessing: Preprocessing, scale: float) -> Labelled:
+    """Compose four images around a random point, each zoomed by up to ``scale`` and cropped to its quarter.
+
+    The composed image has the size that the first one would have alone.
+    """
+    height, width = place(_size(samples[0]), preprocessing).input_size
     row = int(height * float(torch.empty(()).uniform_(SMALLEST_CUT, 1 - SMALLEST_CUT)))
     column = int(width * float(torch.empty(()).uniform_(SMALLEST_CUT, 1 - SMALLEST_CUT)))
-    canvas = torch.full((3, height, width), GREY, dtype=torch.uint8)
+    canvas = torch.tensor(preprocessing.padding).view(3, 1, 1).repeat(1, height, width)
     boxes, class_ids = [], []
     for number, sample in enumerate(samples):
         top, bottom = (0, row) if number < 2 else (row, height)
         left, right = (0, column) if number % 2 == 0 else (column, width)
-        tile, (y, x) = _tile(sample, (bottom - top, right - left), size, resize, scale, number)
+        tile, (y, x) = _tile(sample, (bottom - top, right - left), preprocessing, scale, number)
         tile = clip(tile)
         rows, columns = tile.image.shape[-2:]
         canvas[:, top + y : top + y + rows, left + x : left + x + columns] = tile.image
         boxes.append(tile.boxes.as_subclass(Tensor) + torch.tensor([left + x, top + y] * 2))
         class_ids.append(tile.class_ids)
-    image = tv_tensors.Image(canvas)
-    return Labelled(image, _boxes(torch.cat(boxes), image), torch.cat(class_ids))
+    return _labelled(canvas, torch.cat(boxes), torch.cat(class_ids))
 
 
 def _tile(
-    sample: Labelled, space: tuple[int, int], size: tuple[int, int], resize: Resize, scale: float, number: int
+    sample: LabelledPixels, space: tuple[int, int], preprocessing: Preprocessing, scale: float, number: int
 ) -> tuple[Labelled, tuple[int, int]]:
-    """A zoomed image, cropped to the space there is, and where in it it goes: it touches the mosaic's point."""
-    height, width = sample.image.shape[-2:]
-    vertical, horizontal = size[0] / height, size[1] / width
-    if resize == "letterbox":
-        vertical = horizontal = min(vertical, horizontal)
+    """Return a zoomed image, cropped to the space there is, and where in it it goes: it touches the mosaic's point."""
+    height, width = _size(sample)
     zoom = float(torch.empty(()).uniform_(1 - scale, 1 + scale))
-    vertical, horizontal = vertical * zoom, horizontal * zoom
+    vertical, horizontal = (side * zoom for side in place((height, width), preprocessing).scale)
     rows, columns = min(space[0], max(1, int(height * vertical))), min(space[1], max(1, int(width * horizontal)))
-    crop_height, crop_width = (
-        min(height, max(1, round(rows / vertical))),
-        min(width, max(1, round(columns / horizontal))),
-    )
+    crop_height = min(height, max(1, round(rows / vertical)))
+    crop_width = min(width, max(1, round(columns / horizontal)))
     top = int(torch.randint(height - crop_height + 1, ()))
     left = int(torch.randint(width - crop_width + 1, ()))
-    window = top, left, crop_height, crop_width, [rows, columns]
-    image = transform.resized_crop(sample.image, *window, antialias=False)
-    boxes = transform.resized_crop(sample.boxes, *window, antialias=False)
+    piece = sample.pixels[top : top + crop_height, left : left + crop_width]
+    image = resize(piece, (rows, columns), preprocessing)
+    placement = Placement(piece.shape[:2], (rows / crop_height, columns / crop_width), (0, 0), (rows, columns))
+    boxes = placement.to_input(sample.boxes_xyxy - torch.tensor([left, top] * 2))
     y = space[0] - rows if number < 2 else 0
     x = space[1] - columns if number % 2 == 0 else 0
-    return Labelled(tv_tensors.Image(image), _boxes(boxes, image), sample.class_ids), (y, x)
+    return _labelled(image, boxes, sample.class_ids), (y, x)
 
 
-def mixup(first: Labelled, second: Labelled) -> Labelled:
-    """Two images laid over each other, about equally; the objects of both."""
+def mixup(first: Labelled, second: Labelled, padding: Colour) -> Labelled:
+    """Lay two images over each other, about equally; the objects of both stay.
+
+    Args:
+        first: One image.
+        second: The other one.
+        padding: RGB in [0, 1] below and to the right of the smaller one.
+    """
     share = float(torch.distributions.Beta(8.0, 8.0).sample())
-    image = tv_tensors.Image(torch.lerp(second.image.float(), first.image.float(), share).round().to(torch.uint8))
+    height, width = (max(sides) for sides in zip(first.image.shape[1:], second.image.shape[1:], strict=True))
+    over, under = (pad(sample.image.as_subclass(Tensor), (height, width), padding) for sample in (first, second))
     boxes = torch.cat([first.boxes.as_subclass(Tensor), second.boxes.as_subclass(Tensor)])
-    return Labelled(image, _boxes(boxes, image), torch.cat([first.class_ids, second.class_ids]))
+    return _labelled(torch.lerp(under, over, share), boxes, torch.cat([first.class_ids, second.class_ids]))
 
 
 def clip(sample: Labelled) -> Labelled:
-    """Boxes clipped to the image; those of which too little is left are dropped."""
+    """Clip boxes to the image; those of which too little is left are dropped."""
     boxes = sample.boxes.as_subclass(Tensor)
     height, width = sample.image.shape[-2:]
     inside = torch.stack([boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)], dim=-1).flatten(1)
     sides, whole = inside[:, 2:] - inside[:, :2], boxes[:, 2:] - boxes[:, :2]
     kept = (sides >= MIN_SIDE).all(1) & (sides.prod(1) >= MIN_VISIBLE * whole.prod(1))
-    return Labelled(sample.image, _boxes(inside[kept], sample.image), sample.class_ids[kept])
+    return _labelled(sample.image, inside[kept], sample.class_ids[kept])
 
 
-def classification_transform(size: tuple[int, int], augmentation: Augmentation) -> v2.Compose:
-    """Random crop, flips and colours: an image of any size to ``(3, *size)`` uint8."""
-    a = augmentation
-    steps: list[torch.nn.Module] = [
-        v2.RandomResizedCrop(list(size), scale=(a.crop, 1.0), ratio=(1 / a.aspect, a.aspect), antialias=True),
-        v2.RandomHorizontalFlip(a.flip),
-        v2.RandomVerticalFlip(a.flip_vertical),
-    ]
-    if a.degrees:
-        steps.insert(0, v2.RandomRotation(a.degrees, v2.InterpolationMode.BILINEAR, fill=GREY))  # pyright: ignore
-    if a.randaugment:
-        steps.append(v2.RandAugment(num_ops=2, magnitude=a.randaugment))
-    if a.brightness or a.saturation or a.hue:
-        steps.append(v2.ColorJitter(a.brightness, saturation=a.saturation, hue=a.hue))
-    if a.erase:
-        steps.append(v2.RandomErasing(a.erase, value=GREY))
-    return v2.Compose(steps)
+class ClassificationTransform:
+    """Crops, resizes and distorts images of one label.
+
+    Where neither size nor shape of the crop is to vary, the image is prepared as inference does.
+
+    Args:
+        preprocessing: How images become input.
+        augmentation: What to change.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
+        self.preprocessing = preprocessing
+        a, grey = augmentation, list(preprocessing.padding)
+        fill = [255 * value for value in grey]
+        self.turn = v2.RandomRotation(a.degrees, v2.InterpolationMode.BILINEAR, fill=fill) if a.degrees else None  # pyright: ignore
+        varies = a.crop < 1 or a.aspect > 1
+        ratios = 1 / a.aspect, a.aspect
+        self.crop = v2.RandomResizedCrop(preprocessing.size, scale=(a.crop, 1.0), ratio=ratios) if varies else None
+        steps: Sequence[Callable[[Tensor], Tensor] | None] = [
+            v2.RandomHorizontalFlip(a.flip),
+            v2.RandomVerticalFlip(a.flip_vertical),
+            v2.RandAugment(num_ops=2, magnitude=a.randaugment) if a.randaugment else None,
+            _colours(a),
+            v2.RandomErasing(a.erase, value=grey) if a.erase else None,  # pyright: ignore[reportArgumentType]
+        ]
+        self.steps = [step for step in steps if step is not None]
+
+    def __call__(self, pixels: Pixels) -> Tensor:
+        """Return ``(3, H, W)`` float32 RGB in [0, 1] of ``(H, W, 3)`` RGB uint8."""
+        if self.turn is not None:
+            pixels = self.turn(_as_bytes(pixels)).permute(1, 2, 0).numpy()
+        if self.crop is None:
+            image, _ = prepare(pixels, self.preprocessing)
+        else:
+            window = self.crop.make_params([_as_bytes(pixels)])
+            top, left = window["top"], window["left"]
+            piece = pixels[top : top + window["height"], left : left + window["width"]]
+            size = place((pixels.shape[0], pixels.shape[1]), self.preprocessing).input_size
+            image = resize(piece, size, self.preprocessing)
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
+def _as_bytes(pixels: Pixels) -> Tensor:
+    """Return ``(3, H, W)`` uint8, which shares memory with ``(H, W, 3)`` pixels."""
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
 
 
 def mosaic_labels(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Each image of a batch composed of itself and its three neighbours around one random point.
+    """Compose each image of a batch of itself and its three neighbours around one random point.
 
     Args:
         images: ``(N, C, H, W)``.
         labels: ``(N,)`` class ids.
-        num_classes: How many there are.
+        num_classes: The number of classes.
 
     Returns:
-        The images, and ``(N, num_classes)`` shares of the area.
+        The composed images, and ``(N, num_classes)`` shares of the area.
     """
     height, width = images.shape[-2:]
     row = int(height * float(torch.empty(()).uniform_(SMALLEST_CUT, 1 - SMALLEST_CUT)))
@@ -301,7 +337,7 @@ def mosaic_labels(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Ten
     return composed, shares
 
 
-def _affine(degrees: float, shear: float, translate: float, scale: float) -> v2.RandomAffine | None:
+def _affine(degrees: float, shear: float, translate: float, scale: float, fill: Colour) -> v2.RandomAffine | None:
     if not (degrees or shear or translate or scale):
         return None
     return v2.RandomAffine(
@@ -310,16 +346,27 @@ def _affine(degrees: float, shear: float, translate: float, scale: float) -> v2.
         scale=(1 - scale, 1 + scale),
         shear=shear or None,
         interpolation=v2.InterpolationMode.BILINEAR,
-        fill=GREY,
+        fill=list(fill),
     )
 
 
-def _boxes(boxes: Tensor, image: Tensor) -> tv_tensors.BoundingBoxes:
-    """Boxes that transforms do not clip, so that :func:`clip` knows what went out of sight."""
+def _colours(a: Augmentation) -> v2.ColorJitter | None:
+    if not (a.brightness or a.saturation or a.hue):
+        return None
+    return v2.ColorJitter(a.brightness, saturation=a.saturation, hue=a.hue)
+
+
+def _size(sample: LabelledPixels) -> tuple[int, int]:
+    return sample.pixels.shape[0], sample.pixels.shape[1]
+
+
+def _labelled(image: Tensor, boxes: Tensor, class_ids: Tensor) -> Labelled:
+    """Wrap tensors for transforms, which are not to clip boxes: :func:`clip` has to know what went out of sight."""
     height, width = image.shape[-2:]
-    return tv_tensors.BoundingBoxes(
+    wrapped = tv_tensors.BoundingBoxes(
         boxes.reshape(-1, 4), format="XYXY", canvas_size=(height, width), clamping_mode=None
     )  # pyright: ignore[reportCallIssue]
+    return Labelled(tv_tensors.Image(image), wrapped, class_ids)
 
 
 def _chance(probability: float) -> bool:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crossstage.data.faults import Fault
-from crossstage.data.find import Dataset, DataSource
-from crossstage.data.formats.coco import CocoDataset
-from crossstage.data.records import class_names_of, objects_of
+from crossstage.data.find import DataSource
+from crossstage.data.records import Dataset, DetectionData
 from crossstage.errors import DataError
 from crossstage.files import write_text
 from crossstage.inference.images import load_image
@@ -33,15 +32,15 @@ SAME_BOX = 0.5  # pixels
 
 @dataclass(frozen=True)
 class PartSummary:
-    """One part of a dataset.
+    """A summary of one part of a dataset.
 
     Attributes:
-        name: Such as "train".
-        images: How many there are.
-        readable: How many of them can be read.
-        labels: Boxes, or labelled images, that are sound.
-        unlabelled: Images without a box.
-        per_class: Labels by class name.
+        name: The part's name, such as "train".
+        images: How many images it lists.
+        readable: How many of the images can be read.
+        labels: How many boxes, or labelled images, are sound.
+        unlabelled: How many images have no box.
+        per_class: How many labels each class has, by its name.
     """
 
     name: str
@@ -54,13 +53,13 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What :func:`check_data` found.
+    """A report on a whole dataset, see :func:`check_data`.
 
     Attributes:
-        path: The dataset.
-        format: Its format.
-        parts: What there is.
-        faults: What is wrong, or odd.
+        path: The file or folder of the dataset.
+        format: The name of its format.
+        parts: A summary of each part.
+        faults: Everything that is wrong or odd.
     """
 
     path: str
@@ -70,7 +69,7 @@ class CheckReport:
 
     @property
     def broken(self) -> int:
-        """How many faults make something unusable."""
+        """How many of the faults make something unusable."""
         return sum(fault.broken for fault in self.faults)
 
     def save(self, path: Path) -> None:
@@ -84,7 +83,7 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class _Seen:
-    """An image that was looked at: its hash, and height and width, or why it cannot be read."""
+    """An image that was read: its hash, and height and width, or the reason why it cannot be read."""
 
     part: str
     place: Path
@@ -95,11 +94,11 @@ class _Seen:
 
 
 def check_data(source: DataSource, *, progress: bool = False) -> CheckReport:
-    """Read every label and every seen.
+    """Read every label and every image of a dataset, and report what is wrong or odd.
 
     Args:
-        source: A dataset.
-        progress: Show a progress bar on stderr.
+        source: The dataset.
+        progress: Whether a progress bar is shown on stderr.
     """
     parts, faults, seen = [], [], []
     for name, read in source.parts.items():
@@ -108,22 +107,22 @@ def check_data(source: DataSource, *, progress: bool = False) -> CheckReport:
         if reading.data is None:
             parts.append(PartSummary(name, 0, 0, 0, 0, {}))
             continue
-        images = list(_looked_at(name, reading.data, progress))
+        images = list(_read_images(name, reading.data, progress))
         seen += images
         faults += _image_faults(reading.data, images)
         parts.append(_summary(name, reading.data, images))
-        if isinstance(reading.data, CocoDataset):
+        if isinstance(reading.data, DetectionData):
             faults += _box_faults(reading.data)
     faults += _duplicates(seen)
     faults += _balance(source.path, parts)
     return CheckReport(str(source.path), source.format, tuple(parts), tuple(faults))
 
 
-def _looked_at(part: str, dataset: Dataset, progress: bool) -> Iterator[_Seen]:
+def _read_images(part: str, dataset: Dataset, progress: bool) -> Iterator[_Seen]:
     from rich.console import Console
     from rich.progress import track
 
-    if isinstance(dataset, CocoDataset):
+    if isinstance(dataset, DetectionData):
         images: Sequence[Path | bytes] = [image.path for image in dataset.images]
         names: Sequence[str] = [str(path) for path in images]
         labels = [""] * len(names)
@@ -156,48 +155,47 @@ def _looked_at(part: str, dataset: Dataset, progress: bool) -> Iterator[_Seen]:
 
 def _image_faults(dataset: Dataset, images: Sequence[_Seen]) -> list[Fault]:
     faults = [Fault(seen.place, None, seen.reason) for seen in images if seen.size is None]
-    if isinstance(dataset, CocoDataset):
+    if isinstance(dataset, DetectionData):
         for image, seen in zip(dataset.images, images, strict=True):
             if seen.size and seen.size != (image.height, image.width):
-                told = f"{seen.size[1]} x {seen.size[0]} pixels; its labels are for {image.width} x {image.height}"
-                faults.append(Fault(seen.place, None, told))
+                text = f"{seen.size[1]} x {seen.size[0]} pixels; its labels are for {image.width} x {image.height}"
+                faults.append(Fault(seen.place, None, text))
     return faults
 
 
 def _summary(name: str, dataset: Dataset, images: Sequence[_Seen]) -> PartSummary:
-    names = class_names_of(dataset)
-    if isinstance(dataset, CocoDataset):
-        objects = objects_of(dataset)
-        counts = Counter(names[class_id] for entry in objects for class_id in entry.class_ids)
-        unlabelled = sum(not len(entry.class_ids) for entry in objects)
-    else:
-        counts, unlabelled = Counter(names[label] for label in dataset.labels), 0
+    unlabelled = 0
+    if isinstance(dataset, DetectionData):
+        unlabelled = sum(not len(sample.objects.class_ids) for sample in dataset)
+    per_class = Counter[str]()
+    for class_name, count in zip(dataset.class_names, dataset.counts.tolist(), strict=True):
+        per_class[class_name] += count
     readable = sum(seen.size is not None for seen in images)
-    per_class = {name: counts[name] for name in names}
-    return PartSummary(name, len(images), readable, sum(counts.values()), unlabelled, per_class)
+    return PartSummary(name, len(images), readable, per_class.total(), unlabelled, dict(per_class))
 
 
-def _box_faults(dataset: CocoDataset) -> list[Fault]:
-    """Boxes that are valid and yet no help: the same twice, or too small to be seen."""
+def _box_faults(dataset: DetectionData) -> list[Fault]:
+    """Return what is odd about valid boxes: the same twice, or too small to be seen."""
     faults, small = [], []
-    for image, objects in zip(dataset.images, objects_of(dataset), strict=True):
+    for sample in dataset:
+        image, objects = sample.image, sample.objects
         boxes = objects.boxes_xyxy
         sides = (boxes[:, 2:] - boxes[:, :2]) * (REFERENCE_SIDE / max(image.width, image.height))
         small += [image.path.name] * int((sides < SMALL_SIDE).any(1).sum())
         close = np.abs(boxes[:, None] - boxes[None]).max(-1, initial=0) < SAME_BOX
         same = int(np.triu(close & (objects.class_ids[:, None] == objects.class_ids), 1).sum())
         if same:
-            told = f"{same} box{'es' * (same > 1)} stand{'s' * (same == 1)} twice, with one class"
-            faults.append(Fault(image.path, None, told, broken=False))
+            text = f"{same} box{'es' * (same > 1)} stand{'s' * (same == 1)} twice, with one class"
+            faults.append(Fault(image.path, None, text, broken=False))
     if small:
         where = f"at an input of {REFERENCE_SIDE}, the first in {small[0]}"
-        told = f"{len(small)} boxes are below {SMALL_SIDE:g} pixels {where}"
-        faults.append(Fault(dataset.path, None, told, broken=False))
+        text = f"{len(small)} boxes are below {SMALL_SIDE:g} pixels {where}"
+        faults.append(Fault(dataset.path, None, text, broken=False))
     return faults
 
 
 def _duplicates(images: Sequence[_Seen]) -> list[Fault]:
-    """Files with equal content: between parts they make a measure too good; with two labels, one is wrong."""
+    """Return files with equal content: between parts they make a measure too good; with two labels, one is wrong."""
     groups: dict[str, list[_Seen]] = defaultdict(list)
     for seen in images:
         if seen.digest:
@@ -211,10 +209,10 @@ def _duplicates(images: Sequence[_Seen]) -> list[Fault]:
             where = (
                 "in this part, too" if other.part == first.part else f"in {first.part!r}, and this is {other.part!r}"
             )
-            told = f"the same image as {first.place} ({where})"
+            text = f"the same image as {first.place} ({where})"
             if other.label != first.label:
-                told += f", labelled {first.label!r} there and {other.label!r} here"
-            faults.append(Fault(other.place, None, told, broken=False))
+                text += f", labelled {first.label!r} there and {other.label!r} here"
+            faults.append(Fault(other.place, None, text, broken=False))
     return faults
 
 
@@ -223,20 +221,20 @@ def _balance(path: Path, parts: Sequence[PartSummary]) -> list[Fault]:
     for part in parts:
         missing = [name for name, count in part.per_class.items() if not count]
         if missing and part.labels:
-            told = f"{part.name}: no label of {', '.join(missing[:8])}" + (" ..." if len(missing) > 8 else "")
-            faults.append(Fault(path, None, told, broken=False))
+            text = f"{part.name}: no label of {', '.join(missing[:8])}" + (" ..." if len(missing) > 8 else "")
+            faults.append(Fault(path, None, text, broken=False))
         present = {name: count for name, count in part.per_class.items() if count}
         if part.name == "train" and present:
             most, least = max(present, key=lambda n: present[n]), min(present, key=lambda n: present[n])
             if present[most] > UNBALANCED * present[least]:
                 found = f"train: {present[most]} labels of {most}, {present[least]} of {least}"
-                told = f"{found}; class_weights=balanced may help"
-                faults.append(Fault(path, None, told, broken=False))
+                text = f"{found}; class_weights=balanced may help"
+                faults.append(Fault(path, None, text, broken=False))
     return faults
 
 
 def print_check(report: CheckReport, console: Console) -> None:
-    """Print what there is, what is odd and what is broken."""
+    """Print a report: a table of the parts, then what is odd and what is broken."""
     from rich.table import Table
 
     console.print(f"{report.path}: {report.format}", highlight=False, markup=False, soft_wrap=True)

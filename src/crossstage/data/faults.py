@@ -20,10 +20,10 @@ class Fault:
     """One thing that is wrong, or odd.
 
     Attributes:
-        file: Where it stands.
-        line: Its line, counted from 1; None if it is no matter of a line.
+        file: The file that it stands in.
+        line: The line that it stands in, counted from 1; None if it is no matter of a line.
         text: What was found and what was expected.
-        broken: Whether it cannot be used as it is; False for what is valid and unusual.
+        broken: Whether the label or image cannot be used as it is; False for what is valid and unusual.
     """
 
     file: Path
@@ -40,9 +40,9 @@ class Reading(Generic[Data]):
     """What a reader made of a part of a dataset.
 
     Attributes:
-        data: What is sound; None if nothing is.
-        faults: What is not.
-        skipped: Labels that ``data`` lacks because of a fault.
+        data: The images and labels that are sound; None if none is.
+        faults: Everything that is wrong or odd.
+        skipped: How many labels ``data`` lacks because of a fault.
     """
 
     data: Data | None
@@ -50,19 +50,22 @@ class Reading(Generic[Data]):
     skipped: int = 0
 
     def usable(self, on_bad_label: OnBadLabel = "refuse") -> Data:
-        """What is sound, provided that all is, or that faults may be skipped.
+        """Return what is sound, provided that all is, or that faults may be skipped.
+
+        Args:
+            on_bad_label: Whether broken labels are skipped or refused.
 
         Raises:
             DataError: Something is broken, or nothing is sound; the message lists the first faults.
         """
         broken = [fault for fault in self.faults if fault.broken]
         if self.data is None or (broken and on_bad_label == "refuse"):
-            raise DataError(told(broken))
+            raise DataError(listing(broken))
         return self.data
 
 
-def told(faults: Sequence[Fault]) -> str:
-    """The first of some faults, under their file's name if they share it."""
+def listing(faults: Sequence[Fault]) -> str:
+    """Return a message of several lines with the first of some faults, under their file's name if they share it."""
     files = list(dict.fromkeys(fault.file for fault in faults))
     lines = [f"line {f.line}: {f.text}" if f.line else f.text for f in faults] if len(files) == 1 else map(str, faults)
     where = str(files[0]) if len(files) == 1 else f"{len(files)} files"

@@ -12,11 +12,14 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def entry_lines(text: str, wanted: Container[tuple[str, int]]) -> dict[tuple[str, int], int]:
-    """Lines of list entries, counted from 1.
+    """Find the lines of list entries, counted from 1.
 
     Args:
         text: A JSON object, known to be well-formed.
-        wanted: Key of a list in the object, and position in the list.
+        wanted: The entries to find: the key of a list in the object, and the position in the list.
+
+    Returns:
+        Line by key and position.
     """
     lines: dict[tuple[str, int], int] = {}
     line, counted = 1, 0

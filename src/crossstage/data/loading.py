@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,17 +15,17 @@ from torch.utils.data import Dataset as TorchDataset
 
 from crossstage.data.augment import (
     Augmentation,
+    ClassificationTransform,
     DetectionTransform,
     Labelled,
-    classification_transform,
+    LabelledPixels,
     labelled,
     seeded,
 )
-from crossstage.data.formats.coco import CocoDataset
-from crossstage.data.records import ClassificationData, objects_of
+from crossstage.data.records import ClassificationData, Dataset, DetectionData
 from crossstage.errors import DataError
 from crossstage.inference.images import Pixels, load_image
-from crossstage.inference.preprocessing import prepare
+from crossstage.inference.preprocessing import prepare, stack
 from crossstage.structures import Placement, Preprocessing, Targets
 
 Key = tuple[int, int]  # epoch and position in the dataset
@@ -34,7 +35,7 @@ class Batch(NamedTuple):
     """What a training step sees.
 
     Attributes:
-        images: ``(N, 3, H, W)`` RGB uint8.
+        images: ``(N, 3, H, W)`` float32 RGB in [0, 1], resized but not normalised.
         targets: The objects, or the labels ``(N,)`` int64.
         names: What to call the images in messages.
         epoch: The pass they belong to, counted from 0.
@@ -46,11 +47,11 @@ class Batch(NamedTuple):
     epoch: int
 
 
-class ScoredBatch(NamedTuple):
-    """What a validation step sees.
+class ValBatch(NamedTuple):
+    """What a val step sees.
 
     Attributes:
-        images: ``(N, 3, H, W)`` RGB float in [0, 1], prepared as inference does.
+        images: ``(N, 3, H, W)`` float32 RGB in [0, 1], resized as inference does but not normalised.
         indices: Positions of the images in the dataset.
         placements: Where each image lies in its input.
     """
@@ -64,19 +65,24 @@ class DetectionImages(TorchDataset):
     """Training images with their objects, composed and distorted.
 
     Args:
-        dataset: Its images and boxes.
-        preprocessing: Size and manner of resizing.
-        augmentation: What to change.
+        dataset: The images and their boxes.
+        preprocessing: How images become input.
+        augmentation: What is changed at random.
         seed: With epoch and position it decides everything that is random.
         epochs: Length of the training, for what is left out at its end.
     """
 
     def __init__(
-        self, dataset: CocoDataset, preprocessing: Preprocessing, augmentation: Augmentation, *, seed: int, epochs: int
+        self,
+        dataset: DetectionData,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        epochs: int,
     ) -> None:
-        self.images = dataset.images
-        self.objects = objects_of(dataset)
-        self.transform = DetectionTransform(preprocessing.size, preprocessing.resize, augmentation)
+        self.dataset, self.images = dataset, dataset.images
+        self.transform = DetectionTransform(preprocessing, augmentation)
         self.seed = seed
         self.plain_from = epochs - augmentation.last_epochs_plain
 
@@ -86,7 +92,7 @@ class DetectionImages(TorchDataset):
     def __getitem__(self, key: Key) -> tuple[Labelled, str, int]:
         epoch, index = key
 
-        def read() -> Labelled:
+        def read() -> LabelledPixels:
             nonlocal following
             position = following if following is not None else int(torch.randint(len(self.images), ()))
             following = None
@@ -97,8 +103,8 @@ class DetectionImages(TorchDataset):
             sample = self.transform(read, plain=epoch >= self.plain_from)
         return sample, str(self.images[index].path), epoch
 
-    def read(self, index: int) -> Labelled:
-        """An image as it is.
+    def read(self, index: int) -> LabelledPixels:
+        """Read an image as it is.
 
         Raises:
             DataError: It cannot be read, or has another size than its labels say.
@@ -110,17 +116,24 @@ class DetectionImages(TorchDataset):
                 f"{image.path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; "
                 f"its labels are for {image.width} x {image.height}"
             )
-        return labelled(pixels, self.objects[index])
+        return labelled(pixels, self.dataset[index].objects)
 
 
 class ClassifiedImages(TorchDataset):
-    """Training images with their labels, cropped and distorted; arguments as for :class:`DetectionImages`."""
+    """Training images with their labels, cropped and distorted.
+
+    Args:
+        dataset: The images and their labels.
+        preprocessing: How images become input.
+        augmentation: What is changed at random.
+        seed: With epoch and position it decides everything that is random.
+    """
 
     def __init__(
         self, dataset: ClassificationData, preprocessing: Preprocessing, augmentation: Augmentation, *, seed: int
     ) -> None:
         self.dataset = dataset
-        self.transform = classification_transform(preprocessing.size, augmentation)
+        self.transform = ClassificationTransform(preprocessing, augmentation)
         self.seed = seed
 
     def __len__(self) -> int:
@@ -129,23 +142,28 @@ class ClassifiedImages(TorchDataset):
     def __getitem__(self, key: Key) -> tuple[Tensor, int, str, int]:
         epoch, index = key
         name = self.dataset.names[index]
-        pixels = torch.from_numpy(_read(self.dataset, index)).permute(2, 0, 1)
+        pixels = _read(self.dataset, index)
         with seeded(self.seed, epoch, index):
             image = self.transform(pixels)
         return image, int(self.dataset.labels[index]), name, epoch
 
 
-class ScoredImages(TorchDataset):
-    """Images to be measured on, prepared as inference does."""
+class ValImages(TorchDataset):
+    """Images to score a model on, prepared as inference does.
 
-    def __init__(self, dataset: CocoDataset | ClassificationData, preprocessing: Preprocessing) -> None:
+    Args:
+        dataset: The images.
+        preprocessing: How they become input.
+    """
+
+    def __init__(self, dataset: Dataset, preprocessing: Preprocessing) -> None:
         self.dataset, self.preprocessing = dataset, preprocessing
 
     def __len__(self) -> int:
-        return len(self.dataset.images if isinstance(self.dataset, CocoDataset) else self.dataset.labels)
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, Placement]:
-        if isinstance(self.dataset, CocoDataset):
+        if isinstance(self.dataset, DetectionData):
             image = self.dataset.images[index]
             pixels = load_image(image.path)
             if pixels.shape[:2] != (image.height, image.width):
@@ -155,7 +173,7 @@ class ScoredImages(TorchDataset):
                 )
         else:
             pixels = _read(self.dataset, index)
-        tensor, placement = prepare(pixels, self.preprocessing.size, self.preprocessing.resize)
+        tensor, placement = prepare(pixels, self.preprocessing)
         return tensor, index, placement
 
 
@@ -176,9 +194,9 @@ class EpochOrder(Sampler[Key]):
     Args:
         length: Images in the dataset.
         batch: Images in a step of one process.
-        seed: See above.
-        rank: This process.
-        world: How many there are.
+        seed: With the epoch it decides the order.
+        rank: Number of this process, from 0.
+        world: Number of processes.
 
     Raises:
         DataError: There are fewer images than a step needs.
@@ -203,7 +221,13 @@ class EpochOrder(Sampler[Key]):
 
 
 class ShareOrder(Sampler[int]):
-    """Every ``world``-th image in order, as many for each process: the last of some are repeated."""
+    """Every ``world``-th image in order, as many for each process: the last of some are repeated.
+
+    Args:
+        length: Images in the dataset.
+        rank: Number of this process, from 0.
+        world: Number of processes.
+    """
 
     def __init__(self, length: int, rank: int = 0, world: int = 1) -> None:
         self.length, self.rank, self.world = length, rank, world
@@ -215,8 +239,8 @@ class ShareOrder(Sampler[int]):
         return (min(self.rank + step * self.world, self.length - 1) for step in range(len(self)))
 
 
-def collate_detection(samples: Sequence[tuple[Labelled, str, int]]) -> Batch:
-    """Samples of one size to a batch."""
+def collate_detection(samples: Sequence[tuple[Labelled, str, int]], preprocessing: Preprocessing) -> Batch:
+    """Put samples of :class:`DetectionImages` into a batch."""
     found, names, epochs = zip(*samples, strict=True)
     counts = torch.tensor([len(sample.class_ids) for sample in found])
     targets = Targets(
@@ -224,24 +248,24 @@ def collate_detection(samples: Sequence[tuple[Labelled, str, int]]) -> Batch:
         torch.cat([sample.class_ids for sample in found]),
         torch.cat([sample.boxes.as_subclass(Tensor) for sample in found]),
     )
-    images = torch.stack([sample.image.as_subclass(Tensor) for sample in found])
+    images = stack([sample.image.as_subclass(Tensor) for sample in found], preprocessing)
     return Batch(images, targets, list(names), epochs[0])
 
 
-def collate_classification(samples: Sequence[tuple[Tensor, int, str, int]]) -> Batch:
-    """Samples of one size to a batch."""
+def collate_classification(samples: Sequence[tuple[Tensor, int, str, int]], preprocessing: Preprocessing) -> Batch:
+    """Put samples of :class:`ClassifiedImages` into a batch."""
     images, labels, names, epochs = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), list(names), epochs[0])
+    return Batch(stack(images, preprocessing), torch.tensor(labels), list(names), epochs[0])
 
 
-def collate_scored(samples: Sequence[tuple[Tensor, int, Placement]]) -> ScoredBatch:
-    """Prepared images to a batch."""
+def collate_val(samples: Sequence[tuple[Tensor, int, Placement]], preprocessing: Preprocessing) -> ValBatch:
+    """Put samples of :class:`ValImages` into a batch."""
     images, indices, placements = zip(*samples, strict=True)
-    return ScoredBatch(torch.stack(images), list(indices), list(placements))
+    return ValBatch(stack(images, preprocessing), list(indices), list(placements))
 
 
-def training_loader(
-    dataset: CocoDataset | ClassificationData,
+def train_loader(
+    dataset: Dataset,
     preprocessing: Preprocessing,
     augmentation: Augmentation,
     *,
@@ -252,34 +276,34 @@ def training_loader(
     rank: int = 0,
     world: int = 1,
 ) -> tuple[DataLoader, EpochOrder]:
-    """Batches to train on, and the order they come in, whose ``epoch`` is to be set before each pass.
+    """Return batches to train on, and their order, whose ``epoch`` is to be set before each pass.
 
     Args:
-        dataset: What to learn.
-        preprocessing: Size and manner of resizing.
-        augmentation: What to change.
+        dataset: The images to train on, with their boxes or labels.
+        preprocessing: How images become input.
+        augmentation: What is changed at random.
         batch: Images in a step of one process.
         seed: Decides everything that is random.
         epochs: Length of the training.
         workers: Processes that prepare images; 0 prepares them in between.
-        rank: This process, where several train together.
-        world: How many there are.
+        rank: Number of this process, from 0, where several train together.
+        world: Number of processes.
 
     Raises:
         DataError: There are fewer images than a step needs.
     """
-    if isinstance(dataset, CocoDataset):
+    if isinstance(dataset, DetectionData):
         samples = DetectionImages(dataset, preprocessing, augmentation, seed=seed, epochs=epochs)
-        collate = collate_detection
+        collate = partial(collate_detection, preprocessing=preprocessing)
     else:
         samples = ClassifiedImages(dataset, preprocessing, augmentation, seed=seed)
-        collate = collate_classification
+        collate = partial(collate_classification, preprocessing=preprocessing)
     order = EpochOrder(len(samples), batch, seed=seed, rank=rank, world=world)
     return _loader(samples, order, batch, collate, workers), order
 
 
-def scoring_loader(
-    dataset: CocoDataset | ClassificationData,
+def val_loader(
+    dataset: Dataset,
     preprocessing: Preprocessing,
     *,
     batch: int,
@@ -287,9 +311,19 @@ def scoring_loader(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader:
-    """Batches to be measured on, in order; arguments as for :func:`training_loader`."""
-    samples = ScoredImages(dataset, preprocessing)
-    return _loader(samples, ShareOrder(len(samples), rank, world), batch, collate_scored, workers)
+    """Return batches to score a model on, in order.
+
+    Args:
+        dataset: The images.
+        preprocessing: How they become input.
+        batch: Images in a step of one process.
+        workers: Processes that prepare images; 0 prepares them in between.
+        rank: Number of this process, from 0, where several score together.
+        world: Number of processes.
+    """
+    samples = ValImages(dataset, preprocessing)
+    collate = partial(collate_val, preprocessing=preprocessing)
+    return _loader(samples, ShareOrder(len(samples), rank, world), batch, collate, workers)
 
 
 def _loader(samples: TorchDataset, order: Sampler, batch: int, collate: object, workers: int) -> DataLoader:

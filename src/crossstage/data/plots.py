@@ -11,10 +11,8 @@ from torch import Tensor
 
 from crossstage.data.anchors import Sizes
 from crossstage.data.augment import NO_AUGMENTATION, Augmentation, Labelled
-from crossstage.data.find import Dataset
-from crossstage.data.formats.coco import CocoDataset
 from crossstage.data.loading import ClassifiedImages, DetectionImages
-from crossstage.data.records import ClassificationData, class_names_of, objects_of
+from crossstage.data.records import Dataset, DetectionData
 from crossstage.inference.images import Pixels
 from crossstage.structures import Preprocessing
 
@@ -25,16 +23,12 @@ MOST_POINTS = 20_000
 
 
 def class_counts(dataset: Dataset) -> dict[str, int]:
-    """Boxes, or images, of each class."""
-    names = class_names_of(dataset)
-    if isinstance(dataset, ClassificationData):
-        return dict(zip(names, dataset.counts.tolist(), strict=True))
-    ids = np.concatenate([entry.class_ids for entry in objects_of(dataset)])
-    return dict(zip(names, np.bincount(ids, minlength=len(names)).tolist(), strict=True))
+    """Return how many boxes, or images, each class has, by its name."""
+    return dict(zip(dataset.class_names, dataset.counts.tolist(), strict=True))
 
 
 def plot_classes(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Labels of each class, a bar for each part; classes by frequency in the first part."""
+    """Draw how many labels each class has, a bar for each part; classes by frequency in the first part."""
     from matplotlib.figure import Figure
 
     first = next(iter(counts.values()))
@@ -53,7 +47,7 @@ def plot_classes(counts: Mapping[str, Mapping[str, int]]) -> Figure:
 
 
 def plot_boxes(sizes: Sizes, anchors: Sizes, title: str) -> Figure:
-    """Widths and heights of boxes in the network's input, and the anchors among them."""
+    """Draw widths and heights of boxes in pixels of the network's input, and the anchors among them."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 6), layout="constrained")
@@ -69,18 +63,17 @@ def plot_boxes(sizes: Sizes, anchors: Sizes, title: str) -> Figure:
 def seen_by_the_network(
     dataset: Dataset, preprocessing: Preprocessing, augmentation: Augmentation | None, count: int, *, seed: int = 0
 ) -> list[Pixels]:
-    """Training images as a network gets them, with their boxes drawn.
+    """Return training images as a network gets them, with their boxes drawn.
 
     Args:
-        dataset: Its first images of a random order are taken.
-        preprocessing: Size and manner of resizing.
-        augmentation: What to change; None changes nothing.
-        count: How many.
-        seed: Of the order and the changes.
+        dataset: The images and labels, of which the first in a random order are taken.
+        preprocessing: Size of the input in pixels and how images are resized.
+        augmentation: What is changed at random; None changes nothing.
+        count: How many images are drawn.
+        seed: Decides the order and the changes.
     """
     chosen = augmentation or NO_AUGMENTATION
-    names = class_names_of(dataset)
-    if isinstance(dataset, CocoDataset):
+    if isinstance(dataset, DetectionData):
         images = DetectionImages(dataset, preprocessing, chosen, seed=seed, epochs=1_000_000)
     else:
         images = ClassifiedImages(dataset, preprocessing, chosen, seed=seed)
@@ -89,7 +82,7 @@ def seen_by_the_network(
     for index in order.tolist():
         sample = images[(0, index)]
         if isinstance(sample[0], Labelled):
-            tiles.append(_drawn(sample[0], names))
+            tiles.append(_drawn(sample[0], dataset.class_names))
         else:
             tiles.append(_pixels(sample[0]))
     return tiles
@@ -112,4 +105,5 @@ def _drawn(sample: Labelled, names: Sequence[str]) -> Pixels:
 
 
 def _pixels(image: Tensor) -> Pixels:
-    return np.ascontiguousarray(image.as_subclass(Tensor).permute(1, 2, 0).numpy())
+    """Return ``(H, W, 3)`` uint8 of ``(3, H, W)`` float in [0, 1]."""
+    return np.ascontiguousarray((image.as_subclass(Tensor) * 255).round().byte().permute(1, 2, 0).numpy())

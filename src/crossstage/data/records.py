@@ -1,18 +1,35 @@
-"""Datasets in memory: detection in COCO's terms, classification as labels and images."""
+"""Datasets in memory: a sequence of samples with boxes, or images with one label each."""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossstage.data.formats.coco import CocoDataset, CocoImage
 from crossstage.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image of a dataset, which has not been read.
+
+    Attributes:
+        id: The source's number of the image: COCO's image id, elsewhere its position counted from 1.
+        path: The image file.
+        width: Width in pixels that the labels are for.
+        height: Height in pixels that the labels are for.
+    """
+
+    id: int
+    path: Path
+    width: int
+    height: int
 
 
 class Box(NamedTuple):
@@ -23,81 +40,197 @@ class Box(NamedTuple):
     difficult: bool = False
 
 
-def assemble(
-    path: Path, class_names: Sequence[str], found: Sequence[tuple[Path, tuple[int, int], Sequence[Box]]]
-) -> CocoDataset:
-    """A detection dataset in COCO's terms from images, their heights and widths, and their boxes.
-
-    Boxes are clipped to the image. Difficult ones become COCO's crowds, which are neither wanted nor wrong.
-    """
-    images = tuple(CocoImage(number, file, columns, rows) for number, (file, (rows, columns), _) in enumerate(found, 1))
-    annotations = []
-    for image, (_, _, boxes) in zip(images, found, strict=True):
-        for box in boxes:
-            left, top = max(0.0, box.xyxy[0]), max(0.0, box.xyxy[1])
-            width, height = min(image.width, box.xyxy[2]) - left, min(image.height, box.xyxy[3]) - top
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image.id,
-                    "category_id": box.class_id + 1,
-                    "bbox": [left, top, width, height],
-                    "area": width * height,
-                    "iscrowd": int(box.difficult),
-                }
-            )
-    categories = dict(enumerate(class_names, 1))
-    content = {
-        "images": [
-            {"id": image.id, "file_name": image.path.name, "width": image.width, "height": image.height}
-            for image in images
-        ],
-        "annotations": annotations,
-        "categories": [{"id": id_, "name": name} for id_, name in categories.items()],
-    }
-    return CocoDataset(path, images, categories, content)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Objects:
-    """The objects of one image: corners ``(n, 4)`` in its pixels, and class ids ``(n,)``."""
+    """The objects of one image that a detector is to find, ``n`` of them.
+
+    Attributes:
+        boxes_xyxy: ``(n, 4)`` corners in pixels of the image.
+        class_ids: ``(n,)`` class ids.
+        masks: ``(n,)`` masks as :class:`Boxes` has them; None where the dataset has none.
+    """
 
     boxes_xyxy: NDArray[np.float32]
     class_ids: NDArray[np.int64]
+    masks: NDArray[np.object_] | None = None
 
 
-def objects_of(dataset: CocoDataset) -> list[Objects]:
-    """What there is to learn in each image; class ids count the categories in their order; crowds are left out."""
-    index = {id_: number for number, id_ in enumerate(dataset.categories)}
-    by_image: dict[int, list[tuple[int, list[float]]]] = {image.id: [] for image in dataset.images}
-    for entry in dataset.content["annotations"]:
-        if not entry.get("iscrowd"):
-            by_image[entry["image_id"]].append((index[entry["category_id"]], entry["bbox"]))
-    objects = []
-    for image in dataset.images:
-        boxes = np.array([box for _, box in by_image[image.id]], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image of a detection dataset and all its ``n`` boxes.
+
+    Attributes:
+        image: The image, which has not been read.
+        boxes_xyxy: ``(n, 4)`` corners in pixels of the image, clipped to it.
+        class_ids: ``(n,)`` class ids.
+        crowd: ``(n,)`` true where finding it is neither wanted nor wrong: COCO's crowds, VOC's difficult objects.
+        areas: ``(n,)`` areas in square pixels, by which COCO's metrics tell small objects from large ones.
+        masks: ``(n,)`` masks as :class:`Boxes` has them; None where the dataset has none.
+    """
+
+    image: ImageRef
+    boxes_xyxy: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    masks: NDArray[np.object_] | None = None
+
+    @property
+    def objects(self) -> Objects:
+        """The objects that are to be found: all but the crowds."""
+        wanted = ~self.crowd
+        masks = None if self.masks is None else self.masks[wanted]
+        return Objects(self.boxes_xyxy[wanted], self.class_ids[wanted], masks)
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """The boxes of a whole dataset as columns, image after image: a million of them are a few arrays.
+
+    Attributes:
+        starts: ``(images + 1,)`` int64: the boxes of image ``i`` are those from ``starts[i]`` to ``starts[i + 1]``.
+        xywh: ``(m, 4)`` left, top, width and height in pixels: COCO's own numbers, so that its metrics are exact.
+        class_ids: ``(m,)`` class ids.
+        crowd: ``(m,)`` see :class:`Sample`.
+        areas: ``(m,)`` areas in square pixels.
+        masks: ``(m,)`` the mask of each box, as its source states it; None where the dataset has none.
+    """
+
+    starts: NDArray[np.int64]
+    xywh: NDArray[np.float64]
+    class_ids: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    masks: NDArray[np.object_] | None = None
+
+    @property
+    def image_index(self) -> NDArray[np.int64]:
+        """``(m,)`` position of each box's image in the dataset."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    def take(self, positions: Sequence[int]) -> Boxes:
+        """Return the boxes of some images, in the order of ``positions``."""
+        first, last = self.starts[:-1][list(positions)], self.starts[1:][list(positions)]
+        chosen = np.concatenate([np.zeros(0, np.int64), *map(np.arange, first, last)])
+        return Boxes(
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(last - first)]),
+            self.xywh[chosen],
+            self.class_ids[chosen],
+            self.crowd[chosen],
+            self.areas[chosen],
+            None if self.masks is None else self.masks[chosen],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionData(Sequence[Sample]):
+    """A detection dataset, or a part of one: a sequence of samples, whose boxes are kept as columns.
+
+    Attributes:
+        path: The file or folder that it comes from.
+        class_names: Names by class id.
+        images: The images, in the order of the samples.
+        boxes: The boxes of all images.
+        category_ids: The source's number of each class, by class id: COCO's category ids, elsewhere counted from 1.
+    """
+
+    path: Path
+    class_names: tuple[str, ...]
+    images: tuple[ImageRef, ...]
+    boxes: Boxes
+    category_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> DetectionData: ...
+    def __getitem__(self, index: int | slice) -> Sample | DetectionData:
+        positions = range(len(self.images))[index]
+        if isinstance(positions, range):
+            return self.take(positions)
+        image, boxes = self.images[positions], self.boxes
+        own = slice(boxes.starts[positions], boxes.starts[positions + 1])
+        corners = boxes.xywh[own].astype(np.float32)
+        corners[:, 2:] += corners[:, :2]
         limit = np.array([image.width, image.height] * 2, np.float32)
-        classes = np.array([class_id for class_id, _ in by_image[image.id]], np.int64)
-        objects.append(Objects(boxes.clip(0, limit), classes))
-    return objects
+        masks = None if boxes.masks is None else boxes.masks[own]
+        return Sample(image, corners.clip(0, limit), boxes.class_ids[own], boxes.crowd[own], boxes.areas[own], masks)
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Names by the source's number of a class, in order of the class ids; see ``category_ids``."""
+        return dict(zip(self.category_ids, self.class_names, strict=True))
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """``(classes,)`` boxes of each class, crowds left out."""
+        return np.bincount(self.boxes.class_ids[~self.boxes.crowd], minlength=len(self.class_names))
+
+    def take(self, positions: Sequence[int]) -> DetectionData:
+        """Return a dataset of some of the images, in the order of ``positions``."""
+        return replace(self, images=tuple(self.images[i] for i in positions), boxes=self.boxes.take(positions))
 
 
-def class_names_of(dataset: CocoDataset | ClassificationData) -> tuple[str, ...]:
-    """Names by class id."""
-    return dataset.class_names if isinstance(dataset, ClassificationData) else tuple(dataset.categories.values())
+class DetectionBuilder:
+    """Collects images and their boxes, as a reader comes by them, in arrays of plain numbers."""
+
+    def __init__(self) -> None:
+        self._images: list[ImageRef] = []
+        self._starts = array("q", [0])
+        self._xywh, self._class_ids, self._crowd = array("d"), array("q"), array("b")
+
+    def add(self, image: Path, size: tuple[int, int], boxes: Sequence[Box]) -> None:
+        """Add an image.
+
+        Args:
+            image: The file.
+            size: Its height and width in pixels.
+            boxes: Its objects. They are clipped to the image; difficult ones become COCO's crowds, which are neither
+                wanted nor wrong.
+        """
+        height, width = size
+        self._images.append(ImageRef(len(self._images) + 1, image, width, height))
+        for box in boxes:
+            left, top = max(0.0, box.xyxy[0]), max(0.0, box.xyxy[1])
+            self._xywh.extend((left, top, min(width, box.xyxy[2]) - left, min(height, box.xyxy[3]) - top))
+            self._class_ids.append(box.class_id)
+            self._crowd.append(box.difficult)
+        self._starts.append(len(self._class_ids))
+
+    def build(self, path: Path, class_names: Sequence[str]) -> DetectionData | None:
+        """Return what was collected; None if there is no image.
+
+        Args:
+            path: The file or folder that it comes from.
+            class_names: Names by class id.
+        """
+        if not self._images:
+            return None
+        xywh = np.array(self._xywh, np.float64).reshape(-1, 4)
+        boxes = Boxes(
+            np.array(self._starts, np.int64),
+            xywh,
+            np.array(self._class_ids, np.int64),
+            np.array(self._crowd, np.bool_),
+            xywh[:, 2] * xywh[:, 3],
+        )
+        names = tuple(class_names)
+        return DetectionData(path, names, tuple(self._images), boxes, tuple(range(1, len(names) + 1)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassificationData:
     """Images with one label each.
 
     Attributes:
-        path: Where they come from.
+        path: The file or folder that they come from.
         class_names: Names by class id.
         names: What to call each image in messages.
-        labels: Class id of each.
-        images: Paths, or the content of files.
+        labels: ``(n,)`` class id of each image.
+        images: Paths of the image files, or their content.
     """
 
     path: Path
@@ -106,14 +239,42 @@ class ClassificationData:
     labels: NDArray[np.int64]
     images: Sequence[Path | bytes]
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Images of each class."""
+        """``(classes,)`` images of each class."""
         return np.bincount(self.labels, minlength=len(self.class_names))
+
+    def take(self, positions: Sequence[int]) -> ClassificationData:
+        """Return a dataset of some of the images, in the order of ``positions``."""
+        return replace(
+            self,
+            names=_Taken(self.names, positions),
+            labels=self.labels[list(positions)],
+            images=_Taken(self.images, positions),
+        )
+
+
+Dataset = DetectionData | ClassificationData
+
+
+class _Taken(Sequence):
+    """Some entries of a sequence, without a copy of it."""
+
+    def __init__(self, entries: Sequence, positions: Sequence[int]) -> None:
+        self.entries, self.positions = entries, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index):  # noqa: ANN001, ANN204 (one entry or a slice, as Sequence has it)
+        return self.entries[self.positions[index]]
 
 
 def with_classes(dataset: ClassificationData, class_names: tuple[str, ...]) -> ClassificationData:
-    """The dataset with its labels counted in other names.
+    """Return the dataset with its labels counted in other names.
 
     Raises:
         DataError: It has a class that is not among them.
@@ -128,51 +289,17 @@ def with_classes(dataset: ClassificationData, class_names: tuple[str, ...]) -> C
     return replace(dataset, class_names=class_names, labels=numbers[dataset.labels])
 
 
-class Chosen(Sequence):
-    """Some entries of a sequence, without a copy of it."""
+def split_off(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Hold out a random share of the images, at least one; classes keep their shares in a classification dataset.
 
-    def __init__(self, entries: Sequence, chosen: Sequence[int]) -> None:
-        self.entries, self.chosen = entries, chosen
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, index):  # noqa: ANN001, ANN204 (one entry or a slice, as Sequence has it)
-        return self.entries[self.chosen[index]]
-
-
-def subset(dataset: CocoDataset | ClassificationData, chosen: Sequence[int]) -> CocoDataset | ClassificationData:
-    """A dataset of some of the images, by position."""
-    if isinstance(dataset, ClassificationData):
-        return replace(
-            dataset,
-            names=Chosen(dataset.names, chosen),
-            labels=dataset.labels[list(chosen)],
-            images=Chosen(dataset.images, chosen),
-        )
-    images = tuple(dataset.images[index] for index in chosen)
-    kept = {image.id for image in images}
-    content = {
-        **dataset.content,
-        "images": [entry for entry in dataset.content["images"] if entry["id"] in kept],
-        "annotations": [entry for entry in dataset.content["annotations"] if entry["image_id"] in kept],
-    }
-    return replace(dataset, images=images, content=content)
-
-
-def split_off(
-    dataset: CocoDataset | ClassificationData, share: float, seed: int
-) -> tuple[CocoDataset | ClassificationData, CocoDataset | ClassificationData]:
-    """Hold out a random share of the images, at least one: what remains, and what is held out.
-
-    Classes keep their shares in a classification dataset.
+    Returns:
+        What remains, and what is held out.
     """
     random = np.random.default_rng(seed)
     if isinstance(dataset, ClassificationData):
         groups = [np.flatnonzero(dataset.labels == label) for label in range(len(dataset.class_names))]
     else:
-        groups = [np.arange(len(dataset.images))]
+        groups = [np.arange(len(dataset))]
     held = np.concatenate([random.permutation(group)[: max(1, round(share * len(group)))] for group in groups])
-    total = len(dataset.labels) if isinstance(dataset, ClassificationData) else len(dataset.images)
-    rest = np.setdiff1d(np.arange(total), held)
-    return subset(dataset, rest.tolist()), subset(dataset, sorted(held.tolist()))
+    rest = np.setdiff1d(np.arange(len(dataset)), held)
+    return dataset.take(rest.tolist()), dataset.take(sorted(held.tolist()))

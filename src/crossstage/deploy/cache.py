@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,55 +11,55 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crossstage.deploy.backends.onnx import OPSET
-from crossstage.deploy.backends.sessions import Runtime
+from crossstage.deploy.backends import BACKENDS, formats, ordered, runtimes
 from crossstage.deploy.export import export
 from crossstage.errors import ConfigError, DataError
+from crossstage.files import settled_folder
 from crossstage.machine import cache_folder
 from crossstage.models.registry import Model
 from crossstage.version import __version__
-
-_PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "ncnn", "pnnx", "opencv-python-headless", "opencv-python")
 
 
 def exported_file(
     model: Model,
     name: str,
-    runtime: Runtime,
+    runtime: str,
     *,
     imgsz: int | None,
     batch: int = 1,
     calibration: Sequence[Tensor] = (),
 ) -> Path:
-    """The model as a file that a runtime reads, in the cache.
+    """Return the model as a file that a runtime reads, in the cache.
 
     Args:
-        model: With its weights.
-        name: Its name, for the file's header.
-        runtime: What is to run it.
+        model: The model with its weights.
+        name: The model's name, for the file's header.
+        runtime: The name of the backend that is to run it.
         imgsz: Side of the input in pixels; None for the size the model was trained at.
         batch: Images of a pass; more than 1 makes a file that takes any number.
         calibration: Inputs to quantise to int8 by; empty for floats.
 
     Raises:
-        ConfigError: The size or the batch does not fit, or the packages that export are not installed.
+        ConfigError: The runtime has no int8, the size or the batch does not fit, or the packages that export are not
+            installed.
         DataError: The cache cannot be written.
         ExportError: The model cannot be exported.
     """
-    if runtime == "ncnn" and batch > 1:
-        raise ConfigError(f"ncnn takes one image at a time; expected batch 1, not {batch}")
-    format, file, inside = ("onnx", "model.onnx", "model.onnx")
-    if runtime == "ncnn":
-        format, file, inside = ("ncnn", "ncnn", "ncnn/model.ncnn.param")
-    elif calibration and runtime == "openvino":
-        format, file, inside = ("openvino", "openvino", "openvino/model.xml")
+    able = runtimes()[runtime]
+    format = able.int8_format if calibration else able.format
+    if not format:
+        raise ConfigError(f"{runtime} does not run int8")
+    kind = formats()[format]
+    if batch > 1 and "dynamic" not in kind.options:
+        raise ConfigError(f"{BACKENDS[runtime].label} takes one image at a time; expected batch 1, not {batch}")
+    file = f"model{kind.suffix}"
 
     def make(folder: Path) -> None:
         calib = list(calibration) or None
         export(model, Path(name).name, format, folder / file, imgsz=imgsz, dynamic=batch > 1, calib=calib)
 
-    key = fingerprint(model, format, imgsz, batch > 1, *map(_digest, calibration), __version__, OPSET)
-    return cached("exported", key, make) / inside
+    key = fingerprint(model, format, imgsz, batch > 1, *map(_digest, calibration), versions(format))
+    return kind.graph_file(cached("exported", key, make) / file)
 
 
 def cached(kind: str, key: str, make: Callable[[Path], None]) -> Path:
@@ -83,21 +82,10 @@ def cached(kind: str, key: str, make: Callable[[Path], None]) -> Path:
             return found
         shutil.rmtree(found, ignore_errors=True)
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=home) as scratch:
-            made = Path(scratch) / "entry"
-            made.mkdir()
-            make(made)
-            entry = home / f"{key}-{_content(made)}"
-            try:
-                made.rename(entry)
-            except OSError:
-                if not entry.is_dir():  # or another process was as fast
-                    raise
+        return settled_folder(home, make, lambda made: f"{key}-{_content(made)}")
     except OSError as error:
         told = error.strerror or error
         raise DataError(f"{home}: cannot be written: {told}; $CROSSSTAGE_CACHE names another folder") from None
-    return entry
 
 
 def _content(folder: Path) -> str:
@@ -131,12 +119,13 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(_bytes(tensor)).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Those of the packages that run models."""
+def versions(*backends: str) -> dict[str, str]:
+    """Return the versions of this package and of the packages of backends, by default of all, as far as installed."""
     found = {"crossstage": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    for name, backend in ordered().items():
+        for package in backend.distributions if not backends or name in backends else ():
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                continue
     return found

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from crossstage.data.find import find_data
-from crossstage.data.formats.coco import CocoDataset
+from crossstage.data.records import DetectionData
 from crossstage.errors import DataError
 from crossstage.inference.images import load_image
 from crossstage.inference.preprocessing import prepare
@@ -35,7 +35,7 @@ def calibration_inputs(data: str | Path, preprocessing: Preprocessing) -> list[T
     """
     inputs = []
     for pixels in _images(data):
-        tensor, _ = prepare(pixels, preprocessing.size, preprocessing.resize)
+        tensor, _ = prepare(pixels, preprocessing)
         inputs.append(preprocessing.normalise(tensor.unsqueeze(0)))
     if not inputs:
         raise DataError(f"{data}: no image in it can be read; expected some to quantise by")
@@ -48,7 +48,7 @@ def _images(data: str | Path) -> Iterator[Any]:
     except DataError:  # no dataset, but perhaps images: Source tells what is wrong if not
         return (entry.pixels for entry in islice(Source(data), MOST) if not isinstance(entry, Unreadable))
     part = source.read("train" if "train" in source.parts else next(iter(source.parts)))
-    chosen = [image.path for image in part.images] if isinstance(part, CocoDataset) else part.images
+    chosen = [image.path for image in part.images] if isinstance(part, DetectionData) else part.images
     return (load_image(entry) for entry in _spread(chosen))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossstage.deploy.backends.sessions import Precision
+from crossstage.deploy.backends.base import Arithmetic
 from crossstage.deploy.benchmark.timing import in_turns
 from crossstage.deploy.cache import fingerprint, versions
 from crossstage.deploy.graph import sample
@@ -23,23 +23,26 @@ from crossstage.machine import cache_folder, cores, processor
 from crossstage.models.registry import Model
 
 Candidate = Callable[[int], Any]
-"""Opens the model in a runtime, to run from so many threads at once."""
+"""Opens the model in a runtime, to be run from that number of threads at once."""
 
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2}
+REFERENCE = "torch"
+"""The runtime that is always there, and whose output the others are to reproduce."""
+
+TOLERANCES: dict[Arithmetic, float] = {"fp32": 1e-4, "bf16": 5e-2}
 """Largest difference to PyTorch's float32 output, relative to the largest value, with which a runtime may be chosen."""
 
 ROUNDS, SECONDS = 15, 10.0
 
 
 @dataclass(frozen=True)
-class Chosen:
+class FastestRuntime:
     """The fastest runtime.
 
     Attributes:
-        model: Opened in it.
-        runtime: Its name.
+        model: The model, opened in the runtime.
+        runtime: The runtime's name.
         milliseconds: Median of a forward pass in each runtime that reproduces PyTorch's output.
-        refused: Why others were not taken.
+        refused: Why each of the other runtimes was not taken.
         remembered: Whether it was chosen in an earlier run.
     """
 
@@ -50,7 +53,7 @@ class Chosen:
     remembered: bool
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in sorted(self.milliseconds.items(), key=lambda kv: kv[1]))
         when = "remembered" if self.remembered else "measured now"
         failed = "".join(f"; not {name}: {reason}" for name, reason in self.refused.items())
@@ -64,22 +67,22 @@ def choose(
     imgsz: int | None,
     batch: int,
     threads: int | None,
-    precision: Precision,
+    precision: Arithmetic,
     streams: int = 1,
-) -> Chosen:
+) -> FastestRuntime:
     """Take the fastest runtime that reproduces PyTorch's output.
 
     The choice is kept in the user's cache, by the model and its weights, the size, the number of images, threads and
     precision, the processor and the runtimes' versions.
 
     Args:
-        model: What they run.
-        candidates: Open it in each runtime; ``"torch"`` is among them.
+        model: The model.
+        candidates: What opens the model in each runtime, by the runtime's name; ``"torch"`` is among them.
         imgsz: Side of the input in pixels; None for the size the model was trained at.
         batch: Images of a pass.
-        threads: That were asked for.
-        precision: Of the arithmetic.
-        streams: From how many threads the model will be run at once. The choice is made by one.
+        threads: Number of threads that the candidates use; None if that is left to them.
+        precision: What the candidates compute in.
+        streams: Number of threads that will run the model at once. The choice is made by one.
 
     Raises:
         CrossStageError: Not even PyTorch can run it.
@@ -88,7 +91,7 @@ def choose(
     record = cache_folder() / "runtimes" / f"{fingerprint(model, about)}.json"
     if (known := _recall(record)) is not None and known[0] in candidates:
         with suppress(CrossStageError):  # what no longer opens is chosen anew
-            return Chosen(candidates[known[0]](streams), known[0], known[1], {}, remembered=True)
+            return FastestRuntime(candidates[known[0]](streams), known[0], known[1], {}, remembered=True)
     images = sample(model, imgsz, batch)
     with torch.inference_mode():
         expected = _tensors(model(images))
@@ -98,13 +101,13 @@ def choose(
     fastest = min(medians, key=lambda name: medians[name])
     _remember(record, fastest, medians)
     model = opened[fastest] if streams == 1 else candidates[fastest](streams)
-    return Chosen(model, fastest, medians, refused, remembered=False)
+    return FastestRuntime(model, fastest, medians, refused, remembered=False)
 
 
 def _able(
     candidates: Mapping[str, Candidate], images: Tensor, expected: list[Tensor], tolerance: float
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The runtimes that run the model and reproduce the output, opened; and why the others do not."""
+    """Return the runtimes that run the model and reproduce the output, opened, and why the others do not."""
     opened: dict[str, Any] = {}
     refused: dict[str, str] = {}
     for name, candidate in candidates.items():
@@ -112,7 +115,7 @@ def _able(
             run = candidate(1)
             found = _tensors(run(images))
         except CrossStageError as error:
-            if name == "torch":
+            if name == REFERENCE:
                 raise
             refused[name] = str(error)
             continue
@@ -121,7 +124,7 @@ def _able(
         )
         if worst <= tolerance:
             opened[name] = run
-        elif name != "torch":
+        elif name != REFERENCE:
             refused[name] = f"its output differs from PyTorch's by {worst:.1e}"
     return opened, refused
 
@@ -141,7 +144,7 @@ def _recall(record: Path) -> tuple[str, dict[str, float]] | None:
 
 
 def _remember(record: Path, runtime: str, milliseconds: Mapping[str, float]) -> None:
-    """Write the choice down; a cache that cannot be written costs time in the next run, and nothing else."""
+    """Keep the choice; a cache that cannot be written costs time in the next run, and nothing else."""
     try:
         write_text(record, json.dumps({"runtime": runtime, "milliseconds": milliseconds}, indent=1) + "\n")
     except DataError:

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from crossstage.deploy.backends.sessions import Precision, Runtime, Session, installed, start
-from crossstage.deploy.header import Header, read_header
+from crossstage.deploy.backends import BACKENDS, runtimes
+from crossstage.deploy.backends.base import Arithmetic
+from crossstage.deploy.header import ExportHeader
+from crossstage.deploy.reading import graph_file, read_header
+from crossstage.deploy.sessions import installed, start
 from crossstage.errors import ConfigError, ExportError, WeightsError
 from crossstage.ops.nms import NMS, postprocess
 from crossstage.structures import Instances, Preprocessing
 
+if TYPE_CHECKING:
+    from crossstage.deploy.backends.base import Session
+
 
 class _Exported:
-    """A header and a session."""
+    """What exported detectors and classifiers have in common.
 
-    def __init__(self, header: Header, session: Session, path: Path, runtime: Runtime) -> None:
+    Args:
+        header: What the file says of itself.
+        session: Runs the file.
+        path: The file, for messages.
+        runtime: The name of what runs it, for messages.
+    """
+
+    def __init__(self, header: ExportHeader, session: Session, path: Path, runtime: str) -> None:
         self.header, self.session, self.path, self.runtime = header, session, path, runtime
         self.class_names = header.class_names
         self.size_divisor = header.size_divisor
 
     def run(self, images: Tensor) -> list[Tensor]:
-        """The file's outputs for ``(N, 3, H, W)`` images.
+        """Return the file's outputs for prepared images ``(N, 3, H, W)``.
 
         Raises:
             ConfigError: The file takes another number of images, or another size.
@@ -49,23 +63,26 @@ class _Exported:
 
 
 class ExportedDetector(_Exported):
-    """A detector in an exported file; meets :class:`~crossstage.structures.DetectionModel`.
+    """A detector in an exported file; meets :class:`~crossstage.inference.model.DetectionModel`.
 
     Args:
         header: What the file says of itself.
-        session: Runs it.
-        path: For messages.
-        runtime: For messages.
+        session: Runs the file.
+        path: The file, for messages.
+        runtime: The name of what runs it, for messages.
+
+    Raises:
+        WeightsError: The header says nothing of preprocessing.
     """
 
-    def __init__(self, header: Header, session: Session, path: Path, runtime: Runtime) -> None:
+    def __init__(self, header: ExportHeader, session: Session, path: Path, runtime: str) -> None:
         super().__init__(header, session, path, runtime)
         if header.preprocessing is None:
             raise WeightsError(f"{path}: a detector's header without preprocessing")
         self.preprocessing: Preprocessing = header.preprocessing
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """The file's outputs for ``(N, 3, H, W)`` images in [0, 1]; see :meth:`detect`.
+        """Return the file's outputs for prepared images ``(N, 3, H, W)``, for :meth:`detect` alone to read.
 
         Raises:
             ConfigError: The file takes another number of images, or another size.
@@ -78,7 +95,14 @@ class ExportedDetector(_Exported):
         return outputs
 
     def decode(self, raw: Sequence[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, C)`` in [0, 1].
+        """Turn outputs into boxes and scores.
+
+        Args:
+            raw: What the call returned.
+            image_size: Height and width of the input in pixels.
+
+        Returns:
+            Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, C)`` in [0, 1].
 
         Raises:
             ConfigError: Boxes were suppressed inside the graph.
@@ -86,49 +110,55 @@ class ExportedDetector(_Exported):
         """
         if self.header.outputs == "detections":
             raise ConfigError(f"{self.path} suppresses boxes inside its graph; expected one exported without --nms")
-        shapes = [tuple(tensor.shape[1:]) for tensor in raw]
+        boxes, scores = self._decode_raw(raw, image_size) if self.header.outputs == "raw" else raw
         classes = len(self.class_names)
-        if self.header.outputs == "raw":
-            return self._decode_raw(raw, image_size)
-        boxes, scores = raw
         if boxes.dim() != 3 or boxes.shape[2] != 4 or scores.shape != (*boxes.shape[:2], classes):
-            raise WeightsError(f"{self.path}: outputs {shapes}; its header tells of boxes and {classes} scores each")
+            shapes = [tuple(tensor.shape[1:]) for tensor in raw]
+            raise WeightsError(f"{self.path}: outputs {shapes}; its header says boxes with {classes} scores each")
         return boxes, scores
 
     def _decode_raw(self, raw: Sequence[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         head = self.header.head
         assert head is not None
         try:
-            boxes, scores = head.module.decode(dict(zip(head.raw_names, raw, strict=True)), image_size)
-        except (ValueError, RuntimeError, LookupError) as error:
-            raise WeightsError(f"{self.path}: its outputs are not those of the head it tells of: {error}") from None
-        if scores.shape[2] != len(self.class_names):
-            told = f"its outputs hold {scores.shape[2]} classes; its header tells of {len(self.class_names)}"
-            raise WeightsError(f"{self.path}: {told}")
-        return boxes, scores
+            return head.module.decode(dict(zip(head.raw_names, raw, strict=True)), image_size)
+        except Exception as error:  # what a header claims may not fit what a graph computes in any way
+            raise WeightsError(f"{self.path}: its outputs are not those of the head in its header: {error}") from error
 
     def detect(self, raw: Sequence[Tensor], image_size: tuple[int, int], nms: NMS | None = None) -> list[Instances]:
-        """See :meth:`crossstage.Detector.detect`.
+        """Return the detections of each image; see :meth:`crossstage.Detector.detect`.
+
+        Args:
+            raw: What the call returned.
+            image_size: Height and width of the input in pixels.
+            nms: Thresholds and kind of suppression; by default those of :class:`~crossstage.ops.nms.NMS`.
 
         Raises:
-            ConfigError: The file suppresses boxes inside its graph, and other thresholds are asked for than it has.
+            ConfigError: The file suppresses boxes inside its graph, and not as ``nms`` says.
+            WeightsError: The outputs are not what the header says.
         """
         nms = nms or NMS()
         if self.header.outputs == "detections":
             self._check_suppression(nms)
-            return [_read(rows, nms) for rows in raw]
+            return [_instances(rows, nms) for rows in raw]
         return postprocess(*self.decode(raw, image_size), nms)
 
     def _check_suppression(self, nms: NMS) -> None:
-        low, own = self.header.score_threshold or 0.0, self.header.iou_threshold
-        if nms.score < low or nms.iou != own or nms.kind != "iou":
+        own = self.header.nms
+        assert own is not None
+        if nms.score < own.score or (nms.iou, nms.kind) != (own.iou, own.kind):
             raise ConfigError(
-                f"{self.path} suppresses boxes inside its graph, at conf {low} and iou {own}; "
+                f"{self.path} suppresses boxes inside its graph, at conf {own.score} and iou {own.iou}; "
                 f"conf {nms.score}, iou {nms.iou} and nms {nms.kind} need one exported without --nms"
+            )
+        if nms.max_detections > own.max_detections:
+            raise ConfigError(
+                f"{self.path} finds at most {own.max_detections} objects inside its graph, not {nms.max_detections}"
             )
 
 
-def _read(rows: Tensor, nms: NMS) -> Instances:
+def _instances(rows: Tensor, nms: NMS) -> Instances:
+    """Return the detections among ``(M, 7)`` rows of image, class, score and xyxy, best first."""
     keep = rows[:, 2] > nms.score
     if nms.class_ids is not None:
         keep &= torch.isin(rows[:, 1].long(), torch.tensor(nms.class_ids, dtype=torch.long))
@@ -137,14 +167,14 @@ def _read(rows: Tensor, nms: NMS) -> Instances:
 
 
 class ExportedClassifier(_Exported):
-    """A classifier in an exported file; meets :class:`~crossstage.inference.classify.ClassificationModel`."""
+    """A classifier in an exported file; meets :class:`~crossstage.inference.model.ClassificationModel`."""
 
-    def __init__(self, header: Header, session: Session, path: Path, runtime: Runtime) -> None:
+    def __init__(self, header: ExportHeader, session: Session, path: Path, runtime: str) -> None:
         super().__init__(header, session, path, runtime)
         self.preprocessing: Preprocessing | None = header.preprocessing
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits ``(N, classes)`` of ``(N, 3, H, W)`` normalised images.
+        """Return logits ``(N, classes)`` of prepared images ``(N, 3, H, W)``.
 
         Raises:
             ConfigError: The file takes another number of images, or another size.
@@ -153,61 +183,44 @@ class ExportedClassifier(_Exported):
         return self.run(images)[0]
 
 
-def is_exported(path: str | Path) -> bool:
-    """Whether a path looks like an exported file that :func:`open_exported` opens."""
-    path = Path(path)
-    return path.suffix in (".onnx", *_IN_FOLDERS) or (path.is_dir() and bool(_graphs(path)))
-
-
 def open_exported(
     path: str | Path,
-    runtime: Runtime | None = None,
+    runtime: str | None = None,
     *,
     threads: int | None = None,
-    precision: Precision = "fp32",
+    precision: Arithmetic = "fp32",
     streams: int = 1,
 ) -> ExportedDetector | ExportedClassifier:
     """Open a file that ``crossstage export`` wrote.
 
     Args:
-        path: An ``.onnx`` file, OpenVINO's ``.xml``, ncnn's ``.param``, or the folder that holds one of them.
-        runtime: What runs it; None takes the first installed of :data:`~crossstage.deploy.backends.sessions.RUNTIMES` that reads it.
-        threads: How many to use; None leaves it to the runtime.
-        precision: Of the arithmetic: ``"bf16"`` where runtime and processor have it.
-        streams: From how many threads it will be called at once; they share ``threads``.
+        path: The file, or the folder that holds it.
+        runtime: The name of the backend that runs it; None takes the first installed one that reads it.
+        threads: Number of threads that all passes together use; None leaves it to the runtime.
+        precision: What it computes in: ``"bf16"`` where runtime and processor have it.
+        streams: Number of threads that will call it at once.
 
     Raises:
         ConfigError: No installed runtime reads it, or the chosen one does not.
         WeightsError: It cannot be read, or was not written by crossstage.
         ExportError: The runtime cannot load it.
     """
-    path = _file(Path(path))
-    if runtime is None:
-        able = installed(path)
-        if not able:
-            package = "ncnn" if path.suffix == ".param" else "openvino"
-            raise ConfigError(f"{path}: no runtime is installed that reads it; try: pip install {package}")
-        runtime = able[0]
+    path = graph_file(Path(path))
+    runtime = runtime or first_installed(path)
     header = read_header(path)
     session = start(path, runtime, header.output_names, threads=threads, precision=precision, streams=streams)
     kind = ExportedClassifier if header.task == "classify" else ExportedDetector
     return kind(header, session, path, runtime)
 
 
-def _file(path: Path) -> Path:
-    if path.is_dir():
-        found = _graphs(path)
-        if len(found) != 1:
-            told = " and ".join(_IN_FOLDERS)
-            raise WeightsError(f"{path}: holds {len(found)} {told} files; expected one, of OpenVINO or ncnn")
-        return found[0]
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
-    return path
+def first_installed(path: Path) -> str:
+    """Return the name of the first installed runtime that reads a file.
 
-
-_IN_FOLDERS = (".xml", ".param")
-
-
-def _graphs(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in _IN_FOLDERS)
+    Raises:
+        ConfigError: None is installed.
+    """
+    if able := installed(path):
+        return able[0]
+    names = [name for name, runtime in runtimes().items() if path.suffix in runtime.reads]
+    hint = f"; try: pip install '{BACKENDS[names[0]].install}'" if names else ""
+    raise ConfigError(f"{path}: no runtime is installed that reads it{hint}")

@@ -9,22 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossstage.deploy.header import Header, Outputs, StoredHead
+from crossstage.deploy.header import ExportHeader, Outputs, StoredHead
 from crossstage.errors import ConfigError
 from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
-from crossstage.models.one_stage import OneStageDetector
+from crossstage.models.heads.base import Head
 from crossstage.nn.fuse import fuse
-from crossstage.structures import Preprocessing
 
 
 class Graph(nn.Module):
     """A model whose outputs are a flat tuple of float32 tensors.
 
     Args:
-        model: A model of its own.
-        decode: Whether a detector's maps become boxes and scores.
-        half: Compute in float16 between a float32 input and float32 outputs.
+        model: A model that nobody else uses.
+        decode: Whether a detector's raw tensors become boxes and scores.
+        half: Whether to compute in float16 between a float32 input and float32 outputs.
     """
 
     def __init__(self, model: Detector | Classifier, *, decode: bool, half: bool = False) -> None:
@@ -33,7 +32,11 @@ class Graph(nn.Module):
         self.decode, self.half_precision = decode, half
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """``(N, 3, H, W)`` images to the outputs that the header names."""
+        """Return the outputs that the header names.
+
+        Args:
+            images: ``(N, 3, H, W)``, prepared as the header says.
+        """
         raw = self.model(images.half() if self.half_precision else images)
         named = {"logits": raw} if isinstance(raw, Tensor) else raw
         named = {name: tensor.float() for name, tensor in named.items()}
@@ -44,36 +47,31 @@ class Graph(nn.Module):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """What to export.
 
     Attributes:
         header: What the file says of itself.
-        graph: What it computes, but for suppression.
-        images: An input to record it with, on which it is checked, too.
-        model: Where it comes from.
+        graph: What the file computes, but for suppression.
+        images: An input to record the graph with, on which the file is checked, too.
+        model: The model that the graph was made from.
     """
 
-    header: Header
+    header: ExportHeader
     graph: Graph
     images: Tensor
     model: Detector | Classifier
 
     @property
-    def dynamic(self) -> bool:
-        """Whether any number of images of any size will do."""
-        return self.header.batch is None
-
-    @property
     def dynamic_shapes(self) -> dict[str, dict[int, Any]] | None:
-        """Which sizes of the input vary, for ``torch.export``."""
-        if not self.dynamic:
+        """Which sizes of the input vary, for ``torch.export``; None if none does."""
+        if self.header.batch is not None:
             return None
         batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
         return {"images": {0: batch, 2: self.header.size_divisor * rows, 3: self.header.size_divisor * columns}}
 
     def record(self) -> torch.export.ExportedProgram:
-        """The graph as PyTorch records it.
+        """Return the graph as PyTorch records it.
 
         Raises:
             torch._dynamo.exc.UserError: It branches on data.
@@ -82,7 +80,7 @@ class Plan:
             return torch.export.export(self.graph, (self.images,), dynamic_shapes=self.dynamic_shapes)
 
     def reference(self) -> tuple[Tensor, ...]:
-        """What the model itself computes in float32, unfused."""
+        """Return what the model itself computes in float32, unfused."""
         with torch.inference_mode():
             return Graph(copy.deepcopy(self.model).cpu().eval(), decode=self.graph.decode)(self.images)
 
@@ -96,76 +94,94 @@ def plan(
     half: bool = False,
     decode: bool = False,
     fused: bool = True,
-    batch: int = 1,
-) -> Plan:
+) -> ExportPlan:
     """Decide what a model's file computes and says.
 
-    A detector with a head gives its raw tensors unless ``decode`` is set; one of Darknet's files always boxes.
+    A detector with a head gives its raw tensors unless ``decode`` is set; one without, such as of Darknet's files,
+    always boxes.
 
     Args:
-        model: With its weights; left as it is.
-        name: Its name, for the header.
+        model: The model with its weights, which is left as it is.
+        name: The model's name, for the header.
         imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
-        dynamic: Take any number of images of any size.
-        half: Compute in float16.
-        decode: Give boxes and scores.
-        fused: Record the model fused, see :func:`crossstage.nn.fuse`; else as it is.
-        batch: Images of one pass, if that is fixed.
+        dynamic: Whether the file takes any number of images of any size, rather than one of this size.
+        half: Whether to compute in float16.
+        decode: Whether to give boxes and scores.
+        fused: Whether to record the model fused, see :func:`crossstage.nn.fuse`.
 
     Raises:
-        ConfigError: The size is no multiple of the model's stride, or not known.
+        ConfigError: The size is no multiple of the model's ``size_divisor``, is not known, or differs from image to
+            image in a file for one size.
     """
-    stride = _stride(model)
-    size = _size(model, imgsz, stride)
+    known = model.preprocessing
+    if known is not None and known.resize == "shortest" and not dynamic:
+        raise ConfigError("the model's input differs in size from image to image; expected dynamic")
+    size = _size(model, imgsz)
     detector = isinstance(model, Detector)
-    head = model.head if isinstance(model, OneStageDetector) else None
+    head = getattr(model, "head", None) if detector else None
+    head = head if isinstance(head, Head) else None
     decode = detector and (decode or head is None)
     outputs: Outputs = "logits" if not detector else "boxes" if decode else "raw"
-    known = model.preprocessing
-    header = Header(
+    header = ExportHeader(
         name=name,
         task="detect" if detector else "classify",
         outputs=outputs,
-        size_divisor=stride,
-        preprocessing=None if known is None else Preprocessing(size, known.resize, known.mean, known.std),
+        size_divisor=_divisor(model),
+        preprocessing=known if known is None or imgsz is None else known.at(imgsz),
         class_names=model.class_names,
-        batch=None if dynamic else batch,
+        batch=None if dynamic else 1,
         head=None if decode or head is None else StoredHead.of(head),
     )
     own = fuse(model) if fused else copy.deepcopy(model)
     graph = Graph(own.cpu(), decode=decode, half=half).eval()
-    return Plan(header, graph, sample(model, size, 2 if dynamic else batch), model)
+    return ExportPlan(header, graph, _noise(size, 2 if dynamic else 1), model)
 
 
 def sample(model: Detector | Classifier, imgsz: int | tuple[int, int] | None, count: int, *, seed: int = 0) -> Tensor:
-    """An input to record and compare with: smooth coloured noise, which has an image's low frequencies.
+    """Return an input to record and compare with: smooth coloured noise, which has an image's low frequencies.
 
     Args:
-        model: Whose input it is to be.
+        model: The model that is to take it.
         imgsz: Side, or height and width, in pixels; None takes the size the model was trained at.
-        count: Images.
-        seed: Of the noise.
+        count: Number of images.
+        seed: Seed of the noise.
+
+    Returns:
+        ``(count, 3, H, W)`` in [0, 1].
 
     Raises:
-        ConfigError: The size is no multiple of the model's stride, or not known.
+        ConfigError: The size is no multiple of the model's ``size_divisor``, or not known.
     """
+    return _noise(_size(model, imgsz), count, seed)
+
+
+def _noise(size: tuple[int, int], count: int, seed: int = 0) -> Tensor:
     coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-    size = _size(model, imgsz, _stride(model))
     return nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
 
 
-def _stride(model: Detector | Classifier) -> int:
+def _divisor(model: Detector | Classifier) -> int:
     return model.size_divisor if isinstance(model, Detector) else model.backbone.strides[-1]
 
 
-def _size(model: Detector | Classifier, imgsz: int | tuple[int, int] | None, stride: int) -> tuple[int, int]:
+def _size(model: Detector | Classifier, imgsz: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Return height and width of an input that the model takes.
+
+    Raises:
+        ConfigError: The size is no multiple of the model's ``size_divisor``, or not known.
+    """
+    divisor, known = _divisor(model), model.preprocessing
+    if imgsz is None and known is None:
+        raise ConfigError("the model does not know its input's size; expected imgsz")
+    if known is not None and known.resize == "shortest":  # what it is padded to is a multiple, its size need not be
+        height, width = known.size if imgsz is None else known.at(imgsz).size
+        return -(-height // divisor) * divisor, -(-width // divisor) * divisor
     if imgsz is None:
-        if model.preprocessing is None:
-            raise ConfigError("the model does not know its input's size; expected imgsz")
-        return model.preprocessing.size
+        assert known is not None
+        return known.size
     height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     for side in (height, width):
-        if side < 1 or side % stride:
-            lower = max(1, side // stride) * stride
-            raise ConfigError(f"imgsz={side}; expected a multiple of {stride}, such as {lower} or {lower + stride}")
+        if side < 1 or side % divisor:
+            lower = max(1, side // divisor) * divisor
+            raise ConfigError(f"imgsz={side}; expected a multiple of {divisor}, such as {lower} or {lower + divisor}")
     return height, width

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
-from xml.parsers.expat import ExpatError, ParserCreate
+from typing import Any, Literal, get_args
 
 import torch
 
-from crossstage.errors import ConfigError, WeightsError
+from crossstage.deploy.header_v1 import head_of_v1, nms_of_v1
+from crossstage.errors import WeightsError
 from crossstage.models.heads.base import Head, HeadConfig
-from crossstage.models.heads.yolo import YoloConfig
+from crossstage.models.registry import Task
 from crossstage.models.rows import decode, encode
-from crossstage.ops.priors import AnchorLevel
+from crossstage.ops.nms import NMS
 from crossstage.structures import Preprocessing
 
-FORMAT = 2  # 1, of version 0.1.0, told the anchors of a YOLO head alone
-KEY = "crossstage"
-MAX_BYTES = 1 << 20  # of a header: a thousand class names are 20 KiB
-_MAX_XML_BYTES = 1 << 26  # of OpenVINO's graph: the largest network here has 2 MB
+FORMAT = 2
+"""The version of the header. 1, of crossstage 0.1.0, is read, too; see :mod:`crossstage.deploy.header_v1`."""
 
-Task = Literal["classify", "detect"]
+MAX_NUMBER = 1 << 16  # of channels, strides, images and whole numbers in rows: what a head is built from is bounded
+MAX_MAPS = 64
+MAX_PIXELS = 1 << 28  # of an input
+MAX_DEPTH = 32  # of lists and mappings in rows
+
 Outputs = Literal["logits", "raw", "boxes", "detections"]
 
 
@@ -35,13 +36,10 @@ class StoredHead:
     """A head without its weights: all that decoding raw tensors takes.
 
     Attributes:
-        row: Its settings.
-        channels: Channels of the maps that it reads.
+        row: The head's settings.
+        channels: Channels of the maps that the head reads, shallow to deep.
         strides: Strides of these maps.
-        num_classes: Number of its classes.
-
-    Raises:
-        ConfigError: The row does not fit the maps.
+        num_classes: Number of classes that the head tells apart.
     """
 
     row: HeadConfig
@@ -51,12 +49,12 @@ class StoredHead:
 
     @classmethod
     def of(cls, head: Head) -> StoredHead:
-        """Take down a head of a model."""
+        """Return what a file needs to know of a model's head."""
         return cls(head.row, head.channels, head.strides, head.num_classes)
 
     @cached_property
     def module(self) -> Head:
-        """The head on torch's meta device, which takes no memory, whatever a file claims."""
+        """The head on torch's meta device, where it takes no memory for weights."""
         with torch.device("meta"):
             return self.row.build(self.channels, self.strides, self.num_classes)
 
@@ -76,37 +74,53 @@ class StoredHead:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> StoredHead:
-        """Read what :meth:`to_dict` wrote, and see that the head can be built.
+        """Read what :meth:`to_dict` wrote.
 
         Raises:
             ValueError, TypeError, KeyError, ConfigError: It is no such thing.
         """
+        _check_plain(content["row"])
         row = decode(content["row"])
         if not isinstance(row, HeadConfig):
             raise TypeError(f"its head is a {type(row).__name__}")
-        channels, strides = (tuple(int(number) for number in content[name]) for name in ("channels", "strides"))
-        stored = cls(row, channels, strides, int(content["num_classes"]))
-        _ = stored.module
-        return stored
+        channels, strides = (_numbers(content, name) for name in ("channels", "strides"))
+        return cls(row, channels, strides, _number(content, "num_classes"))
+
+    def check(self, class_names: tuple[str, ...]) -> StoredHead:
+        """Return the head if it can be built and tells apart the classes that have names.
+
+        Raises:
+            ValueError: It cannot, or does not.
+        """
+        if not 0 < len(self.channels) == len(self.strides) <= MAX_MAPS:
+            raise ValueError(f"a head of {len(self.channels)} maps with {len(self.strides)} strides")
+        if self.num_classes != len(class_names):
+            raise ValueError(f"{len(class_names)} class names for a head with {self.num_classes} classes")
+        try:
+            names = self.module.raw_names
+        except Exception as error:  # a row of the wrong values fails anywhere in any head
+            raise ValueError(f"its head cannot be built: {error!r}") from None
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"its head has the outputs {names}")
+        return self
 
 
 @dataclass(frozen=True)
-class Header:
+class ExportHeader:
     """An exported model, but for its weights.
 
     Attributes:
         name: The model's name.
-        task: What it does.
-        outputs: ``"logits"`` ``(N, C)``; ``"raw"``, what the head returned; ``"boxes"`` ``(N, K, 4)`` xyxy in pixels
-            of the input, with scores ``(N, K, C)``; or ``"detections"`` ``(M, 7)``, best first: image, class, score,
-            xyxy.
+        task: What the model does.
+        outputs: What the file computes: ``"logits"`` ``(N, C)``; ``"raw"``, the head's raw tensors; ``"boxes"``
+            ``(N, K, 4)`` xyxy in pixels of the input, with scores ``(N, K, C)``; or ``"detections"`` ``(M, 7)``, best
+            first: image, class, score, xyxy.
         size_divisor: The input's height and width are multiples of this.
         preprocessing: How images become input; None if nobody knows, as for a classifier before training.
         class_names: Names by class id; empty if they have none.
         batch: Images of one pass; None if any number will do, at any size.
         head: What decodes raw tensors; None where the outputs are not raw.
-        score_threshold: Of suppression inside the graph: detections score more than this.
-        iou_threshold: Of suppression inside the graph, by IoU within a class.
+        nms: The suppression that lies inside the graph; None where there is none.
     """
 
     name: str
@@ -117,8 +131,7 @@ class Header:
     class_names: tuple[str, ...] = ()
     batch: int | None = 1
     head: StoredHead | None = None
-    score_threshold: float | None = None
-    iou_threshold: float | None = None
+    nms: NMS | None = None
 
     @property
     def output_names(self) -> list[str]:
@@ -128,51 +141,77 @@ class Header:
         return ["boxes", "scores"] if self.outputs == "boxes" else [self.outputs]
 
     def to_json(self) -> str:
-        """The header as compact JSON with sorted keys, so that equal headers give equal bytes."""
+        """Return the header as compact JSON with sorted keys, so that equal headers give equal bytes."""
         content = {
             "format": FORMAT,
             **vars(self),
             "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
             "head": self.head.to_dict() if self.head else None,
+            "nms": _nms_to_dict(self.nms) if self.nms else None,
         }
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, path: str | Path) -> Header:
-        """Read what :meth:`to_json` wrote; ``path`` is for messages.
+    def from_json(cls, text: str, path: str | Path) -> ExportHeader:
+        """Read what :meth:`to_json` wrote, or version 0.1.0.
+
+        Args:
+            text: The header, which may come from anywhere.
+            path: The file, for messages.
 
         Raises:
             WeightsError: The text is no header, or one of a newer format.
         """
         try:
             content = json.loads(text)
-            if content["format"] > FORMAT:
-                raise WeightsError(
-                    f"{path}: format {content['format']}; this version of crossstage reads up to {FORMAT}"
-                )
-            return cls(
-                name=str(content["name"]),
-                task=_one_of(Task, content["task"]),
-                outputs=_one_of(Outputs, content["outputs"]),
-                size_divisor=max(1, int(content["max_stride" if content["format"] == 1 else "size_divisor"])),
-                preprocessing=Preprocessing.from_dict(content["preprocessing"]) if content["preprocessing"] else None,
-                class_names=tuple(str(name) for name in content["class_names"]),
-                batch=None if content["batch"] is None else max(1, int(content["batch"])),
-                head=_head(content),
-                score_threshold=_optional(content["score_threshold"]),
-                iou_threshold=_optional(content["iou_threshold"]),
-            )
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            RecursionError,
-            OverflowError,
-            RuntimeError,
-            ConfigError,
-        ) as error:
+            version = content["format"]
+            if version > FORMAT:
+                raise WeightsError(f"{path}: format {version}; this version of crossstage reads up to {FORMAT}")
+            return _read(content, version)
+        except WeightsError:
+            raise
+        except Exception as error:  # values of every kind end up in every place
             raise WeightsError(f"{path}: its header does not describe a crossstage model: {error!r}") from None
+
+
+def _read(content: dict[str, Any], version: int) -> ExportHeader:
+    class_names = tuple(str(name) for name in content["class_names"])
+    outputs = _one_of(Outputs, content["outputs"])
+    if version == 1:
+        settings, nms = head_of_v1(content), nms_of_v1(content)
+        head = StoredHead(*settings, len(class_names)) if settings else None
+    else:
+        head = StoredHead.from_dict(content["head"]) if content["head"] else None
+        nms = _nms_from_dict(content["nms"]) if content["nms"] else None
+    if (outputs == "raw") != (head is not None) or (outputs == "detections") != (nms is not None):
+        raise ValueError(f"outputs {outputs} do not go with a head of {head} and suppression {nms}")
+    return ExportHeader(
+        name=str(content["name"]),
+        task=_one_of(Task, content["task"]),
+        outputs=outputs,
+        size_divisor=_number(content, "max_stride" if version == 1 else "size_divisor"),
+        preprocessing=_preprocessing(content["preprocessing"]) if content["preprocessing"] else None,
+        class_names=class_names,
+        batch=None if content["batch"] is None else _number(content, "batch"),
+        head=None if head is None else head.check(class_names),
+        nms=nms,
+    )
+
+
+def _preprocessing(content: Mapping[str, Any]) -> Preprocessing:
+    known = Preprocessing.from_dict(content)
+    height, width = known.size
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"an input of {height} x {width} pixels")
+    return known
+
+
+def _nms_to_dict(nms: NMS) -> dict[str, Any]:
+    return {"score": nms.score, "iou": nms.iou, "kind": nms.kind, "max_detections": nms.max_detections}
+
+
+def _nms_from_dict(content: Mapping[str, Any]) -> NMS:
+    return NMS(content["score"], content["iou"], content["kind"], content["max_detections"])
 
 
 def _one_of(kind: Any, value: Any) -> Any:
@@ -181,123 +220,32 @@ def _one_of(kind: Any, value: Any) -> Any:
     return value
 
 
-def _optional(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _number(content: Mapping[str, Any], name: str) -> int:
+    """Return a whole number from 1 to :data:`MAX_NUMBER`."""
+    return _whole(name, content[name])
 
 
-def _head(content: dict[str, Any]) -> StoredHead | None:
-    if content["format"] > 1:
-        return StoredHead.from_dict(content["head"]) if content["head"] else None
-    levels = tuple(_level(level) for level in content["levels"])
-    if not levels:
-        return None
-    strides = tuple(level.stride for level in levels)
-    return StoredHead(YoloConfig(levels=levels), (1,) * len(levels), strides, len(content["class_names"]))
+def _numbers(content: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    if not isinstance(content[name], list):
+        raise TypeError(f"{name} is {content[name]!r}; expected a list")
+    return tuple(_whole(name, value) for value in content[name])
 
 
-def _level(content: dict[str, Any]) -> AnchorLevel:
-    anchors = tuple((float(width), float(height)) for width, height in content["anchors"])
-    return AnchorLevel(max(1, int(content["stride"])), anchors, float(content["scale_x_y"]))
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_NUMBER:
+        raise ValueError(f"{name} is {value!r}; expected a whole number from 1 to {MAX_NUMBER:,}")
+    return value
 
 
-def read_header(path: Path) -> Header:
-    """Read what an ``.onnx``, ``.xml`` or ``.param`` file says of itself, without loading its graph or any library that
-    could; of ncnn's ``.param`` the file ``model.json`` beside it does.
+def _check_plain(value: Any, depth: int = 0) -> None:
+    """Refuse a row whose numbers or depth would make what is built from it large.
 
     Raises:
-        WeightsError: The file cannot be read, is of another kind, or was not written by crossstage.
+        ValueError: They would.
     """
-    if path.suffix == ".param":
-        path = path.with_name("model.json")
-    kind, read = _READERS.get(path.suffix, _READERS[".onnx"])
-    try:
-        with path.open("rb") as file:
-            text = read(file)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (EOFError, ValueError, ExpatError) as error:
-        raise WeightsError(f"{path}: not {kind}: {error}") from None
-    if text is None:
-        raise WeightsError(f"{path}: says nothing of classes and preprocessing; expected a file of `crossstage export`")
-    return Header.from_json(text, path)
-
-
-def _ncnn_metadata(file: BinaryIO) -> str:
-    """The file itself."""
-    return file.read(MAX_BYTES).decode()
-
-
-def _openvino_metadata(file: BinaryIO) -> str | None:
-    """The value of ``<net><rt_info><crossstage>``."""
-    if (size := os.fstat(file.fileno()).st_size) > _MAX_XML_BYTES:
-        raise ValueError(f"{size:,} bytes, expected at most {_MAX_XML_BYTES:,}")
-    found, inside = [], []
-
-    def begin(name: str, attributes: dict[str, str]) -> None:
-        inside.append(name)
-        if inside == ["net", "rt_info", KEY]:
-            found.append(attributes.get("value", ""))
-
-    def refuse(*_: object) -> None:
-        raise ValueError("it defines entities")
-
-    parser = ParserCreate()
-    parser.StartElementHandler = begin
-    parser.EndElementHandler = lambda _: inside.pop()
-    parser.StartDoctypeDeclHandler = refuse
-    parser.ParseFile(file)
-    return found[-1] if found else None
-
-
-def _onnx_metadata(file: BinaryIO) -> str | None:
-    """The value of a key of the metadata."""
-    for entry in _fields(file, _METADATA):
-        key, value = (b"".join(_fields(io.BytesIO(entry), number)) for number in (1, 2))
-        if key == KEY.encode():
-            return value.decode()
-    return None
-
-
-_READERS = {
-    ".onnx": ("an ONNX file", _onnx_metadata),
-    ".xml": ("an OpenVINO file", _openvino_metadata),
-    ".json": ("ncnn's description", _ncnn_metadata),
-}
-_METADATA = 14  # ModelProto.metadata_props
-_MAX_FIELDS = 10_000
-_LENGTHS = {1: 8, 5: 4}  # bytes of fixed-size wire types
-
-
-def _fields(file: BinaryIO, wanted: int) -> Iterator[bytes]:
-    """The values of a field of a protobuf message, the others skipped (protobuf's wire format)."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    for _ in range(_MAX_FIELDS):
-        if file.tell() == size:
-            return
-        number, wire = divmod(_varint(file), 8)
-        if wire == 0:
-            _varint(file)
-            continue
-        if wire != 2 and wire not in _LENGTHS:
-            raise ValueError(f"a field of wire type {wire}")
-        length = _varint(file) if wire == 2 else _LENGTHS[wire]
-        if length > size - file.tell():
-            raise EOFError(f"a field of {length:,} bytes reaches beyond its end")
-        if number == wanted and wire == 2 and length <= MAX_BYTES:
-            yield file.read(length)
-        else:
-            file.seek(length, os.SEEK_CUR)
-    raise ValueError(f"more than {_MAX_FIELDS:,} fields")
-
-
-def _varint(file: BinaryIO) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = file.read(1)
-        if not byte:
-            raise EOFError("it ends within a number")
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    raise ValueError("a number of more than 10 bytes")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"settings of a head nested more than {MAX_DEPTH} deep")
+    if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) <= MAX_NUMBER):
+        raise ValueError(f"{value!r} among the settings of a head; expected numbers up to {MAX_NUMBER:,}")
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_plain(part, depth + 1)

@@ -1,4 +1,4 @@
-"""Metrics."""
+"""How good a model is: metrics, reports and plots."""
 
 from crossstage.evaluation.classification import (
     ClassAccuracy,

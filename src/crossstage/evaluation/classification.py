@@ -1,4 +1,4 @@
-"""How good a classifier is: accuracy, and what it takes for what."""
+"""How good a classifier is: its accuracy, and which classes it confuses."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """One class.
+    """How well one class is recognised.
 
     Attributes:
-        name: Its name.
-        images: How many there are of it.
-        recall: Share of them that were recognised, from 0 to 1; None if there is none.
-        precision: Share of right ones among those taken for it; None if none was.
+        name: The class's name.
+        images: How many images are of the class.
+        recall: The share of these images that were recognised, from 0 to 1; None if there is no such image.
+        precision: The share of images of the class among those taken for it, from 0 to 1; None if none was.
     """
 
     name: str
@@ -44,13 +44,13 @@ class ClassificationReport:
     """A classifier's results.
 
     Attributes:
-        model: Name of the model.
-        data: What it was scored on.
-        images: How many.
-        top1: Share whose likeliest class is right, from 0 to 1.
-        top5: Share whose five likeliest classes have the right one among them.
-        classes: By class.
-        confusion: Images by true class (rows) and likeliest class (columns).
+        model: The name of the model.
+        data: The file or folder of the dataset.
+        images: How many images were scored.
+        top1: The share of images whose likeliest class is right, from 0 to 1.
+        top5: The share of images whose five likeliest classes have the right one among them, from 0 to 1.
+        classes: A row for each class, by class id.
+        confusion: Counts of images by true class (rows) and likeliest class (columns).
     """
 
     model: str
@@ -62,11 +62,11 @@ class ClassificationReport:
     confusion: tuple[tuple[int, ...], ...]
 
     def to_json(self) -> str:
-        """The report as indented JSON."""
+        """Return the report as indented JSON."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
     def save(self, path: Path) -> None:
-        """Write :meth:`to_json` beside ``path``, then move it there.
+        """Write the report as JSON.
 
         Raises:
             DataError: The file cannot be written.
@@ -87,11 +87,11 @@ def evaluate_classifier(
 
     Args:
         model: Any classifier; its classes are matched to the dataset's by name, or by id if it has no names.
-        dataset: What to score on.
+        dataset: The images and their labels.
         imgsz: Side of the input in pixels; None takes the size the model was trained at.
-        batch: Images that share a forward pass.
-        progress: Show a progress bar on stderr.
-        model_name: Name for the report.
+        batch: How many images share a forward pass.
+        progress: Whether a progress bar is shown on stderr.
+        model_name: The model's name in the report.
 
     Raises:
         DataError: A class of the dataset is unknown to the model, or an image cannot be read.
@@ -109,14 +109,19 @@ def evaluate_classifier(
     console = Console(stderr=True)
     images = iter(track(dataset.images, "val", console=console, transient=True, disable=not progress))
     while group := list(islice(images, batch)):
-        for told in predictor.classify_batch([load_image(image) for image in group]):
-            known = [(own.get(i, -1), p) for i, p in zip(told.class_ids, told.probabilities, strict=True)]
+        for classified in predictor.classify_batch([load_image(image) for image in group]):
+            known = [(own.get(i, -1), p) for i, p in zip(classified.class_ids, classified.probabilities, strict=True)]
             found.append(([i for i, _ in known], [p for _, p in known]))
     return classification_report(found, dataset, model_name=model_name)
 
 
 def print_classification(report: ClassificationReport, console: Console) -> None:
-    """Print a report as tables, in percent."""
+    """Print a report as tables, in percent.
+
+    Args:
+        report: The report.
+        console: The console to print to.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -136,12 +141,12 @@ def print_classification(report: ClassificationReport, console: Console) -> None
 def classification_report(
     found: Sequence[tuple[Sequence[int], Sequence[float]]], dataset: ClassificationData, *, model_name: str = ""
 ) -> ClassificationReport:
-    """Score a classifier.
+    """Score what a classifier found.
 
     Args:
         found: For each image, in order, the likeliest class ids, best first, and their probabilities.
         dataset: The images and their labels.
-        model_name: Name for the report.
+        model_name: The model's name in the report.
     """
     count = len(dataset.class_names)
     labels = np.asarray(dataset.labels)

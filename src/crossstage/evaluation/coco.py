@@ -8,7 +8,6 @@ import math
 import reprlib
 import statistics
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import islice
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from crossstage.data.formats.coco import CocoDataset, CocoImage
+from crossstage.data.records import DetectionData, ImageRef
 from crossstage.errors import DataError
 from crossstage.evaluation.report import ClassScore, CocoReport
 from crossstage.inference.images import load_image
@@ -37,7 +36,7 @@ _OLD_NAMES = {
 
 def evaluate(
     model: DetectionModel,
-    dataset: CocoDataset,
+    dataset: DetectionData,
     *,
     imgsz: int | tuple[int, int] | None = None,
     nms: NMS = EVALUATION,
@@ -49,12 +48,12 @@ def evaluate(
 
     Args:
         model: Any detector; its classes are matched to the dataset's by name.
-        dataset: What to score on.
-        imgsz: Side of the input in pixels; None takes the size the model was trained at.
+        dataset: The images and the boxes that are to be found in them.
+        imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
         nms: How decoded boxes become detections. Average precision integrates over all scores, so it wants nearly all.
-        batch: Images that share a forward pass.
-        progress: Show a progress bar on stderr.
-        model_name: Name for the report.
+        batch: How many images share a forward pass.
+        progress: Whether a progress bar is shown on stderr.
+        model_name: The model's name in the report.
 
     Raises:
         DataError: No class of the model is in the dataset, an image cannot be read, or it has another size than the
@@ -75,18 +74,18 @@ def evaluate(
 
 
 def coco_results(
-    predictor: Predictor, dataset: CocoDataset, category_of: Mapping[int, int], *, progress: bool = False
+    predictor: Predictor, dataset: DetectionData, category_of: Mapping[int, int], *, progress: bool = False
 ) -> tuple[list[dict[str, Any]], list[StageTimes]]:
-    """Everything a detector finds in a dataset, in COCO's result format.
+    """Find objects in all images of a dataset.
 
     Args:
         predictor: The detector and its options.
-        dataset: Its images are read one after the other.
-        category_of: Category ids by class ids; classes without one are dropped.
-        progress: Show a progress bar on stderr.
+        dataset: The images, which are read one after the other.
+        category_of: The dataset's category ids by the model's class ids; classes without one are dropped.
+        progress: Whether a progress bar is shown on stderr.
 
     Returns:
-        The detections, and the milliseconds of each image.
+        The detections in COCO's result format, and the milliseconds that each image took.
 
     Raises:
         DataError: An image cannot be read, or has another size than the annotations say.
@@ -110,8 +109,15 @@ def coco_results(
     return results, times
 
 
-def pixels_of(image: CocoImage, dataset: CocoDataset) -> np.ndarray:
-    """A dataset's image, ``(H, W, 3)`` RGB uint8.
+def pixels_of(image: ImageRef, dataset: DetectionData) -> np.ndarray:
+    """Read an image of a dataset.
+
+    Args:
+        image: The image.
+        dataset: The dataset, for the message.
+
+    Returns:
+        ``(H, W, 3)`` RGB uint8.
 
     Raises:
         DataError: It cannot be read, or has another size than the annotations say.
@@ -126,36 +132,40 @@ def pixels_of(image: CocoImage, dataset: CocoDataset) -> np.ndarray:
 
 
 def coco_result(image_id: int, category_id: int, box_xyxy: Sequence[float], score: float) -> dict[str, Any]:
-    """One detection in COCO's result format, whose boxes are x, y, width, height in pixels."""
+    """Return one detection in COCO's result format, whose boxes are x, y, width, height in pixels.
+
+    Args:
+        image_id: The image's id.
+        category_id: The category's id.
+        box_xyxy: Left, top, right and bottom in pixels of the image.
+        score: The detection's score in [0, 1].
+    """
     x, y, right, bottom = box_xyxy
     return {"image_id": image_id, "category_id": category_id, "bbox": [x, y, right - x, bottom - y], "score": score}
 
 
 def coco_metrics(
     results: Sequence[Mapping[str, Any]],
-    dataset: CocoDataset,
+    dataset: DetectionData,
     *,
     model_name: str = "",
     milliseconds: Mapping[str, float] | None = None,
     unknown_classes: Sequence[str] = (),
 ) -> CocoReport:
-    """COCO's metrics of given detections.
+    """Score detections by COCO's metrics; those of categories that the dataset lacks do not count.
 
     Args:
         results: Detections in COCO's result format, see :func:`coco_result`.
-        dataset: What to score on.
-        model_name: Name for the report.
-        milliseconds: Median time of each stage, for the report.
+        dataset: The images and the boxes that are to be found in them.
+        model_name: The model's name in the report.
+        milliseconds: The median time of each stage, for the report.
         unknown_classes: Classes of the dataset that the model does not know, for the report.
 
     Raises:
         DataError: A detection lacks a field, has one of a wrong type, or is on an image that the dataset lacks.
-            Categories that the dataset lacks are not scored.
     """
     evaluation = run_coco(results, dataset)
-    objects = [entry for entry in dataset.content["annotations"] if not entry.get("iscrowd")]
-    boxes = Counter(entry["category_id"] for entry in objects)
-    images = Counter(category for category, _ in {(entry["category_id"], entry["image_id"]) for entry in objects})
+    images = _images_of_classes(dataset)
     stats = [_defined(float(value)) for value in evaluation.stats[:12]]
     precision = np.asarray(evaluation.eval["precision"])  # (IoU thresholds, recalls, classes, areas, max detections)
     classes = tuple(
@@ -163,15 +173,15 @@ def coco_metrics(
             name=name,
             ap=_mean(precision[:, :, index, 0, -1]),
             ap50=_mean(precision[0, :, index, 0, -1]),
-            images=images[id_],
-            boxes=boxes[id_],
+            images=images[index],
+            boxes=int(dataset.counts[index]),
         )
-        for index, (id_, name) in enumerate(dataset.categories.items())
+        for index, name in enumerate(dataset.class_names)
     )
     return CocoReport(
         model=model_name,
         data=str(dataset.path),
-        images=len(dataset.images),
+        images=len(dataset),
         detections=len(results),
         **dict(zip(CocoReport.metric_names(), stats, strict=True)),
         classes=classes,
@@ -181,7 +191,11 @@ def coco_metrics(
 
 
 def match_classes(class_names: Sequence[str], categories: Mapping[int, str]) -> dict[int, int]:
-    """Category ids by class ids, by name; letters' case and Darknet's old COCO names do not matter.
+    """Return category ids by class ids, matched by name; letters' case and Darknet's old COCO names do not matter.
+
+    Args:
+        class_names: The model's names by class id.
+        categories: The dataset's names by category id.
 
     Raises:
         DataError: No name is in both.
@@ -205,8 +219,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _checked(results: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> list[dict[str, Any]]:
-    """Copies, since COCO's tools write into what they are given."""
+def _checked(results: Sequence[Mapping[str, Any]], dataset: DetectionData) -> list[dict[str, Any]]:
+    """Return copies of the detections, since COCO's tools write into what they are given."""
     images = {image.id for image in dataset.images}
     checked = []
     for number, entry in enumerate(results):
@@ -221,7 +235,7 @@ def _checked(results: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> list
 
 
 def _plain_result(entry: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The fields of a detection as Python's own numbers; None if one is missing or of another kind."""
+    """Return the fields of a detection as Python's own numbers; None if one is missing or of another kind."""
     try:
         box, score = [float(side) for side in entry["bbox"]], float(entry["score"])
         image, category = int(entry["image_id"]), int(entry["category_id"])
@@ -232,8 +246,12 @@ def _plain_result(entry: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"image_id": image, "category_id": category, "bbox": box, "score": score}
 
 
-def run_coco(results: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> Any:
-    """COCO's own evaluation object, accumulated, of detections in COCO's result format.
+def run_coco(results: Sequence[Mapping[str, Any]], dataset: DetectionData) -> Any:
+    """Return COCO's own evaluation object, accumulated.
+
+    Args:
+        results: Detections in COCO's result format.
+        dataset: The images and the boxes that are to be found in them.
 
     Raises:
         DataError: See :func:`coco_metrics`.
@@ -241,37 +259,56 @@ def run_coco(results: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> Any:
     return _run(_checked(results, dataset), dataset)
 
 
-def _run(results: list[dict[str, Any]], dataset: CocoDataset) -> Any:
+def _run(results: list[dict[str, Any]], dataset: DetectionData) -> Any:
     from faster_coco_eval import COCO, COCOeval_faster
 
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(_for_tools(dataset.content))
-        found = truth.loadRes(results) if results else COCO({**_for_tools(dataset.content), "annotations": []})
+        content = coco_content(dataset)
+        truth = COCO(content)
+        found = truth.loadRes(results) if results else COCO({**content, "annotations": []})
         evaluation = COCOeval_faster(truth, found, iouType="bbox")
-        evaluation.params.catIds = list(dataset.categories)
+        evaluation.params.catIds = list(dataset.category_ids)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
 
 
-def _for_tools(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy that COCO's tools may change, with the fields they need: area defaults to the box's, iscrowd to 0.
+def coco_content(dataset: DetectionData) -> dict[str, Any]:
+    """Return a dataset as COCO's JSON has it, with the image and category ids of its source.
 
     Annotations are numbered from 1: in COCO's evaluation the id 0 means "no match", which makes a find a miss.
     """
-    annotations = [
-        {"area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0, **entry, "id": number}
-        for number, entry in enumerate(content["annotations"], start=1)
-    ]
-    return {**content, "annotations": annotations}
+    boxes = dataset.boxes
+    image_ids = [dataset.images[index].id for index in boxes.image_index.tolist()]
+    category_ids = [dataset.category_ids[class_id] for class_id in boxes.class_ids.tolist()]
+    rows = zip(image_ids, category_ids, boxes.xywh.tolist(), boxes.areas.tolist(), boxes.crowd.tolist(), strict=True)
+    return {
+        "images": [
+            {"id": image.id, "file_name": image.path.name, "width": image.width, "height": image.height}
+            for image in dataset.images
+        ],
+        "categories": [{"id": id_, "name": name} for id_, name in dataset.categories.items()],
+        "annotations": [
+            {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
+            for number, (image, category, box, area, crowd) in enumerate(rows, start=1)
+        ],
+    }
+
+
+def _images_of_classes(dataset: DetectionData) -> list[int]:
+    """Return how many images have a box of each class, crowds not counted."""
+    boxes = dataset.boxes
+    pairs = np.unique((boxes.class_ids * len(dataset) + boxes.image_index)[~boxes.crowd])
+    return np.bincount(pairs // len(dataset), minlength=len(dataset.class_names)).tolist()
 
 
 def _defined(value: float) -> float | None:
+    """Return a metric; None for COCO's -1, which means that there is nothing to score on."""
     return None if value < 0 else value
 
 
 def _mean(precision: np.ndarray) -> float | None:
-    """Mean over thresholds and recalls; -1 marks what has no ground truth."""
+    """Return the mean over thresholds and recalls; None where -1 marks that there is no ground truth."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else None

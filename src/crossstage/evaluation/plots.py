@@ -1,15 +1,16 @@
-"""Plots that tell how good a model is. Each function returns a figure, which :func:`save` writes."""
+"""Plots that show how good a model is. Each function returns a figure, which :func:`save` writes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossstage.data.formats.coco import CocoDataset
+from crossstage.data.records import DetectionData
 from crossstage.evaluation.coco import run_coco
 from crossstage.files import whole_file
 
@@ -23,61 +24,86 @@ LISTED_CLASSES = 12  # a longer legend hides the curves
 NUMBERED_CLASSES = 30  # a larger matrix has no room for numbers
 
 
-def precision_recall(results: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> dict[str, NDArray[np.float64]]:
-    """Precision at the 101 recalls from 0 to 1, at IoU 0.5, by class; classes without a box are left out."""
+def precision_recall(results: Sequence[Mapping[str, Any]], dataset: DetectionData) -> dict[str, NDArray[np.float64]]:
+    """Return the precision at the 101 recalls from 0 to 1, at IoU 0.5, by class; classes without a box are left out.
+
+    Args:
+        results: Detections in COCO's result format.
+        dataset: The images and the boxes that are to be found in them.
+    """
     precision = np.asarray(run_coco(results, dataset).eval["precision"])[0, :, :, 0, -1]
     return {
-        name: precision[:, index]
-        for index, name in enumerate(dataset.categories.values())
-        if precision[:, index].max() > -1
+        name: precision[:, index] for index, name in enumerate(dataset.class_names) if precision[:, index].max() > -1
     }
 
 
-def detection_confusion(results: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> NDArray[np.int64]:
-    """True classes (rows) and found ones (columns), the last of each for nothing: missed, and found where nothing is.
+def detection_confusion(results: Sequence[Mapping[str, Any]], dataset: DetectionData) -> NDArray[np.int64]:
+    """Count objects by their class and by the class they were found as.
 
     Detections score at least 0.25 and belong to the object that they overlap most, by at least half.
+
+    Args:
+        results: Detections in COCO's result format.
+        dataset: The images and the boxes that are to be found in them.
+
+    Returns:
+        ``(classes + 1, classes + 1)``: rows are true classes, columns found ones; the last of each stands for nothing:
+        objects that were missed, and detections where nothing is.
     """
     import supervision as sv
 
     found: dict[int, list[Mapping[str, Any]]] = {image.id: [] for image in dataset.images}
-    true: dict[int, list[Mapping[str, Any]]] = {image.id: [] for image in dataset.images}
     for entry in results:
         if entry["score"] >= CONFIDENCE:
             found[entry["image_id"]].append(entry)
-    for entry in dataset.content["annotations"]:
-        if not entry.get("iscrowd"):
-            true[entry["image_id"]].append(entry)
-
     matrix = sv.ConfusionMatrix.from_detections(
         predictions=[as_detections(found[image.id], dataset) for image in dataset.images],
-        targets=[as_detections(true[image.id], dataset) for image in dataset.images],
-        classes=list(dataset.categories.values()),
+        targets=_true_detections(dataset),
+        classes=list(dataset.class_names),
         conf_threshold=0.0,
         iou_threshold=OVERLAP,
     )
     return np.asarray(matrix.matrix, np.int64)
 
 
-def as_detections(entries: Sequence[Mapping[str, Any]], dataset: CocoDataset) -> sv.Detections:
-    """One image's results or annotations in COCO's format, the latter with a confidence of 1."""
+def as_detections(entries: Sequence[Mapping[str, Any]], dataset: DetectionData) -> sv.Detections:
+    """Return one image's detections for drawing.
+
+    Args:
+        entries: Detections in COCO's result format, all of one image.
+        dataset: The dataset, for its classes.
+    """
     import supervision as sv
 
-    index = {id_: number for number, id_ in enumerate(dataset.categories)}
+    index = {id_: number for number, id_ in enumerate(dataset.category_ids)}
     boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     classes = np.array([index[entry["category_id"]] for entry in entries], int)
-    names = np.array(list(dataset.categories.values()))
     return sv.Detections(
         boxes,
-        confidence=np.array([entry.get("score", 1.0) for entry in entries], float),
+        confidence=np.array([entry["score"] for entry in entries], float),
         class_id=classes,
-        data={"class_name": names[classes]},
+        data={"class_name": np.array(dataset.class_names)[classes]},
     )
 
 
+def _true_detections(dataset: DetectionData) -> list[sv.Detections]:
+    """Return the boxes of each image, crowds left out."""
+    import supervision as sv
+
+    boxes = dataset.boxes
+    corners = np.concatenate([boxes.xywh[:, :2], boxes.xywh[:, :2] + boxes.xywh[:, 2:]], axis=1)
+    wanted = [np.arange(*bounds) for bounds in pairwise(boxes.starts)]
+    wanted = [rows[~boxes.crowd[rows]] for rows in wanted]
+    return [sv.Detections(corners[rows], class_id=boxes.class_ids[rows]) for rows in wanted]
+
+
 def plot_precision_recall(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
-    """One line for each class, and a thick one for their mean."""
+    """Draw a line for each class, and a thick one for their mean.
+
+    Args:
+        curves: Precisions by class name, see :func:`precision_recall`.
+    """
     figure, axes = _figure(6.4, 4.8)
     recalls = np.linspace(0, 1, 101)
     for name, precision in list(curves.items())[:LISTED_CLASSES]:
@@ -91,7 +117,12 @@ def plot_precision_recall(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
 
 
 def plot_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
-    """Shares of each row as colours, counts as numbers."""
+    """Draw the shares of each row as colours, and the counts as numbers.
+
+    Args:
+        matrix: Counts by true class (rows) and found class (columns).
+        names: The classes' names.
+    """
     count = len(names)
     side = min(16.0, max(4.8, 0.45 * count + 2))
     figure, axes = _figure(side + 1, side)
@@ -109,7 +140,11 @@ def plot_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
 
 
 def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Losses, scores and learning rate by epoch."""
+    """Draw losses, scores and learning rate by epoch.
+
+    Args:
+        history: A row of figures for each epoch.
+    """
     names = list(dict.fromkeys(name for row in history for name in row))
     rate = [name for name in names if name == "lr"]
     scores = [name for name in names if name.startswith(("AP", "top"))]
@@ -127,7 +162,11 @@ def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure.
+    """Write a figure as its file's ending says.
+
+    Args:
+        figure: The figure.
+        path: The file to write.
 
     Raises:
         DataError: The file cannot be written.

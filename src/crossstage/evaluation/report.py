@@ -1,4 +1,4 @@
-"""A detection report: to read, and as JSON."""
+"""A detector's report: COCO's metrics, printed as tables and written as JSON."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class ClassScore:
     """Average precision of one class, from 0 to 1; None if the dataset has no box of it.
 
     Attributes:
-        name: As the dataset spells it.
-        ap: Over IoU .50:.95.
-        ap50: At IoU .50.
-        images: Images with a box of the class.
-        boxes: Boxes of the class, crowds not counted.
+        name: The class's name as the dataset spells it.
+        ap: Average precision over IoU .50:.95.
+        ap50: Average precision at IoU .50.
+        images: How many images have a box of the class, crowds not counted.
+        boxes: How many boxes of the class there are, crowds not counted.
     """
 
     name: str
@@ -36,28 +36,31 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class CocoReport:
-    """COCO's twelve numbers, each class's, and the speed.
+    """COCO's twelve metrics, from 0 to 1, those of each class, and the speed.
+
+    AP is average precision over IoU .50:.95 with 100 detections an image, AR average recall over the same; a metric is
+    None if there is no object to score on.
 
     Attributes:
-        model: Name of the model.
-        data: The annotation file.
-        images: Images scored.
-        detections: Detections scored.
-        ap: Average precision over IoU .50:.95, from 0 to 1, as all the following; None if there is nothing to score on.
-        ap50: At IoU .50.
-        ap75: At IoU .75.
-        ap_small: Of objects below 32 x 32 pixels.
-        ap_medium: Of objects from 32 x 32 to 96 x 96 pixels.
-        ap_large: Of larger objects.
-        ar1: Average recall with 1 detection in each image.
-        ar10: With 10.
-        ar100: With 100.
-        ar_small: Of small objects, with 100.
-        ar_medium: Of medium objects.
-        ar_large: Of large objects.
-        classes: By class, in order of the category ids.
+        model: The name of the model.
+        data: The annotation file, or the folder of the dataset.
+        images: How many images were scored.
+        detections: How many detections were scored.
+        ap: AP of all objects.
+        ap50: AP at IoU .50.
+        ap75: AP at IoU .75.
+        ap_small: AP of objects below 32 x 32 pixels.
+        ap_medium: AP of objects from 32 x 32 to 96 x 96 pixels.
+        ap_large: AP of larger objects.
+        ar1: AR with 1 detection an image.
+        ar10: AR with 10 detections an image.
+        ar100: AR with 100 detections an image.
+        ar_small: AR of objects below 32 x 32 pixels.
+        ar_medium: AR of objects from 32 x 32 to 96 x 96 pixels.
+        ar_large: AR of larger objects.
+        classes: A row for each class, by class id.
         unknown_classes: Classes of the dataset that the model does not know; they count as missed.
-        milliseconds: Median time of each stage for one image.
+        milliseconds: The median time of each stage for one image.
     """
 
     model: str
@@ -82,15 +85,15 @@ class CocoReport:
 
     @staticmethod
     def metric_names() -> tuple[str, ...]:
-        """The twelve fields in COCO's order."""
+        """Return the names of the twelve metrics, in COCO's order."""
         return tuple(name for name in CocoReport.__annotations__ if name.startswith(("ap", "ar")))
 
     def to_json(self) -> str:
-        """The report as indented JSON; undefined numbers are null."""
+        """Return the report as indented JSON; undefined numbers are null."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
 
     def save(self, path: Path) -> None:
-        """Write :meth:`to_json` beside ``path``, then move it there.
+        """Write the report as JSON.
 
         Raises:
             DataError: The file cannot be written.
@@ -102,9 +105,9 @@ def print_report(report: CocoReport, console: Console, *, per_class: bool = True
     """Print a report as tables, metrics in percent, undefined ones as a dash.
 
     Args:
-        report: What to print.
-        console: Where to.
-        per_class: Print the table of the classes, too; those without a box are left out.
+        report: The report.
+        console: The console to print to.
+        per_class: Whether the table of the classes is printed, too; classes without a box are left out.
     """
     from rich.table import Table
 
@@ -141,7 +144,7 @@ def _class_table(report: CocoReport) -> Table:
 
 
 def _title(name: str) -> str:
-    """``ap_small`` as ``AP S``."""
+    """Return the title of a metric's column, such as ``AP S`` for ``ap_small``."""
     metric, _, size = name.partition("_")
     return f"{metric.upper()} {size[:1].upper()}".strip()
 

@@ -1,4 +1,4 @@
-"""Average precision at many thresholds of suppression, of one pass over a dataset."""
+"""Average precision at many thresholds of suppression, from one pass over a dataset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from crossstage.data.formats.coco import CocoDataset
+from crossstage.data.records import DetectionData
 from crossstage.evaluation.coco import coco_metrics, coco_result, match_classes, pixels_of
 from crossstage.files import write_text
 from crossstage.inference.model import DetectionModel
@@ -26,14 +26,14 @@ THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
 
 @dataclass(frozen=True)
 class SweepRow:
-    """What one way to suppress scores.
+    """The scores of one kind of suppression at one threshold, from 0 to 1; None if there is nothing to score on.
 
     Attributes:
-        suppression: See :class:`~crossstage.inference.Predictor`.
-        iou: Its threshold.
-        ap: Average precision over IoU .50:.95, from 0 to 1, as the following; None if there is nothing to score on.
-        ap50: At IoU .50.
-        ap75: At IoU .75.
+        suppression: The kind of suppression, see :class:`~crossstage.ops.nms.NMS`.
+        iou: The overlap above which the weaker of two boxes goes, from 0 to 1.
+        ap: Average precision over IoU .50:.95.
+        ap50: Average precision at IoU .50.
+        ap75: Average precision at IoU .75.
     """
 
     suppression: NMSKind
@@ -46,7 +46,7 @@ class SweepRow:
 @torch.inference_mode()
 def nms_sweep(
     model: DetectionModel,
-    dataset: CocoDataset,
+    dataset: DetectionData,
     *,
     thresholds: Sequence[float] = THRESHOLDS,
     imgsz: int | None = None,
@@ -57,11 +57,11 @@ def nms_sweep(
 
     Args:
         model: Any detector; its classes are matched to the dataset's by name.
-        dataset: What to score on.
-        thresholds: Overlaps above which the weaker of two boxes goes.
+        dataset: The images and the boxes that are to be found in them.
+        thresholds: Overlaps from 0 to 1 above which the weaker of two boxes goes.
         imgsz: Side of the input in pixels; None takes the size the model was trained at.
         nms: Which candidates there are and how many detections are kept; its kind and threshold are varied.
-        progress: Show a progress bar on stderr.
+        progress: Whether a progress bar is shown on stderr.
 
     Raises:
         DataError: No class of the model is in the dataset, or an image cannot be read.
@@ -82,7 +82,7 @@ def nms_sweep(
     for image in track(dataset.images, "val", console=Console(stderr=True), transient=True, disable=not progress):
         raw, placement = first.forward(pixels_of(image, dataset))
         for way, predictor in ways.items():
-            found = predictor.select(raw)
+            found = predictor.select(raw, placement)
             boxes = placement.to_image(found.boxes_xyxy.cpu()).tolist()
             results[way] += [
                 coco_result(image.id, category_of[class_id], box, score)
@@ -97,6 +97,10 @@ def nms_sweep(
 
 def save_sweep(rows: Sequence[SweepRow], path: Path) -> None:
     """Write a sweep as JSON.
+
+    Args:
+        rows: The rows of the sweep.
+        path: The file to write.
 
     Raises:
         DataError: The file cannot be written.

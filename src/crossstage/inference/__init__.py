@@ -1,1 +1,1 @@
-"""Inference: images in, detections out, with any model that meets the contract of :mod:`~crossstage.inference.model`."""
+"""Inference: images in, detections out, with any model that meets the contract in :mod:`crossstage.inference.model`."""

@@ -7,36 +7,25 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from crossstage.errors import ConfigError
-from crossstage.files import whole_file
+from crossstage.files import whole_text
 from crossstage.inference.images import Pixels
-from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side, stacked
-from crossstage.inference.preprocessing import prepare
+from crossstage.inference.model import ClassificationModel
+from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side
+from crossstage.inference.preprocessing import prepare, stack
 from crossstage.inference.sources import Source, Unreadable
-from crossstage.structures import Preprocessing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 LISTED = 20
-
-
-class ClassificationModel(Protocol):
-    """A classifier as inference sees it."""
-
-    preprocessing: Preprocessing | None
-    class_names: tuple[str, ...]
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits ``(N, classes)`` of ``(N, 3, H, W)`` normalised images."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,8 +77,7 @@ class ClassPredictor:
         self.model, self.top, self.batch, self.streams = model, top, batch, streams
         if isinstance(model, torch.nn.Module):
             model.eval()
-        size = (imgsz, imgsz) if imgsz else model.preprocessing.size
-        self.preprocessing = replace(model.preprocessing, size=size)
+        self.preprocessing = model.preprocessing.at(imgsz) if imgsz else model.preprocessing
         parameters = getattr(model, "parameters", lambda: iter(()))()
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
 
@@ -100,23 +88,25 @@ class ClassPredictor:
     def classify_batch(self, images: Sequence[Pixels], sources: Sequence[str] = ()) -> list[Classification]:
         """Classify images that share a forward pass, each ``(H, W, 3)`` RGB uint8."""
         start = time.perf_counter()
-        size, resize = self.preprocessing.size, self.preprocessing.resize
-        tensors = torch.stack([prepare(image, size, resize)[0] for image in images])
+        tensors = [prepare(image, self.preprocessing)[0] for image in images]
         share = (time.perf_counter() - start) * 1e3 / len(images)
         return self._classify(tensors, sources or ["image"] * len(images), [share] * len(images))
 
     @torch.inference_mode()
-    def _classify(self, images: Tensor, names: Sequence[str], prepared: Sequence[float]) -> list[Classification]:
-        """Classify ``(N, 3, H, W)`` images in [0, 1], whose preparing took some milliseconds each."""
+    def _classify(
+        self, prepared: Sequence[Tensor], names: Sequence[str], milliseconds: Sequence[float]
+    ) -> list[Classification]:
+        """Classify prepared images, each of which took some milliseconds to prepare."""
         start = time.perf_counter()
-        logits = self.model(self.preprocessing.normalise(images.to(self.device)))
+        images = stack(prepared, self.preprocessing).to(self.device)
+        logits = self.model(self.preprocessing.normalise(images))
         class_names = self.model.class_names or tuple(map(str, range(logits.shape[1])))
         best = [row.float().softmax(0).topk(min(self.top, len(row))) for row in logits]
         ids, probabilities = [row.indices.tolist() for row in best], [row.values.tolist() for row in best]
         share = (time.perf_counter() - start) * 1e3 / len(names)
         return [
             Classification(name, tuple(found), tuple(class_names[i] for i in found), tuple(likely), spent + share)
-            for name, found, likely, spent in zip(names, ids, probabilities, prepared, strict=True)
+            for name, found, likely, spent in zip(names, ids, probabilities, milliseconds, strict=True)
         ]
 
     def predict(self, source: Any) -> Iterator[Classification | Unreadable]:
@@ -139,7 +129,7 @@ class ClassPredictor:
     def _classify_group(self, group: list[Prepared | Unreadable]) -> list[Classification | Unreadable]:
         readable = [entry for entry in group if isinstance(entry, Prepared)]
         names, spent = [entry.image.name for entry in readable], [entry.milliseconds for entry in readable]
-        found = iter(self._classify(stacked(readable), names, spent) if readable else [])
+        found = iter(self._classify([entry.tensor for entry in readable], names, spent) if readable else [])
         return [entry if isinstance(entry, Unreadable) else next(found) for entry in group]
 
 
@@ -154,10 +144,7 @@ def classify_to_files(predictor: ClassPredictor, source: Any, console: Console, 
     """
     counts: Counter[str] = Counter()
     unreadable = 0
-    with (
-        whole_file(json) if json else nullcontext() as path,
-        path.open("w", encoding="utf-8") if path else nullcontext() as lines,
-    ):
+    with whole_text(json) if json else nullcontext() as lines:
         for entry in predictor.predict(source):
             if isinstance(entry, Unreadable):
                 unreadable += 1

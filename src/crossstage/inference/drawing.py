@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def draw(image: Pixels, detections: Detections) -> Pixels:
-    """A copy of an image with boxes, class names and confidences.
+    """Return a copy of an image with boxes, class names and confidences, and masks where there are any.
 
     Args:
         image: ``(H, W, 3)`` RGB uint8; it is not changed.
-        detections: Boxes in its pixels, with ``confidence`` and ``data["class_name"]``.
+        detections: Boxes, and perhaps masks, in its pixels, with ``confidence`` and ``data["class_name"]``.
     """
     import supervision as sv
 
@@ -26,7 +26,10 @@ def draw(image: Pixels, detections: Detections) -> Pixels:
     scale = max(0.35, sv.calculate_optimal_text_scale(size))
     confidence = detections.confidence if detections.confidence is not None else []
     labels = [f"{name} {score:.2f}" for name, score in zip(detections.data["class_name"], confidence, strict=True)]
-    drawn = sv.BoxAnnotator(thickness=thickness).annotate(image.copy(), detections)
+    drawn = image.copy()
+    if detections.mask is not None:
+        drawn = sv.MaskAnnotator().annotate(drawn, detections)
+    drawn = sv.BoxAnnotator(thickness=thickness).annotate(drawn, detections)
     label = sv.LabelAnnotator(
         text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=3, smart_position=True
     )
@@ -34,7 +37,13 @@ def draw(image: Pixels, detections: Detections) -> Pixels:
 
 
 def sheet(tiles: Sequence[Pixels], columns: int = 4, side: int = 320) -> Image.Image:
-    """Images in rows, each scaled to fit a square of ``side`` pixels, on white."""
+    """Lay images in rows, each scaled to fit a square, on white.
+
+    Args:
+        tiles: Images ``(H, W, 3)`` RGB uint8, at least one.
+        columns: The most images in a row.
+        side: Side of each square in pixels.
+    """
     from PIL import Image
 
     page = Image.new("RGB", (min(columns, len(tiles)) * side, -(-len(tiles) // columns) * side), "white")

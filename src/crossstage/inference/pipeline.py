@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -34,13 +34,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image and the network's input made of it.
+    """An image and what was prepared of it.
 
     Attributes:
         image: What was read.
-        tensor: ``(3, H, W)`` RGB in [0, 1].
+        tensor: ``(3, H, W)`` float32 RGB in [0, 1], as :func:`~crossstage.inference.preprocessing.prepare` returns it.
         placement: Where the whole image lies in it.
-        milliseconds: What preparing took.
+        milliseconds: How long preparing took.
     """
 
     image: SourceImage
@@ -62,18 +62,17 @@ def prepared_batches(
         batch: Entries of a group, at least 1; the last one may be shorter.
         whole: Read every pixel. Otherwise JPEGs of at least four times the input's size are read at a reduced scale.
     """
-    height, width = preprocessing.size
-    readers = source.readers(None if whole else (SPARE * height, SPARE * width))
+    readers = source.readers(None if whole else _least_size(preprocessing))
     depth = 1 if source.live else batch + WORKERS
     with closing(ahead(readers, partial(_prepare, preprocessing), depth=depth)) as entries:
         while group := list(islice(entries, batch)):
             yield group
 
 
-def stacked(entries: Sequence[Prepared]) -> Tensor:
-    """Inputs ``(N, 3, H, W)`` of some images."""
-    tensors = [entry.tensor for entry in entries]
-    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+def _least_size(preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return height and width that a reduced image keeps at least."""
+    height, width = preprocessing.size
+    return SPARE * height, SPARE * (height if preprocessing.resize == "shortest" else width)
 
 
 def _prepare(preprocessing: Preprocessing, read: Reader) -> Prepared | Unreadable:
@@ -81,7 +80,7 @@ def _prepare(preprocessing: Preprocessing, read: Reader) -> Prepared | Unreadabl
     if isinstance(image, Unreadable):
         return image
     start = time.perf_counter()
-    tensor, placement = prepare(image.pixels, preprocessing.size, preprocessing.resize)
+    tensor, placement = prepare(image.pixels, preprocessing)
     if image.whole_size:
         placement = placement.of_whole(image.whole_size)
     return Prepared(image, tensor, placement, (time.perf_counter() - start) * 1e3)

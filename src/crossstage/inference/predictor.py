@@ -19,8 +19,8 @@ from torch import Tensor
 
 from crossstage.errors import ConfigError, DataError
 from crossstage.inference.model import DetectionModel
-from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side, side_threads, stacked
-from crossstage.inference.preprocessing import prepare
+from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side, side_threads
+from crossstage.inference.preprocessing import prepare, stack
 from crossstage.inference.sources import Source, SourceImage, Unreadable
 from crossstage.ops.nms import NMS
 from crossstage.structures import Instances, Placement, Preprocessing
@@ -61,7 +61,8 @@ class Predictor:
     Args:
         model: Any detector; a module is put in evaluation mode, or batch norm would learn from what it predicts.
         nms: How decoded boxes become detections; by default as :class:`~crossstage.ops.nms.NMS` has it.
-        imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
+        imgsz: Side of the input, or height and width, in pixels, see :meth:`~crossstage.structures.Preprocessing.at`;
+            None takes the size the model was trained at.
         batch: Images that share a forward pass.
         streams: Passes that :meth:`predict` computes side by side, which share torch's threads.
 
@@ -89,7 +90,7 @@ class Predictor:
         ):
             raise ConfigError(f"class {beyond[0]} is unknown to the model; expected 0 to {len(model.class_names) - 1}")
         self.batch, self.streams = batch, streams
-        self.preprocessing = Preprocessing(_input_size(model, imgsz), model.preprocessing.resize)
+        self.preprocessing = _preprocessing(model, imgsz)
         parameters = getattr(model, "parameters", lambda: iter(()))()
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
 
@@ -111,23 +112,25 @@ class Predictor:
             forward pass and post-processing, in equal shares.
         """
         start = time.perf_counter()
-        tensors, placements = zip(
-            *(prepare(image, self.preprocessing.size, self.preprocessing.resize) for image in images), strict=True
-        )
-        inputs = torch.stack(tensors).to(self.device)
+        tensors, placements = zip(*(prepare(image, self.preprocessing) for image in images), strict=True)
+        inputs = self._inputs(tensors)
         prepared = time.perf_counter()
         raw = self._forward(inputs)
         forwarded = time.perf_counter()
-        found = self._select(raw)
+        found = self._select(raw, inputs)
         moments = (start, prepared, forwarded, time.perf_counter())
         preparing, forward, selecting = ((b - a) * 1e3 / len(images) for a, b in pairwise(moments))
         return [(one, place, (preparing, forward, selecting)) for one, place in zip(found, placements, strict=True)]
 
     @torch.inference_mode()
     def forward(self, image: np.ndarray) -> tuple[Any, Placement]:
-        """The first half of :meth:`detect`: raw tensors, and where the image lies in the input."""
-        tensor, placement = prepare(image, self.preprocessing.size, self.preprocessing.resize)
-        return self._forward(tensor.unsqueeze(0).to(self.device)), placement
+        """Do the first half of :meth:`detect`: return raw tensors, and where the image lies in the input."""
+        tensor, placement = prepare(image, self.preprocessing)
+        return self._forward(self._inputs([tensor])), placement
+
+    def _inputs(self, prepared: Sequence[Tensor]) -> Tensor:
+        """Return the network's input ``(N, 3, H, W)`` for prepared images, on its device."""
+        return self.preprocessing.normalise(stack(prepared, self.preprocessing).to(self.device))
 
     def _forward(self, images: Tensor) -> Any:
         raw = self.model(images)
@@ -135,13 +138,18 @@ class Predictor:
             torch.cuda.synchronize(self.device)
         return raw
 
-    def select(self, raw: Any) -> Instances:
-        """The second half of :meth:`detect`: the objects."""
-        (found,) = self._select(raw)
+    def select(self, raw: Any, placement: Placement) -> Instances:
+        """Do the second half of :meth:`detect`: return the objects.
+
+        Args:
+            raw: What :meth:`forward` returned.
+            placement: Likewise.
+        """
+        (found,) = self.model.detect(raw, placement.input_size, self.nms)
         return found
 
-    def _select(self, raw: Any) -> list[Instances]:
-        return self.model.detect(raw, self.preprocessing.size, self.nms)
+    def _select(self, raw: Any, inputs: Tensor) -> list[Instances]:
+        return self.model.detect(raw, (inputs.shape[2], inputs.shape[3]), self.nms)
 
     def __call__(self, image: SourceImage) -> Prediction:
         """Find objects in one image, as ``supervision.Detections`` in its pixels."""
@@ -171,7 +179,8 @@ class Predictor:
         Args:
             images: The source.
             whole: Read every pixel. Otherwise JPEGs of at least four times the input's size are read at a reduced
-                scale, which is faster; ``SourceImage.pixels`` is small then, boxes are still in pixels of the whole image.
+                scale, which is faster; ``SourceImage.pixels`` is small then, and boxes are still in pixels of the
+                whole image.
         """
         groups = prepared_batches(images, self.preprocessing, batch=self.batch, whole=whole)
         with side_threads() as side:
@@ -187,17 +196,18 @@ class Predictor:
         if readable:
             start = time.perf_counter()
             with torch.inference_mode():
-                raw = self._forward(stacked(readable).to(self.device))
+                inputs = self._inputs([entry.tensor for entry in readable])
+                raw = self._forward(inputs)
             forward = (time.perf_counter() - start) * 1e3 / len(readable)
-            rest = partial(self._predictions, readable, raw, forward)
+            rest = partial(self._predictions, readable, inputs, raw, forward)
             found = iter(side.submit(rest).result() if side else rest())
         return [entry if isinstance(entry, Unreadable) else next(found) for entry in group]
 
     @torch.inference_mode()
-    def _predictions(self, entries: Sequence[Prepared], raw: Any, forward: float) -> list[Prediction]:
+    def _predictions(self, entries: Sequence[Prepared], inputs: Tensor, raw: Any, forward: float) -> list[Prediction]:
         """Post-process a batch, whose forward pass took some milliseconds for each image."""
         start = time.perf_counter()
-        found = self._select(raw)
+        found = self._select(raw, inputs)
         postprocess = (time.perf_counter() - start) * 1e3 / len(entries)
         return [
             Prediction(
@@ -230,18 +240,28 @@ class Predictor:
         return run()
 
 
-def _input_size(model: DetectionModel, imgsz: int | tuple[int, int] | None) -> tuple[int, int]:
+def _preprocessing(model: DetectionModel, imgsz: int | tuple[int, int] | None) -> Preprocessing:
+    """Return how a model's images become its input at some size.
+
+    Raises:
+        ConfigError: The size does not fit the model.
+    """
+    known = model.preprocessing.for_divisor(model.size_divisor)
     if imgsz is None:
-        return model.preprocessing.size
-    size = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
-    if len(size) != 2:
+        return known
+    if not isinstance(imgsz, int) and len(imgsz) != 2:
         raise ConfigError(f"imgsz={imgsz}; expected one side, or height and width")
-    for side in size:
+    chosen = known.at(imgsz)
+    if known.resize == "shortest":  # it is padded to what fits
+        if min(chosen.size) < 1:
+            raise ConfigError(f"imgsz={imgsz}; expected at least 1")
+        return chosen
+    for side in chosen.size:
         if side < 1 or side % model.size_divisor:
             lower = max(1, side // model.size_divisor) * model.size_divisor
             higher = lower + model.size_divisor
             raise ConfigError(f"imgsz={side}; expected a multiple of {model.size_divisor}, such as {lower} or {higher}")
-    return size
+    return chosen
 
 
 def class_ids_of(classes: str | Sequence[str | int] | None, class_names: Sequence[str]) -> tuple[int, ...] | None:
@@ -269,6 +289,7 @@ def _class_id(name: str | int, class_names: Sequence[str]) -> int:
 
 
 def _detections(found: Instances, placement: Placement, class_names: Sequence[str], image: SourceImage) -> Detections:
+    """Return objects in pixels of the input as supervision's detections in pixels of the whole image."""
     from supervision import Detections
 
     class_ids = found.class_ids.cpu().numpy()
@@ -277,6 +298,7 @@ def _detections(found: Instances, placement: Placement, class_names: Sequence[st
         xyxy=placement.to_image(found.boxes_xyxy.cpu()).numpy().astype(np.float32).reshape(-1, 4),
         confidence=found.scores.cpu().numpy().astype(np.float32),
         class_id=class_ids.astype(int),
+        mask=None if found.masks is None else placement.masks_to_image(found.masks.cpu()).numpy(),
         data={"class_name": np.array([class_names[index] for index in class_ids], dtype=str)},
         metadata={"source": image.name, "frame": image.frame, "width": width, "height": height},
     )

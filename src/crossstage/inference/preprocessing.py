@@ -1,6 +1,13 @@
-"""Images to network input, and boxes back to images."""
+"""Images to network input: the one resize, letterbox, crop and padding of prediction, training and all else.
+
+:func:`place` says where an image lies in the input, from sizes alone; :func:`prepare` puts its pixels there;
+:func:`stack` makes a batch of them. What follows, the order and scale of colours and their mean, is
+:meth:`~crossstage.structures.Preprocessing.normalise`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,53 +15,135 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossstage.inference.images import Pixels
-from crossstage.structures import Placement, Resize
-
-GREY = 0.5  # around a letterboxed image
+from crossstage.structures import Colour, Placement, Preprocessing
 
 
-def prepare(image: Pixels, size: tuple[int, int], resize: Resize) -> tuple[Tensor, Placement]:
-    """Resize an image as Darknet does: bilinear between corner-aligned pixels, without smoothing.
+def place(image_size: tuple[int, int], preprocessing: Preprocessing) -> Placement:
+    """Return where an image of some size lies in the input.
 
-    A crop is resized as torchvision and timm do it instead, smoothed where it shrinks.
+    Args:
+        image_size: Height and width of the image in pixels.
+        preprocessing: How images become input.
+    """
+    height, width = image_size
+    rows, columns = preprocessing.size
+    if preprocessing.resize == "shortest":
+        resized = _shortest(image_size, preprocessing.size)
+        rows, columns = (-(-side // preprocessing.divisor) * preprocessing.divisor for side in resized)
+    elif preprocessing.resize == "stretch":
+        resized = rows, columns
+    elif preprocessing.resize == "crop":
+        ratio = max(rows / height, columns / width)
+        resized = max(rows, round(height * ratio)), max(columns, round(width * ratio))
+    elif rows * width < columns * height:  # whole numbers, as in Darknet: a float ratio can lose the last row
+        resized = rows, max(1, width * rows // height)
+    else:
+        resized = max(1, height * columns // width), columns
+    top, left = (rows - resized[0]) // 2, (columns - resized[1]) // 2
+    if preprocessing.resize == "crop":  # halves are rounded towards the middle, as torchvision and timm do
+        top, left = -((resized[0] - rows) // 2), -((resized[1] - columns) // 2)
+    elif preprocessing.resize == "shortest" or preprocessing.align == "top-left":
+        top, left = 0, 0
+    scale = resized[0] / height, resized[1] / width
+    return Placement((height, width), scale, (top, left), (rows, columns))
+
+
+def _shortest(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width that make the shorter side ``size[0]``, or the longer one ``size[1]`` if that is less."""
+    shorter, longer = min(image_size), max(image_size)
+    wanted, side = (size[0], shorter) if size[0] * longer <= size[1] * shorter else (size[1], longer)
+    height, width = (max(1, (2 * length * wanted + side) // (2 * side)) for length in image_size)  # to the nearest
+    return height, width
+
+
+def prepare(image: Pixels, preprocessing: Preprocessing) -> tuple[Tensor, Placement]:
+    """Resize an image and lay it into the input.
 
     Args:
         image: ``(H, W, 3)`` RGB uint8.
-        size: Height and width of the input.
-        resize: ``"stretch"``, ``"letterbox"`` to keep the aspect ratio, centred on grey, or ``"crop"`` for the middle.
+        preprocessing: How images become input.
 
     Returns:
-        ``(3, *size)`` float32 in [0, 1], and where the image lies in it.
+        ``(3, H, W)`` float32 RGB in [0, 1], and where the image lies in it. Unless images are resized to their
+        ``"shortest"`` side, all have ``preprocessing.size``.
     """
-    height, width = image.shape[:2]
-    if resize == "stretch":
-        return _resized(image, size), Placement((height, width), (size[0] / height, size[1] / width), (0, 0))
-    if resize == "crop":
-        return _cropped(image, size)
-    if size[0] * width < size[1] * height:  # whole numbers, as in Darknet: a float ratio can lose the last row
-        inner = size[0], max(1, width * size[0] // height)
-    else:
-        inner = max(1, height * size[1] // width), size[1]
-    top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    canvas = torch.full((3, *size), GREY)
-    canvas[:, top : top + inner[0], left : left + inner[1]] = _resized(image, inner)
-    return canvas, Placement((height, width), (inner[0] / height, inner[1] / width), (top, left))
+    placement = place((image.shape[0], image.shape[1]), preprocessing)
+    pixels = _resized(image, placement.resized, preprocessing)
+    (top, left), (rows, columns) = placement.offset, placement.input_size
+    if preprocessing.resize == "crop":
+        return (pixels[:, -top : rows - top, -left : columns - left] / 255).clamp_(0, 1), placement
+    return pad(_to_unit(pixels), (rows, columns), preprocessing.padding, (top, left)), placement
 
 
-def _cropped(image: Pixels, size: tuple[int, int]) -> tuple[Tensor, Placement]:
-    height, width = image.shape[:2]
-    ratio = max(size[0] / height, size[1] / width)
-    whole = max(size[0], round(height * ratio)), max(size[1], round(width * ratio))
-    top, left = (whole[0] - size[0]) // 2, (whole[1] - size[1]) // 2
+def resize(image: Pixels, size: tuple[int, int], preprocessing: Preprocessing) -> Tensor:
+    """Resize an image, or a piece of one, by the rule of its preprocessing.
+
+    Images that are stretched or letterboxed are resized as Darknet does it: bilinear between corner-aligned pixels,
+    without smoothing. Crops, and images that are resized to their shortest side, are resized as torchvision, timm and
+    detectron2 do it: bilinear, smoothed where they shrink.
+
+    Args:
+        image: ``(H, W, 3)`` RGB uint8.
+        size: Height and width to resize to.
+        preprocessing: Its way of resizing counts, not its size.
+
+    Returns:
+        ``(3, *size)`` float32 RGB in [0, 1].
+    """
+    return _to_unit(_resized(image, size, preprocessing))
+
+
+def pad(image: Tensor, size: tuple[int, int], colour: Colour, offset: tuple[int, int] = (0, 0)) -> Tensor:
+    """Lay an image onto a canvas of one colour.
+
+    Args:
+        image: ``(3, H, W)``.
+        size: Height and width of the canvas.
+        colour: Of the canvas, in the image's terms.
+        offset: Rows and columns of the canvas before the image.
+
+    Returns:
+        ``(3, *size)``; the image itself where it fills the canvas.
+    """
+    if image.shape[1:] == size:
+        return image.contiguous()
+    (height, width), (top, left) = image.shape[1:], offset
+    canvas = image.new_tensor(colour).view(3, 1, 1).repeat(1, *size)
+    canvas[:, top : top + height, left : left + width] = image
+    return canvas
+
+
+def stack(images: Sequence[Tensor], preprocessing: Preprocessing) -> Tensor:
+    """Return a batch ``(N, 3, H, W)`` of prepared images; smaller ones are padded below and to the right."""
+    if len(images) == 1:
+        return images[0].unsqueeze(0)
+    shapes = {tuple(image.shape[1:]) for image in images}
+    if len(shapes) > 1:
+        height, width = (max(sides) for sides in zip(*shapes, strict=True))
+        images = [pad(image, (height, width), preprocessing.padding) for image in images]
+    return torch.stack(list(images))
+
+
+def _resized(image: Pixels, size: tuple[int, int], preprocessing: Preprocessing) -> Tensor:
+    """Return ``(3, *size)`` float32 of bytes, from 0 to 255 but for rounding."""
+    return _smoothed(image, size) if preprocessing.resize in ("crop", "shortest") else _aligned(image, size)
+
+
+def _to_unit(pixels: Tensor) -> Tensor:
+    """Scale bytes to [0, 1] in place; interpolated white can exceed 1 by a rounding error."""
+    return pixels.div_(255).clamp_(0, 1)
+
+
+def _smoothed(image: Pixels, size: tuple[int, int]) -> Tensor:
+    """Resize between areas of pixels, smoothed where the image shrinks."""
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1).unsqueeze(0).float()
-    if whole != (height, width):
-        pixels = F.interpolate(pixels, size=whole, mode="bilinear", align_corners=False, antialias=True)
-    cut = pixels[0, :, top : top + size[0], left : left + size[1]]
-    return (cut / 255).clamp_(0, 1), Placement((height, width), (whole[0] / height, whole[1] / width), (-top, -left))
+    if size != image.shape[:2]:
+        pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return pixels[0]
 
 
-def _resized(image: Pixels, size: tuple[int, int]) -> Tensor:
-    """Bilinear, corner-aligned; only the rows that are needed leave uint8, which matters for large photos."""
+def _aligned(image: Pixels, size: tuple[int, int]) -> Tensor:
+    """Resize between corner-aligned pixels; only the rows that are needed leave uint8, which matters for photos."""
     height = image.shape[0]
     if size[0] < height:
         position = torch.linspace(0, height - 1, size[0], dtype=torch.float64) if size[0] > 1 else torch.zeros(1)
@@ -70,4 +159,4 @@ def _resized(image: Pixels, size: tuple[int, int]) -> Tensor:
         chw = F.interpolate(chw.unsqueeze(0), size=size, mode="bilinear", align_corners=True)[0]
     elif chw.shape[2] != size[1]:
         chw = F.interpolate(chw, size=size[1], mode="linear", align_corners=True)  # the same numbers in half the time
-    return chw.div_(255).clamp_(max=1).contiguous()  # interpolated white can exceed 1 by a rounding error
+    return chw

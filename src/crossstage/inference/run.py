@@ -95,7 +95,12 @@ class Summary:
 
 
 def predict_to_files(
-    predictor: Predictor, source: Any, *, save: Path | None = None, json: Path | None = None
+    predictor: Predictor,
+    source: Any,
+    *,
+    save: Path | None = None,
+    json: Path | None = None,
+    progress: bool = True,
 ) -> Summary:
     """Find objects in every image of a source, with a progress bar on stderr, and write what was asked for.
 
@@ -107,6 +112,7 @@ def predict_to_files(
         source: See :class:`~crossstage.inference.Source`.
         save: Folder for annotated copies.
         json: File for JSON lines, see :func:`~crossstage.inference.writing.as_json`.
+        progress: Whether to show the bar.
 
     Returns:
         What was done, the files that could not be read included. Ctrl-C ends the run early.
@@ -137,7 +143,12 @@ def predict_to_files(
                 lines.close()
 
     start = time.perf_counter()
-    bar = {"total": images.total, "console": Console(stderr=True), "transient": True, "disable": images.single}
+    bar = {
+        "total": images.total,
+        "console": Console(stderr=True),
+        "transient": True,
+        "disable": images.single or not progress,
+    }
     with Behind(write, finish) as files, closing(predictor.stream(images, whole=save is not None)) as found:
         try:
             for entry in track(found, "predict", **bar):

@@ -7,17 +7,18 @@ interrupted is kept.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path, PurePath
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from crossstage.errors import DataError
+from crossstage.files import whole_file, whole_text
 from crossstage.inference.drawing import draw
 from crossstage.inference.images import Pixels
 from crossstage.inference.predictor import Prediction
@@ -38,27 +39,20 @@ def _errors_about(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def _temporary_beside(path: Path) -> Path:
-    descriptor, name = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
-    return Path(name)
-
-
 class JsonLines:
     """One JSON object for each image or frame.
 
     Args:
-        path: The file, which appears when the writer is closed.
+        path: The file, which appears when the writer is closed; a device or pipe gets every line at once.
+
+    Raises:
+        DataError: The file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
-        if path.is_dir():
-            raise DataError(f"{path}: is a folder; expected a file for the detections")
         self._path = path
-        with _errors_about(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary = _temporary_beside(path)
-            self._file: IO[str] = self._temporary.open("w", encoding="utf-8", errors="replace")
+        self._whole = ExitStack()
+        self._file = self._whole.enter_context(whole_text(path))
 
     def write(self, prediction: Prediction) -> None:
         """Add one line."""
@@ -67,20 +61,15 @@ class JsonLines:
 
     def close(self) -> None:
         """Move the file to its place."""
-        with _errors_about(self._path):
-            try:
-                self._file.close()
-                self._temporary.chmod(0o644)
-                self._temporary.replace(self._path)
-            finally:
-                self._temporary.unlink(missing_ok=True)
+        self._whole.close()
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as plain values: boxes to 0.01 pixel, confidences to 0.0001."""
+    """Return a prediction as plain values: boxes to 0.01 pixel, confidences to 0.0001, masks as COCO's packed RLE."""
     image, found = prediction.image, prediction.detections
     assert found.confidence is not None and found.class_id is not None
-    rows = zip(found.class_id, found.data["class_name"], found.confidence, found.xyxy, strict=True)
+    masks = [{}] * len(found) if found.mask is None else [{"mask": _as_rle(np.asarray(mask))} for mask in found.mask]
+    rows = zip(found.class_id, found.data["class_name"], found.confidence, found.xyxy, masks, strict=True)
     return {
         "source": image.name,
         "frame": image.frame,
@@ -92,10 +81,17 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
                 "class_name": str(name),
                 "confidence": round(float(confidence), 4),
                 "box_xyxy": [round(float(side), 2) for side in box],
+                **mask,
             }
-            for class_id, name, confidence, box in rows
+            for class_id, name, confidence, box, mask in rows
         ],
     }
+
+
+def _as_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    from supervision import mask_to_rle
+
+    return {"size": list(mask.shape), "counts": mask_to_rle(mask, compressed=True)}
 
 
 class AnnotatedCopies:
@@ -128,14 +124,12 @@ class AnnotatedCopies:
             self._close_video()
             path = self._place(image.relative, image.name)
             with _errors_about(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
                 _save_image(drawn, path)
             return
         if image.frame == 0 or self._video is None:
             self._close_video()
             path = self._place(image.relative, image.name, suffix=".mp4")
             with _errors_about(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
                 self._video = _Video(path, drawn, image.frame_rate or 25)
         with _errors_about(self._video.path):
             self._video.write(drawn)
@@ -165,13 +159,8 @@ class AnnotatedCopies:
 
 
 def _save_image(image: Pixels, path: Path) -> None:
-    temporary = _temporary_beside(path)
-    try:
+    with whole_file(path) as temporary:
         Image.fromarray(image).save(temporary, quality=92)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Video:
@@ -181,14 +170,16 @@ class _Video:
         import av
 
         self.path = path
-        self._temporary = _temporary_beside(path)
-        self._container: OutputContainer = av.open(str(self._temporary), "w", format="mp4")
-        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        self._stream = self._container.add_stream(codec, rate=Fraction(frame_rate).limit_denominator(60_000))
-        self._stream.height, self._stream.width = (max(2, side - side % 2) for side in first.shape[:2])
-        self._stream.pix_fmt = "yuv420p"
-        if codec == "mpeg4":
-            self._stream.bit_rate = first.shape[0] * first.shape[1] * 8
+        with ExitStack() as stack:
+            temporary = stack.enter_context(whole_file(path))
+            self._container: OutputContainer = av.open(str(temporary), "w", format="mp4")
+            codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+            self._stream = self._container.add_stream(codec, rate=Fraction(frame_rate).limit_denominator(60_000))
+            self._stream.height, self._stream.width = (max(2, side - side % 2) for side in first.shape[:2])
+            self._stream.pix_fmt = "yuv420p"
+            if codec == "mpeg4":
+                self._stream.bit_rate = first.shape[0] * first.shape[1] * 8
+            self._whole = stack.pop_all()
 
     def write(self, image: Pixels) -> None:
         import av
@@ -199,11 +190,7 @@ class _Video:
             self._container.mux(packet)
 
     def close(self) -> None:
-        try:
+        with self._whole:
             for packet in self._stream.encode():
                 self._container.mux(packet)
             self._container.close()
-            self._temporary.chmod(0o644)
-            self._temporary.replace(self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)

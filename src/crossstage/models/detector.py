@@ -66,6 +66,7 @@ class Detector(nn.Module, ABC):
         Raises:
             ConfigError: The detector cannot be trained.
         """
+        del images, targets
         raise ConfigError(f"a {type(self).__name__} cannot be trained; expected a detector of this package's own")
 
     def detect(self, raw: Mapping[str, Tensor], image_size: tuple[int, int], nms: NMS | None = None) -> list[Instances]:
@@ -100,7 +101,7 @@ class Detector(nn.Module, ABC):
             source: An image (path, PIL image, RGB uint8 array), folder, glob, ``.txt`` list, video, camera number, or
                 an iterable of these.
             conf: Detections score more than this, in [0, 1].
-            iou: Of two boxes of a class that overlap more than this, in [0, 1], the weaker goes.
+            iou: The overlap, in [0, 1], above which the weaker of two boxes of a class goes.
             imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
             classes: Name, names or ids of the classes to look for; None looks for all.
             nms: The kind of suppression, see :class:`~crossstage.ops.nms.NMS`.

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from crossstage.models.backbones import BACKBONES, About, BackboneConfig, build_backbone
 from crossstage.models.heads import HEADS, HeadConfig
 from crossstage.models.heads.yolo import ANCHORS_TINY, Pairs, YoloConfig, levels_of
-from crossstage.models.necks import NECKS, NeckConfig, PRNConfig, TinyFPNConfig, build_neck
+from crossstage.models.necks import NECKS, NeckConfig, build_neck
+from crossstage.models.necks.fpn import TinyFPNConfig
+from crossstage.models.necks.prn import PRNConfig
 from crossstage.models.one_stage import OneStageDetector
 from crossstage.ops.priors import AnchorLevel
 from crossstage.structures import Preprocessing
@@ -30,13 +32,13 @@ _TWO_SHARING = YoloConfig(levels=(AnchorLevel(16, ANCHORS_TINY[1:4]), AnchorLeve
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """One detector.
+    """A detector of one stage: a backbone, a neck and a head.
 
     Attributes:
-        about: What it is.
+        about: What the detector is, for people.
         backbone: A row of the backbones' table.
-        neck: A row of the necks'.
-        head: A row of the heads'.
+        neck: A row of the necks' table.
+        head: A row of the heads' table.
         size: Side of the square input that its published figures refer to, in pixels.
     """
 
@@ -45,6 +47,26 @@ class DetectorConfig:
     neck: NeckConfig
     head: HeadConfig
     size: int = 416
+
+    def build(self, class_names: Sequence[str], *, preprocessing: Preprocessing | None = None) -> OneStageDetector:
+        """Build the detector.
+
+        Args:
+            class_names: Names by class id.
+            preprocessing: How images become input; None stretches them to the published size.
+
+        Raises:
+            ConfigError: A value of the row does not fit the others.
+        """
+        backbone = build_backbone(self.backbone, strides=self.neck.reads)
+        neck = build_neck(self.neck, backbone.channels, backbone.strides, style=self.backbone.style)
+        return OneStageDetector(
+            backbone,
+            neck,
+            self.head.for_strides(neck.strides).build(neck.channels, neck.strides, len(class_names)),
+            class_names=class_names,
+            preprocessing=preprocessing or Preprocessing((self.size, self.size)),
+        )
 
 
 _YOLOV3 = "YOLOv3, arXiv 1804.02767, and its release"
@@ -58,7 +80,7 @@ def _coco(summary: str, source: str, *, reconstruction: bool = False) -> About:
 
 
 def _paper(backbone: BackboneConfig, summary: str, neck: str, *, size: int = 416) -> DetectorConfig:
-    """A detector of CSPNet's tables 2 and 4, of which sizes were published but no configuration."""
+    """Return a detector of CSPNet's tables 2 and 4, of which sizes were published but no configuration."""
     row = NECKS[neck]
     exact = not backbone.about.reconstruction and neck in ("prn", "prn3l", "tiny_fpn")
     about = _coco(f"{backbone.about.summary} with {summary}", _TABLES, reconstruction=not exact)
@@ -141,28 +163,3 @@ def _composed(name: str, head: str) -> DetectorConfig | None:
             about = _coco(f"{BACKBONES[backbone].about.summary} with {parts}", "a composition of parts")
             return DetectorConfig(about, BACKBONES[backbone], NECKS[neck], HEADS[head])
     return None
-
-
-def build_detector(
-    config: DetectorConfig, class_names: Sequence[str], *, preprocessing: Preprocessing | None = None
-) -> OneStageDetector:
-    """Build a detector.
-
-    Args:
-        config: A row of ``DETECTORS``, or a changed copy of one.
-        class_names: Names by class id.
-        preprocessing: How images become input; the default stretches them to the published size.
-
-    Raises:
-        ConfigError: A value of the row does not fit the others.
-    """
-    backbone = build_backbone(config.backbone, strides=config.neck.reads)
-    neck = build_neck(config.neck, backbone.channels, backbone.strides, style=config.backbone.style)
-    head = config.head.for_strides(neck.strides).build(neck.channels, neck.strides, len(class_names))
-    return OneStageDetector(
-        backbone,
-        neck,
-        head,
-        class_names=class_names,
-        preprocessing=preprocessing or Preprocessing((config.size, config.size)),
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
@@ -13,7 +13,7 @@ from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
 from crossstage.models.heads import HeadConfig
 from crossstage.models.necks import NeckConfig
-from crossstage.models.published import DETECTORS, DetectorConfig, build_detector, compose
+from crossstage.models.published import DETECTORS, DetectorConfig, compose
 from crossstage.models.spec import ModelSpec
 
 Task = Literal["classify", "detect"]
@@ -46,30 +46,38 @@ class Entry:
 
 
 def _changed(row: Row, overrides: Mapping[str, Any], name: str) -> Row:
-    """A table's row with other values in some of its fields, or in those of its backbone and neck."""
+    """Return a table's row with other values in some of its fields, or in those of its backbone, neck and head.
+
+    Raises:
+        ConfigError: A setting is unknown, two parts have one of that name, or a value does not fit.
+    """
     parts: dict[str, Any] = {}
     if isinstance(row, DetectorConfig):
-        parts = {"head": row.head, "neck": row.neck, "backbone": row.backbone}
-    own = _settings(row)
-    known = own.union(*map(_settings, parts.values()))
-    for key in overrides:
-        if key not in known:
-            close = get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(sorted(known))}"
+        parts = {"backbone": row.backbone, "neck": row.neck, "head": row.head}
+    owners: dict[str, list[str]] = {setting: [""] for setting in _settings(row)}
+    for part, inner in parts.items():
+        for setting in _settings(inner) - _settings(row):  # a detector's own `size` is not its backbone's
+            owners.setdefault(setting, []).append(part)
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in overrides.items():
+        if key not in owners:
+            close = get_close_matches(key, owners, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(sorted(owners))}"
             raise ConfigError(f"{name} has no setting {key!r}{hint}")
-    changes = {key: value for key, value in overrides.items() if key in own}
-    for key, part in parts.items():
-        inner = {name: value for name, value in overrides.items() if name in _settings(part)}
-        changes |= {key: replace(part, **inner)} if inner else {}
-    return replace(row, **changes)
+        if len(owners[key]) > 1:
+            raise ConfigError(f"{name}: its {' and its '.join(owners[key])} have a setting {key!r} both; rename one")
+        changes.setdefault(owners[key][0], {})[key] = value
+    inner = {part: replace(parts[part], **values) for part, values in changes.items() if part}
+    return replace(row, **changes.get("", {}), **inner)
 
 
 def _settings(row: BackboneConfig | DetectorConfig | NeckConfig | HeadConfig) -> set[str]:
+    """Return the names of a row's own settings."""
     return {field.name for field in fields(row)} - {"about", "backbone", "neck", "head"}
 
 
 def backbone_config(name: str, overrides: Mapping[str, Any]) -> BackboneConfig:
-    """A backbone's row with other values in some of its fields.
+    """Return a backbone's row with other values in some of its fields.
 
     Raises:
         ConfigError: A setting is unknown or a value does not fit.
@@ -91,7 +99,8 @@ def _build_classifier(spec: ModelSpec) -> Classifier:
 def _build_detector(spec: ModelSpec) -> Detector:
     row = DETECTORS.get(spec.name) or compose(spec.name)
     assert row is not None
-    return build_detector(_changed(row, spec.overrides, spec.name), spec.class_names, preprocessing=spec.preprocessing)
+    changed = _changed(row, spec.overrides, spec.name)
+    return changed.build(spec.class_names, preprocessing=spec.preprocessing)
 
 
 def _entry(row: BackboneConfig | DetectorConfig) -> Entry:
@@ -109,11 +118,29 @@ def _entry(row: BackboneConfig | DetectorConfig) -> Entry:
     )
 
 
-REGISTRY: dict[str, Entry] = {name: _entry(row) for name, row in {**BACKBONES, **DETECTORS}.items()}
+class _Registry(Mapping[str, Entry]):
+    """The tables of backbones and detectors as entries; rows that a program adds to these are there at once."""
+
+    def __getitem__(self, name: str) -> Entry:
+        return _entry(BACKBONES[name] if name in BACKBONES else DETECTORS[name])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*BACKBONES, *DETECTORS)
+
+    def __len__(self) -> int:
+        return len(BACKBONES) + len(DETECTORS)
+
+
+REGISTRY: Mapping[str, Entry] = _Registry()
+"""Every model that has a name of its own; compositions have one, too, see :func:`lookup`."""
 
 
 def lookup(name: str) -> Entry | None:
-    """The entry of a name without a tag, None if there is none; ``<backbone>_<neck>`` names every composition."""
+    """Return the entry of a model's name, None if there is none.
+
+    Args:
+        name: A name of :data:`REGISTRY`, or a composition ``<backbone>_<neck>[_<head>]``.
+    """
     if name in REGISTRY:
         return REGISTRY[name]
     composed = compose(name)
@@ -139,7 +166,7 @@ def default_spec(
     class_names: Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
-    """The spec of a model without weights; a detector's classes are "0", "1", ... unless they are named.
+    """Return the spec of a model without weights; a detector's classes are "0", "1", ... unless they are named.
 
     Raises:
         ConfigError: There are more or fewer names than classes.

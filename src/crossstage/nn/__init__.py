@@ -1,4 +1,4 @@
-"""Building blocks. Nothing here knows of networks."""
+"""Building blocks of networks: convolutions, stages, residual, dense and aggregation blocks, attention, fusing."""
 
 from crossstage.nn.activation import ACTIVATIONS, activation
 from crossstage.nn.attention import (

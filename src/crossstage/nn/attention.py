@@ -107,9 +107,9 @@ class Attend(nn.Module):
     Shape: ``(N, channels, H, W)`` and a context of ``(N, context_channels, H, W)`` to ``(N, channels, H, W)``.
 
     Args:
-        kind: Which; only ``"context"`` looks at the context.
-        channels: Of the map that is gated.
-        context_channels: Of the context.
+        kind: The kind of attention; ``"context"`` alone looks at the context.
+        channels: Number of channels of the map that is gated.
+        context_channels: Number of channels of the context.
         style: Normalisation of the gate's convolution.
 
     Raises:
@@ -130,7 +130,7 @@ class Attend(nn.Module):
             raise ConfigError(f"attention is {kind!r}; expected none, pointwise, context or spatial")
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Gate ``x``."""
+        """Gate ``x``, by the context or by itself."""
         if self.gate is None:
             return x
         return self.gate(x, context) if self.kind == "context" else self.gate(x)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from crossstage.errors import ConfigError
 from crossstage.nn.activation import activation
@@ -13,7 +15,27 @@ from crossstage.nn.activation import activation
 BN_EPS = 1e-5  # Darknet's and PyTorch's; OpenCV's Darknet importer uses 1e-6
 GROUP_NORM_GROUPS = 32  # Wu and He, arXiv 1803.08494
 
-Norm = Literal["batch", "group"]
+Norm = Literal["batch", "group", "frozen", "none"]
+
+
+class FrozenBatchNorm(FrozenBatchNorm2d):
+    """Batch normalisation whose statistics, scale and shift are buffers, so that training changes none of them.
+
+    It computes what :class:`torchvision.ops.FrozenBatchNorm2d` does, and takes the state of a batch norm; being one
+    operation instead of five, it is counted, traced and exported as a batch norm.
+
+    Shape: ``(N, num_features, H, W)`` to the same.
+    """
+
+    eps: float
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise with the stored statistics."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 @dataclass(frozen=True)
@@ -22,9 +44,12 @@ class ConvStyle:
 
     Attributes:
         act: Name of the activation, see :func:`crossstage.nn.activation`.
-        norm: ``"batch"``, or ``"group"`` for batches too small for statistics: 32 groups, or the most below that
-            divide the channels.
-        momentum: Share of the newest batch in batch norm's running statistics: torch's default of 0.1, 0.01 in Darknet.
+        norm: What normalises a convolution's output. ``"batch"``: batch norm. ``"group"``: group norm, for batches too
+            small for statistics, with 32 groups or the most below that divide the channels. ``"frozen"``: batch norm
+            that keeps the statistics, scales and shifts it was given, as detectors do with pretrained backbones.
+            ``"none"``: nothing; convolutions then have a bias.
+        momentum: Share of the newest batch in batch norm's running statistics, in [0, 1]: torch's default is 0.1,
+            Darknet's 0.01.
 
     Raises:
         ConfigError: ``norm`` is unknown.
@@ -35,28 +60,37 @@ class ConvStyle:
     momentum: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.norm not in ("batch", "group"):
-            raise ConfigError(f"norm is {self.norm!r}; expected batch or group")
+        if self.norm not in get_args(Norm):
+            raise ConfigError(f"norm is {self.norm!r}; expected {', '.join(get_args(Norm)[:-1])} or none")
 
     @property
     def linear(self) -> ConvStyle:
-        """The same without activation."""
+        """The same style without activation."""
         return replace(self, act="linear")
 
+    @property
+    def bias(self) -> bool:
+        """Whether convolutions have a bias, which a normalisation behind them would cancel or bring itself."""
+        return self.norm == "none"
+
     def normalise(self, channels: int) -> nn.Module:
-        """Build a normalisation layer."""
+        """Build a normalisation layer for a map of so many channels."""
+        if self.norm == "none":
+            return nn.Identity()
         if self.norm == "batch":
             return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=self.momentum)
+        if self.norm == "frozen":
+            return FrozenBatchNorm(channels, eps=BN_EPS)
         groups = next(n for n in range(min(GROUP_NORM_GROUPS, channels), 0, -1) if channels % n == 0)
         return nn.GroupNorm(groups, channels, eps=BN_EPS)
 
     def activate(self) -> nn.Module:
-        """Build an activation."""
+        """Build an activation layer."""
         return activation(self.act)
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, normalisation, activation: ``act(bn(conv(x)))``.
+    """Convolution, normalisation, activation: ``act(bn(conv(x)))``; the convolution has a bias only without a norm.
 
     Shape: ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))`` for odd kernels, which
     are padded by ``kernel_size // 2``.
@@ -89,7 +123,7 @@ class ConvNormAct(nn.Module):
                 f"{groups} groups do not divide a convolution from {in_channels} to {out_channels} channels"
             )
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
+            in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=style.bias
         )
         self.bn = style.normalise(out_channels)
         self.act = style.activate()
@@ -111,7 +145,7 @@ class NormActConv(nn.Module):
         super().__init__()
         self.bn = style.normalise(in_channels)
         self.act = style.activate()
-        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=style.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply normalisation, activation and convolution."""

@@ -23,12 +23,12 @@ class DenseLayer(nn.Module):
     Shape: ``(N, in_channels, H, W) -> (N, growth, H, W)``.
 
     Args:
-        in_channels: Channels of all maps before.
-        growth: Channels that the layer adds.
-        hidden: Channels between the two convolutions; None for a single convolution.
-        style: Normalisation and activation.
-        memory_efficient: Recompute the first part in the backward pass instead of keeping its concatenation, whose
-            memory grows with the square of the depth (arXiv 1707.06990).
+        in_channels: Number of channels of all maps before.
+        growth: Number of channels that the layer adds.
+        hidden: Number of channels between the two convolutions; None for a single convolution.
+        style: Normalisation and activation of every convolution.
+        memory_efficient: Whether to recompute the first part in the backward pass instead of keeping its
+            concatenation, whose memory grows with the square of the depth (arXiv 1707.06990).
     """
 
     def __init__(
@@ -45,17 +45,17 @@ class DenseLayer(nn.Module):
         self.act1 = style.activate()
         first = growth if hidden is None else hidden
         kernel = 3 if hidden is None else 1
-        self.conv1 = nn.Conv2d(in_channels, first, kernel, padding=kernel // 2, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, first, kernel, padding=kernel // 2, bias=style.bias)
         self.norm2 = nn.Identity() if hidden is None else style.normalise(hidden)
         self.act2 = nn.Identity() if hidden is None else style.activate()
-        self.conv2 = nn.Identity() if hidden is None else nn.Conv2d(hidden, growth, 3, padding=1, bias=False)
+        self.conv2 = nn.Identity() if hidden is None else nn.Conv2d(hidden, growth, 3, padding=1, bias=style.bias)
         self.memory_efficient = memory_efficient
 
     def _reduce(self, *maps: Tensor) -> Tensor:
         return self.conv1(self.act1(self.norm1(torch.cat(maps, dim=1))))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """New maps from all earlier ones."""
+        """Return new maps made from all earlier ones."""
         if self.memory_efficient and self.training and any(m.requires_grad for m in maps):
             reduced = checkpoint(self._reduce, *maps, use_reentrant=False)
         else:
@@ -69,10 +69,10 @@ class ElasticDenseLayer(nn.Module):
     Shape: ``(N, in_channels, H, W) -> (N, growth, H, W)``.
 
     Args:
-        in_channels: Channels of all maps before.
-        growth: Channels that the layer adds.
+        in_channels: Number of channels of all maps before.
+        growth: Number of channels that the layer adds.
         hidden: Channels between the two convolutions of both paths together, even.
-        style: Normalisation and activation.
+        style: Normalisation and activation of every convolution.
         halve: Whether the second path's resolution is halved; the last stage's is not.
     """
 
@@ -85,7 +85,7 @@ class ElasticDenseLayer(nn.Module):
         self.halve = halve
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """New maps from all earlier ones."""
+        """Return new maps made from all earlier ones."""
         x = self.act(self.norm(torch.cat(list(maps), dim=1)))
         fine = self.fine(x)
         if not self.halve:
@@ -96,7 +96,7 @@ class ElasticDenseLayer(nn.Module):
 
 def _bottleneck(in_channels: int, hidden: int, out_channels: int, style: ConvStyle) -> nn.Sequential:
     reduce = ConvNormAct(in_channels, hidden, style=style)
-    return nn.Sequential(reduce, nn.Conv2d(hidden, out_channels, 3, padding=1, bias=False))
+    return nn.Sequential(reduce, nn.Conv2d(hidden, out_channels, 3, padding=1, bias=style.bias))
 
 
 class BottleneckDenseLayer(nn.Module):
@@ -111,7 +111,7 @@ class BottleneckDenseLayer(nn.Module):
         self.conv = ConvNormAct(hidden, growth, 3, style=style)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """New maps from all earlier ones."""
+        """Return new maps made from all earlier ones."""
         return self.conv(self.reduce(torch.cat(list(maps), dim=1)))
 
 
@@ -122,12 +122,12 @@ class TwoWayDenseLayer(nn.Module):
     two.
 
     Args:
-        in_channels: Channels of all maps before.
-        growth: Channels that the layer adds, even.
+        in_channels: Number of channels of all maps before.
+        growth: Number of channels that the layer adds, even.
         hidden: Channels after the 1x1 convolution of each branch.
-        style: Normalisation and activation.
+        style: Normalisation and activation of every convolution.
         group_width: Channels that a group of a 3x3 convolution reads (PeleeNeXt); None for one group.
-        squeeze: Gate the new maps by squeeze and excitation with half as many hidden channels.
+        squeeze: Whether the new maps are gated by squeeze and excitation with half as many hidden channels.
 
     Raises:
         ConfigError: ``group_width`` does not divide the channels.
@@ -160,7 +160,7 @@ class TwoWayDenseLayer(nn.Module):
         self.attention = SqueezeExcite(growth, growth // 2) if squeeze else nn.Identity()
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """New maps from all earlier ones."""
+        """Return new maps made from all earlier ones."""
         x = torch.cat(list(maps), dim=1) if len(maps) > 1 else maps[0]
         return self.attention(torch.cat([self.near(x), self.far(x)], dim=1))
 
@@ -171,11 +171,11 @@ class DenseBlock(nn.Module):
     Shape: ``(N, in_channels, H, W) -> (N, out_channels, H, W)`` with ``out_channels = in_channels + layers * growth``.
 
     Args:
-        in_channels: Channels of the input.
+        in_channels: Number of channels of the input.
         layers: Number of layers.
-        growth: Channels that each adds.
-        build: Makes a layer that reads so many channels.
-        sparse: Read only the maps at distances 1, 2, 4, 8, ... (SparseNet, arXiv 1801.05895).
+        growth: Number of channels that each layer adds.
+        build: Function that makes a layer from the number of channels that it reads.
+        sparse: Whether a layer reads only the maps at distances 1, 2, 4, 8, ... (SparseNet, arXiv 1801.05895).
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class DenseBlock(nn.Module):
 
 
 def _sources(index: int, sparse: bool) -> list[int]:
-    """Which maps the layer reads: 0 is the block's input, k the k-th layer's output."""
+    """Return which maps a layer reads: 0 is the block's input, k the k-th layer's output."""
     if not sparse:
         return list(range(index + 1))
     return sorted(index + 1 - 2**power for power in range((index + 1).bit_length()))

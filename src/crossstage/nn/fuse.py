@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from crossstage.nn.conv import ConvNormAct, NormActConv
+from crossstage.nn.conv import ConvNormAct, FrozenBatchNorm, NormActConv
 from crossstage.nn.dense import DenseBlock, DenseLayer, TwoWayDenseLayer
 from crossstage.nn.osa import SeparableConv
 from crossstage.nn.partial import CrossStage, Split
 from crossstage.nn.residual import Residual
 
-Model = TypeVar("Model", bound=nn.Module)
+_Network = TypeVar("_Network", bound=nn.Module)
+_BATCH_NORMS = (nn.BatchNorm2d, FrozenBatchNorm)
 
 # oneDNN's name and arguments for an activation that it applies to the values it has just computed.
 _POST_OPS: dict[type[nn.Module], Callable[[nn.Module], tuple[str, list[float], str]]] = {
@@ -40,8 +41,8 @@ _POST_OPS: dict[type[nn.Module], Callable[[nn.Module], tuple[str, list[float], s
 }
 
 
-def fuse(model: Model) -> Model:
-    """A copy of a model for inference that computes the same faster.
+def fuse(model: _Network) -> _Network:
+    """Return a copy of a model for inference that computes the same faster.
 
     The copy is in evaluation mode and cannot be trained. It runs where the model ran; on a CPU in float32 it uses
     oneDNN directly where torch has it. Under ``torch.compile`` and when traced or exported it consists of plain
@@ -63,7 +64,7 @@ def fuse(model: Model) -> Model:
 
 
 def _fused(module: nn.Module) -> nn.Module:
-    """The fused counterpart of a module, its inside fused first where it is not replaced as a whole."""
+    """Return the fused counterpart of a module; its inside is fused first where it is not replaced as a whole."""
     whole = _WHOLE.get(type(module))
     if whole is not None and (replacement := whole(module)) is not None:
         return replacement
@@ -74,13 +75,13 @@ def _fused(module: nn.Module) -> nn.Module:
 
 
 def _recorded() -> bool:
-    """Whether operations are being recorded for a graph, which wants plain ones."""
+    """Tell whether operations are being recorded for a graph, which wants plain ones."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _conv(conv: nn.Conv2d, norm: nn.Module, act: nn.Module) -> nn.Module:
-    if isinstance(norm, nn.BatchNorm2d):
-        return PackedConv(fuse_conv_bn_eval(conv, norm), act)
+    if isinstance(norm, _BATCH_NORMS):
+        return PackedConv(fuse_conv_bn_eval(conv, norm), act)  # pyright: ignore[reportArgumentType] (reads five tensors)
     if isinstance(norm, nn.Identity):
         return PackedConv(conv, act)
     return nn.Sequential(PackedConv(conv, nn.Identity()), norm, act)
@@ -107,7 +108,7 @@ class PackedConv(nn.Module):
         return super()._apply(fn, recurse)
 
     def can_pack(self, x: Tensor) -> bool:
-        """Whether this input goes the direct way."""
+        """Tell whether this input goes the direct way, to oneDNN."""
         return (
             not _recorded()  # asked first, as the compiler cannot follow the questions about oneDNN
             and x.device.type == "cpu"
@@ -119,7 +120,7 @@ class PackedConv(nn.Module):
         )
 
     def packed(self, x: Tensor) -> tuple[Tensor, list[int], list[int], list[int], int]:
-        """Weights and geometry in the order of oneDNN's operators."""
+        """Return weights and geometry in the order of oneDNN's operators; weights are laid out at the first call."""
         conv = self.conv
         geometry = [int(p) for p in conv.padding], list(conv.stride), list(conv.dilation), conv.groups
         if self._packed is None:
@@ -176,9 +177,9 @@ class FusedCrossStage(nn.Module):
 
     Args:
         project: One convolution for both parts, in the order of the concatenation: processed, carried.
-        processed: Channels of the processed part.
-        body: Blocks and T.
-        merge: U.
+        processed: Number of channels of the processed part.
+        body: The blocks and the transition T.
+        merge: The transition U.
     """
 
     def __init__(self, project: PackedConv, processed: int, body: nn.Module, merge: nn.Module) -> None:
@@ -214,7 +215,7 @@ def _cross_stage(stage: nn.Module) -> nn.Module:
 
 
 def _joined(first: PackedConv, second: PackedConv) -> PackedConv | None:
-    """Two 1x1 convolutions of one input as one, if they are such and activated alike."""
+    """Join two 1x1 convolutions of one input to one; None if they are something else or activated unlike."""
     one, two = first.conv, second.conv
     alike = one.kernel_size == two.kernel_size == one.stride == two.stride == (1, 1) and one.groups == two.groups == 1
     if not alike or repr(first.act) != repr(second.act):
@@ -237,7 +238,7 @@ class FusedTwoWayLayer(nn.Module):
         self.attention = attention
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """New maps from all earlier ones."""
+        """Return new maps made from all earlier ones."""
         x = torch.cat(maps, dim=1) if len(maps) > 1 else maps[0]
         near, far = self.reduce(x).chunk(2, dim=1)
         return self.attention(torch.cat([self.near(near), self.far(far)], dim=1))
@@ -264,8 +265,8 @@ class Clamp(nn.Module):
 
 
 def _clamped(norm: nn.Module, act: nn.Module, conv: nn.Module) -> tuple[Clamp, nn.Conv2d] | None:
-    """Batch norm, ReLU and 1x1 convolution as a clamp and a convolution with bias; None if they are something else."""
-    if not (isinstance(norm, nn.BatchNorm2d) and isinstance(act, nn.ReLU) and isinstance(conv, nn.Conv2d)):
+    """Turn batch norm, ReLU and 1x1 convolution into a clamp and a convolution with bias; None if they are not such."""
+    if not (isinstance(norm, _BATCH_NORMS) and isinstance(act, nn.ReLU) and isinstance(conv, nn.Conv2d)):
         return None
     mean, variance = norm.running_mean, norm.running_var
     if conv.kernel_size != (1, 1) or mean is None or variance is None:
@@ -284,9 +285,9 @@ def _clamped(norm: nn.Module, act: nn.Module, conv: nn.Module) -> tuple[Clamp, n
 
 
 def _pre_activated(layer: DenseLayer) -> nn.Module | None:
-    """A DenseNet layer as clamp, 1x1 convolution with ReLU, 3x3 convolution, if it has bottleneck, batch norm, ReLU."""
+    """Turn a DenseNet layer into clamp, 1x1 and 3x3 convolution; None if it has no bottleneck, batch norm or ReLU."""
     folded = _clamped(layer.norm1, layer.act1, layer.conv1)
-    if folded is None or not isinstance(layer.norm2, nn.BatchNorm2d):
+    if folded is None or not isinstance(layer.norm2, _BATCH_NORMS):
         return None
     clamp, reduce = folded
     return nn.Sequential(clamp, _conv(reduce, layer.norm2, layer.act2), _fused_conv(layer.conv2))
@@ -301,7 +302,7 @@ def _fused_conv(module: nn.Module) -> nn.Module:
 
 
 def _transition(module: NormActConv, pool: nn.Module | None = None) -> nn.Module | None:
-    """DenseNet's transition; mean pooling and a 1x1 convolution commute, so the convolution runs on the pooled map."""
+    """Fold DenseNet's transition; the 1x1 convolution runs on the pooled map, as it commutes with mean pooling."""
     folded = _clamped(module.bn, module.act, module.conv)
     if folded is None:
         return None

@@ -38,7 +38,7 @@ class SeparableConv(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, style: ConvStyle) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False)
-        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=style.bias)
         self.bn = style.normalise(out_channels)
         self.act = style.activate()
 
@@ -61,10 +61,10 @@ class OneShotAggregation(nn.Module):
         out_channels: Channels after the 1x1 convolution of the concatenation.
         layers: Number of 3x3 convolutions.
         style: Normalisation and activation.
-        depthwise: Use separable convolutions; a 1x1 convolution first brings the input to ``width`` if it differs,
-            while the concatenation keeps the input as it is.
-        attend: Gate the output by eSE.
-        identity: Add the input; needs ``in_channels == out_channels``.
+        depthwise: Whether convolutions are separable; a 1x1 convolution first brings the input to ``width`` if it
+            differs, while the concatenation keeps the input as it is.
+        attend: Whether the output is gated by eSE.
+        identity: Whether the input is added; needs ``in_channels == out_channels``.
         drop_path: Probability that an image's module is left out in training, where there is an identity.
     """
 

@@ -46,7 +46,7 @@ class Partial:
     Attributes:
         gamma: Share of the channels that is carried past the blocks, in (0, 1). Larger is cheaper. This is the paper's
             γ; the suffix "-gamma" of released files names a training recipe and has nothing to do with it.
-        fusion: Which transitions exist, see the table above.
+        fusion: The transitions that exist, see the table above.
         split: ``"slice"`` cuts the channels (the paper's drawing, YOLOv4-tiny); ``"project"`` reads the whole input
             with one 1x1 convolution for each part (every classifier that the authors released).
 
@@ -77,7 +77,12 @@ class Partial:
         return self.fusion in ("first", "both")
 
     def transition_width(self, carried: int, processed: int, out: int) -> int:
-        """Channels after T: those of the blocks, unless T alone must lead to the stage's output, ``out`` wide.
+        """Return the number of channels after T: that of the blocks, unless T alone must lead to the stage's output.
+
+        Args:
+            carried: Number of channels of the carried part.
+            processed: Number of channels that the blocks yield.
+            out: Number of channels of the stage's output.
 
         Raises:
             ConfigError: The carried part alone is as wide as the output.
@@ -92,7 +97,7 @@ class Partial:
         return out - carried
 
     def widths(self, channels: int) -> tuple[int, int]:
-        """Channels ``(carried, processed)`` of a stage ``channels`` wide.
+        """Return the numbers of channels ``(carried, processed)`` of a stage ``channels`` wide.
 
         Raises:
             ConfigError: γ does not cut ``channels`` into whole, non-empty parts.
@@ -119,7 +124,7 @@ class Channels(nn.Module):
         return x[:, self.start : self.stop]
 
     def extra_repr(self) -> str:
-        """Settings shown by ``repr``."""
+        """Return the settings that ``repr`` shows."""
         return f"{self.start}, {self.stop}"
 
 
@@ -130,8 +135,8 @@ class Split(nn.Module):
     strided layers both parts are smaller than the input.
 
     Args:
-        carried: Makes x0', which bypasses the blocks.
-        processed: Makes x0'', which the blocks process.
+        carried: The layer that makes x0', which bypasses the blocks.
+        processed: The layer that makes x0'', which the blocks process.
     """
 
     def __init__(self, carried: nn.Module, processed: nn.Module) -> None:
@@ -155,7 +160,7 @@ def project_split(channels: int, carried: int, processed: int, *, style: ConvSty
 
 
 def transition(exists: bool, in_channels: int, out_channels: int, *, style: ConvStyle) -> nn.Module:
-    """T or U: a 1x1 convolution, or the identity if the fusion does without it."""
+    """Build T or U: a 1x1 convolution, or the identity if the fusion does without it."""
     return ConvNormAct(in_channels, out_channels, style=style) if exists else nn.Identity()
 
 
@@ -163,12 +168,12 @@ class CrossStage(nn.Module):
     """Split, process one part, merge: ``U([T(F(x0'')), x0'])``.
 
     Args:
-        split: ``x -> (x0', x0'')``, see :func:`slice_split` and :func:`project_split`.
-        blocks: F, the stage's blocks, whatever they are.
-        transition: T, on the processed part alone; ``nn.Identity()`` when ``fusion`` is first or none.
-        merge: U, on the concatenation; ``nn.Identity()`` when ``fusion`` is last or none, or when U opens the next
-            stage: CSPPeleeNet saves most by running U on the pooled map.
-        carried_first: Concatenate ``[x0', x_T]``, as YOLOv4-tiny does, instead of ``[x_T, x0']``.
+        split: The layer ``x -> (x0', x0'')``, see :func:`slice_split` and :func:`project_split`.
+        blocks: The stage's blocks F, whatever they are.
+        transition: The layer T on the processed part alone; ``nn.Identity()`` when ``fusion`` is first or none.
+        merge: The layer U on the concatenation; ``nn.Identity()`` when ``fusion`` is last or none, or when U opens the
+            next stage: CSPPeleeNet saves most by running U on the pooled map.
+        carried_first: Whether the concatenation is ``[x0', x_T]``, as in YOLOv4-tiny, instead of ``[x_T, x0']``.
     """
 
     def __init__(

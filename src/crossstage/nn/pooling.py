@@ -32,7 +32,7 @@ class Maxout(nn.Module):
         return reduce(torch.maximum, x.split(self.out_channels, dim=1))
 
     def extra_repr(self) -> str:
-        """Settings shown by ``repr``."""
+        """Return the settings that ``repr`` shows."""
         return f"out_channels={self.out_channels}"
 
 
@@ -52,5 +52,5 @@ class SpatialPyramidPool(nn.Module):
         return torch.cat([*pooled, x], dim=1)
 
     def extra_repr(self) -> str:
-        """Settings shown by ``repr``."""
+        """Return the settings that ``repr`` shows."""
         return f"windows={self.windows}"

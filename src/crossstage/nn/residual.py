@@ -24,12 +24,12 @@ class Residual(nn.Module):
     """``act(shortcut(x) + body(x))``.
 
     Args:
-        body: What is learned.
-        shortcut: Brings the input to the body's shape.
-        act: What follows the sum; ``nn.Identity()`` in Darknet-53 and MobileNetV2.
+        body: The layers whose output is added.
+        shortcut: The layer that brings the input to the body's shape; ``nn.Identity()`` where it has that already.
+        act: The activation of the sum; ``nn.Identity()`` in Darknet-53 and MobileNetV2.
         drop_path: Probability that an image's body is left out in training (stochastic depth, arXiv 1603.09382).
-        in_place: Add into the body's output, which saves memory and time. Not where the body ends with an activation,
-            whose backward pass needs it.
+        in_place: Whether to add into the body's output, which saves memory and time. Not where the body ends with an
+            activation, whose backward pass needs it.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Residual(nn.Module):
 
 
 class PartialShortcut(nn.Module):
-    """Darknet's shortcut between unequal shapes, without weights (PRN; FACTS: every strided shortcut of its ResNets).
+    """Darknet's shortcut between unequal shapes, without weights: PRN's, and every strided one of its ResNets.
 
     Takes every ``stride``-th pixel from the top left and the first ``min(in_channels, out_channels)`` channels; the
     other channels of the sum get nothing added.
@@ -77,7 +77,7 @@ class PartialShortcut(nn.Module):
         return x[:, : self.out_channels]
 
     def extra_repr(self) -> str:
-        """Settings shown by ``repr``."""
+        """Return the settings that ``repr`` shows."""
         return f"in_channels={self.in_channels}, out_channels={self.out_channels}, stride={self.stride}"
 
 
@@ -113,7 +113,7 @@ def shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, stride: in
 
 
 def basic_body(in_channels: int, out_channels: int, stride: int = 1, *, style: ConvStyle) -> nn.Sequential:
-    """Two 3x3 convolutions, the second linear (ResNet-18 and -34)."""
+    """Build two 3x3 convolutions, the second linear (ResNet-18 and -34)."""
     return nn.Sequential(
         ConvNormAct(in_channels, out_channels, 3, stride, style=style),
         ConvNormAct(out_channels, out_channels, 3, style=style.linear),
@@ -123,7 +123,7 @@ def basic_body(in_channels: int, out_channels: int, stride: int = 1, *, style: C
 def bottleneck_body(
     in_channels: int, hidden: int, out_channels: int, stride: int = 1, *, groups: int = 1, style: ConvStyle
 ) -> nn.Sequential:
-    """1x1, 3x3 (strided, in groups), 1x1 linear (ResNet-50 and deeper; ResNeXt with groups)."""
+    """Build a bottleneck: 1x1, 3x3 (strided, in groups) and linear 1x1 (ResNet-50 and deeper; ResNeXt with groups)."""
     return nn.Sequential(
         ConvNormAct(in_channels, hidden, style=style),
         ConvNormAct(hidden, hidden, 3, stride, groups=groups, style=style),
@@ -132,14 +132,14 @@ def bottleneck_body(
 
 
 def darknet_body(channels: int, hidden: int, *, style: ConvStyle) -> nn.Sequential:
-    """1x1 then 3x3, both activated (Darknet-53)."""
+    """Build a 1x1 and a 3x3 convolution, both activated (Darknet-53)."""
     return nn.Sequential(ConvNormAct(channels, hidden, style=style), ConvNormAct(hidden, channels, 3, style=style))
 
 
 def inverted_body(
     in_channels: int, expanded: int | None, depthwise: int, out_channels: int, stride: int = 1, *, style: ConvStyle
 ) -> nn.Sequential:
-    """Expand by 1x1, filter by a depthwise 3x3, project by a linear 1x1 (MobileNetV2).
+    """Build a body that expands by 1x1, filters by a depthwise 3x3 and projects by a linear 1x1 (MobileNetV2).
 
     Args:
         in_channels: Channels of the input.
@@ -159,7 +159,7 @@ def inverted_body(
 
 
 def elastic(build: Callable[[int, int], nn.Module], in_channels: int, out_channels: int) -> Elastic:
-    """Two bodies of half the width as one: ``build(in_channels, out_channels)`` makes a body.
+    """Build an elastic body of two of half the width, each made by ``build(in_channels, out_channels)``.
 
     Raises:
         ConfigError: The channels cannot be halved.

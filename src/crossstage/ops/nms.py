@@ -24,7 +24,7 @@ class NMS:
 
     Attributes:
         score: Detections score more than this, in [0, 1].
-        iou: Of two boxes that overlap more than this, in [0, 1], the one with the lower score goes.
+        iou: The overlap, in [0, 1], above which the one of two boxes with the lower score goes.
         kind: ``"iou"`` lets boxes of a class suppress each other; ``"diou"`` does the same with distance-IoU (arXiv
             1911.08287), which spares boxes whose centres are apart; ``"agnostic"`` lets boxes of all classes suppress
             each other; ``"none"`` suppresses none, for heads that predict each object once.

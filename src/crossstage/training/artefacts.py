@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from crossstage.data.find import Dataset
-from crossstage.data.formats.coco import CocoDataset
-from crossstage.data.records import ClassificationData, class_names_of
+from crossstage.data.records import ClassificationData, Dataset, DetectionData
 from crossstage.evaluation import ClassificationReport, CocoReport
 from crossstage.evaluation.plots import (
     CONFIDENCE,
@@ -42,7 +40,7 @@ TILE = 320  # pixels
 
 
 def write_metrics(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """One line for each epoch, written whole each time, so that a run that was interrupted has none twice."""
+    """Write one line for each epoch, all of them each time, so that a run that was interrupted has none twice."""
     names = list(dict.fromkeys(name for row in history for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
@@ -52,17 +50,17 @@ def write_metrics(path: Path, history: Sequence[dict[str, float]]) -> None:
 
 
 def write_artefacts(
-    folder: Path, spec: ModelSpec, options: TrainOptions, progress: Progress, scored: Dataset, scores: Scores
+    folder: Path, spec: ModelSpec, options: TrainOptions, progress: Progress, val: Dataset, scores: Scores
 ) -> None:
-    """Everything that tells how good the best weights are."""
-    names = class_names_of(scored)
+    """Write report, curves, confusion matrix, sample predictions and model card of the best weights."""
+    names = val.class_names
     report = scores.report
     report.save(folder / "report.json")
     save(plot_history(progress.history), folder / "curves.png")
     if isinstance(report, CocoReport):
-        assert isinstance(scored, CocoDataset)
-        save(plot_precision_recall(precision_recall(scores.found, scored)), folder / "pr_curve.png")
-        matrix = detection_confusion(scores.found, scored)
+        assert isinstance(val, DetectionData)
+        save(plot_precision_recall(precision_recall(scores.found, val)), folder / "pr_curve.png")
+        matrix = detection_confusion(scores.found, val)
         save(plot_confusion(matrix, [*names, "nothing"]), folder / "confusion.png")
     else:
         save(plot_confusion(np.array(report.confusion), names), folder / "confusion.png")
@@ -70,15 +68,15 @@ def write_artefacts(
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(folder / "per_class.csv", text.getvalue())
-    sample_images(folder / "samples" / "best.jpg", scored, scores)
+    sample_images(folder / "samples" / "best.jpg", val, scores)
     write_text(folder / "README.md", _card(spec, options, progress, scores, rows))
 
 
 def sample_images(path: Path, dataset: Dataset, scores: Scores) -> None:
-    """What the model makes of some of the images it is measured on, in one sheet."""
+    """Draw what the model finds in some of the val images, on one sheet."""
     tiles = (
         _detection_tiles(dataset, scores)
-        if isinstance(dataset, CocoDataset)
+        if isinstance(dataset, DetectionData)
         else _classification_tiles(dataset, scores)
     )
     with whole_file(path) as temporary:
@@ -86,11 +84,11 @@ def sample_images(path: Path, dataset: Dataset, scores: Scores) -> None:
 
 
 def _spread(count: int) -> list[int]:
-    """Positions of some images, evenly over all."""
+    """Return positions of some images, evenly over all."""
     return sorted({round(index) for index in np.linspace(0, count - 1, min(count, SAMPLES))})
 
 
-def _detection_tiles(dataset: CocoDataset, scores: Scores) -> list[Pixels]:
+def _detection_tiles(dataset: DetectionData, scores: Scores) -> list[Pixels]:
     tiles = []
     for position in _spread(len(dataset.images)):
         image = dataset.images[position]
@@ -111,8 +109,8 @@ def _classification_tiles(dataset: ClassificationData, scores: Scores) -> list[P
         framed = Image.new("RGB", (TILE, TILE), "white")
         framed.paste(tile, (0, 24))
         true, taken = dataset.class_names[dataset.labels[position]], dataset.class_names[ids[0]]
-        told = f"{taken} {probabilities[0]:.2f}" + ("" if true == taken else f", is {true}")
-        ImageDraw.Draw(framed).text((4, 6), told, fill="green" if true == taken else "red")
+        text = f"{taken} {probabilities[0]:.2f}" + ("" if true == taken else f", is {true}")
+        ImageDraw.Draw(framed).text((4, 6), text, fill="green" if true == taken else "red")
         tiles.append(np.asarray(framed))
     return tiles
 
@@ -132,7 +130,7 @@ def _percent(value: float | None) -> str:
 def _card(
     spec: ModelSpec, options: TrainOptions, progress: Progress, scores: Scores, rows: Sequence[Sequence[str]]
 ) -> str:
-    """A model card: what it is, how good, how it was made, how to use it."""
+    """Return a model card: what it is, how good, how it was made, how to use it."""
     assert spec.preprocessing
     figures = ", ".join(f"{name} {100 * value:.1f}" for name, value in scores.metrics.items())
     table = "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
 from crossstage.errors import TrainingError
+from crossstage.files import remove_leftovers, whole_file
 
 
 @dataclass
@@ -60,18 +60,14 @@ class WholeFiles(CheckpointIO):
         """
         del storage_options
         target = Path(path)
-        part = target.with_name(f".{target.name}.part")
+        remove_leftovers(target)
         try:
-            with part.open("wb") as file:
+            with whole_file(target, error=TrainingError, parents=False, durable=True) as part, part.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
-        except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
-            part.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or "the disk is full or gone"
+        except (TrainingError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+            reason = error if isinstance(error, TrainingError) else f"{target}: cannot be written: the disk is full"
             kept = "the last good one is kept" if target.is_file() else "there is no earlier one"
-            raise TrainingError(f"{target}: the checkpoint cannot be written: {reason}; {kept}") from None
+            raise TrainingError(f"{reason}; {kept}") from None
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint.

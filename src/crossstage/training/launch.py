@@ -25,18 +25,18 @@ LOST_PEER = 3  # exit code of a process whose partner went away
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several that torchrun or SLURM started."""
+    """Return whether this process is one of several that torchrun or SLURM started."""
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
     slurm = "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
     return torchrun or slurm
 
 
-def launch(options: TrainOptions, folder: Path, *, going_on: bool) -> None:
+def launch(options: TrainOptions, folder: Path, *, going_on: bool, quiet: bool = False) -> None:
     """Train in ``options.devices`` processes and wait for them.
 
     Raises:
         TrainingError: One of them died or failed; the others were ended.
-        Interrupted: SIGINT or SIGTERM, which all of them were told of.
+        Interrupted: SIGINT or SIGTERM, which all of them got.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -55,7 +55,8 @@ def launch(options: TrainOptions, folder: Path, *, going_on: bool) -> None:
     )
     try:
         module = "crossstage.training.worker"
-        elastic_launch(config, sys.executable)("-u", "-m", module, options.to_yaml(), str(folder), str(int(going_on)))
+        words = [options.to_yaml(), str(folder), str(int(going_on)), str(int(quiet))]
+        elastic_launch(config, sys.executable)("-u", "-m", module, *words)
     except SignalException as error:
         raise _interrupted(int(error.sigval)) from None
     except ChildFailedError as error:
@@ -63,7 +64,7 @@ def launch(options: TrainOptions, folder: Path, *, going_on: bool) -> None:
 
 
 def _failure(failures: Mapping[int, ProcessFailure], folder: Path) -> TrainingError | Interrupted:
-    """What to tell of processes that did not end well: of the first that failed, not of those it took along."""
+    """Return the error of processes that failed: that of the first, not of those that it took along."""
     rank = min(failures, key=lambda rank: (_consequence(failures[rank].exitcode), failures[rank].timestamp))
     code, message = failures[rank].exitcode, failures[rank].message
     if code > 128 and code - 128 in (signal.SIGINT, signal.SIGTERM):
@@ -76,7 +77,7 @@ def _failure(failures: Mapping[int, ProcessFailure], folder: Path) -> TrainingEr
 
 
 def _consequence(code: int) -> int:
-    """Order in which exit codes explain a failure."""
+    """Rank exit codes by how well they explain a failure."""
     return 0 if code == -signal.SIGKILL else 1 if code == USER_ERROR else 2 if code != LOST_PEER else 3
 
 

@@ -23,7 +23,7 @@ from crossstage.errors import TrainingError
 from crossstage.training.checkpoint import Progress
 from crossstage.training.options import TrainOptions
 from crossstage.training.reporting import Reporter, loss_note
-from crossstage.training.schedule import MovingAverage, rate_factor, still
+from crossstage.training.schedule import MovingAverage, freeze_batch_norm, rate_factor
 from crossstage.training.signals import Interrupted, StopRequests
 from crossstage.training.tasks import Scores, Task
 
@@ -32,22 +32,22 @@ SAVE_BEFORE_SCORING = 1.0  # minutes of work that a kill during the measurement 
 
 
 class Loop:
-    """One training.
+    """One training, step by step.
 
     Args:
         fabric: Devices and processes.
         model: As Fabric set it up.
-        optimizer: Likewise.
-        average: Of the model's weights, if one is kept.
-        task: Losses and scores.
+        optimizer: As Fabric set it up.
+        average: The moving average of the model's weights, if one is kept.
+        task: The losses, and how the model is scored.
         batches: Training images, moved to the device by Fabric.
-        order: Their order.
-        scored: Images to be measured on.
-        options: Of the training.
-        progress: Where it begins.
-        reporter: What people see.
+        order: The order of the training images.
+        val: Batches of the val images.
+        options: The options of the training.
+        progress: Where the training begins.
+        reporter: Prints what people see.
         save: Writes a checkpoint.
-        finished: Called after each epoch with its scores, if it was measured, and whether they are the best so far.
+        finished: Called after each epoch with its scores, if it was scored, and whether they are the best so far.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Loop:
         task: Task,
         batches: Any,
         order: EpochOrder,
-        scored: DataLoader,
+        val: DataLoader,
         options: TrainOptions,
         progress: Progress,
         reporter: Reporter,
@@ -68,7 +68,7 @@ class Loop:
         finished: Callable[[Scores | None, bool], None],
     ) -> None:
         self.fabric, self.model, self.optimizer, self.average = fabric, model, optimizer, average
-        self.task, self.batches, self.order, self.scored = task, batches, order, scored
+        self.task, self.batches, self.order, self.val = task, batches, order, val
         self.options, self.progress, self.reporter = options, progress, reporter
         self.save, self.finished = save, finished
         self.total_steps = options.epochs * math.ceil(order.steps / options.accumulate)
@@ -84,16 +84,16 @@ class Loop:
         with StopRequests() as stop:
             while self.progress.epoch < self.options.epochs and not self._out_of_patience():
                 images, seconds = self._train(stop)
-                self._finish(self.score(stop) if self._is_scored() else None, images, seconds)
+                self._finish(self.score(stop) if self._is_val_epoch() else None, images, seconds)
                 self._heed(stop)
         self.reporter.close()
 
     def _train(self, stop: StopRequests) -> tuple[int, float]:
-        """The rest of the epoch; returns how many images it had and how long it took."""
+        """Train the rest of the epoch; return how many images it had and how many seconds it took."""
         options, progress = self.options, self.progress
         self.order.epoch, self.order.first_step = progress.epoch, progress.batches
         self.model.train()
-        still(self.model)
+        freeze_batch_norm(self.model)
         self.reporter.begin(f"epoch {progress.epoch + 1}/{options.epochs}", self.order.steps, progress.batches)
         images, began = 0, time.monotonic()
         for group in _groups(self.batches, options.accumulate):
@@ -109,7 +109,7 @@ class Loop:
         return images, time.monotonic() - began
 
     def _step(self, group: list[Batch]) -> dict[str, float]:
-        """One optimisation step over one or more batches; returns the parts of their mean loss."""
+        """Take one optimisation step over one or more batches; return the parts of their mean loss."""
         options, progress = self.options, self.progress
         torch.manual_seed((options.seed * 1_000_003 + progress.step) * 1009 + self.fabric.global_rank)
         for entry in self.optimizer.param_groups:
@@ -139,7 +139,7 @@ class Loop:
 
     @property
     def inner(self) -> nn.Module:
-        """The model itself, without what Fabric wrapped round it."""
+        """The model itself, without what Fabric wrapped around it."""
         inner = self.model.module
         assert isinstance(inner, nn.Module)
         return inner
@@ -149,7 +149,7 @@ class Loop:
         return self.options.lr * rate_factor(self.progress.step, self.total_steps, self.options)
 
     def _clip(self) -> bool:
-        """Scale the gradients down; tells whether they are finite, as far as mixed precision wants them to be."""
+        """Scale the gradients down; return whether they are finite, as far as mixed precision wants them to be."""
         norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=self.options.clip, error_if_nonfinite=False
         )
@@ -186,18 +186,18 @@ class Loop:
             raise Interrupted(f"stopped in epoch {epoch}, after step {self.progress.step}; the state is saved", number)
 
     def _is_due(self) -> bool:
-        """Whether so much work is unsaved that a kill would hurt; the first process's clock counts."""
+        """Return whether so much work is unsaved that a kill would hurt; the first process's clock counts."""
         minutes = (time.monotonic() - self.saved_at) / 60
         most = SAVE_BEFORE_SCORING if self.progress.batches == self.order.steps else self.options.checkpoint_minutes
         due = bool(self.options.checkpoint_minutes) and minutes > most
         return bool(self.fabric.broadcast(due)) if self.fabric.world_size > 1 else due
 
     def _stop_requested(self, stop: StopRequests) -> int:
-        """The signal that any of the processes got."""
+        """Return the number of the signal that any of the processes got, else 0."""
         return int(self._over_all(float(stop.received), "max"))
 
     def _over_all(self, value: float, how: Literal["mean", "max"]) -> float:
-        """A figure over the processes."""
+        """Combine a figure over the processes."""
         if self.fabric.world_size == 1:
             return value
         combined = self.fabric.all_reduce(torch.tensor(value, device=self.fabric.device), reduce_op=how)
@@ -208,21 +208,21 @@ class Loop:
         self.save()
         self.saved_at = time.monotonic()
 
-    def _is_scored(self) -> bool:
+    def _is_val_epoch(self) -> bool:
         done = self.progress.epoch + 1
         return done % self.options.val_every == 0 or done == self.options.epochs
 
     @torch.no_grad()
     def score(self, stop: StopRequests | None = None) -> Scores | None:
-        """Measure the averaged model, or the model itself; the first process gets the scores."""
+        """Score the averaged model, or the model itself; the first process gets the scores."""
         model = self.average.module if self.average is not None else self.model
         model.eval()
         if self.fabric.world_size > 1:  # norms have seen other images in each process; those of the first count
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        self.reporter.begin("measuring", len(self.scored))
+        self.reporter.begin("measuring", len(self.val))
         found = []
-        for batch in self.scored:
+        for batch in self.val:
             images = batch.images.to(self.fabric.device, memory_format=torch.channels_last)
             with self.fabric.autocast():
                 found += self.task.find(model, batch._replace(images=images))
@@ -237,7 +237,7 @@ class Loop:
         return self.task.score(found) if self.fabric.is_global_zero else None
 
     def _finish(self, scores: Scores | None, images: int, seconds: float) -> None:
-        """Note the epoch's figures, keep the best, save."""
+        """Note the epoch's figures, keep the best weights, save a checkpoint."""
         progress = self.progress
         steps = max(1, math.ceil(self.order.steps / self.options.accumulate))
         figures: dict[str, float] = {"epoch": progress.epoch + 1}
@@ -268,7 +268,7 @@ class Loop:
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Batches, ``size`` together, the last ones perhaps fewer."""
+    """Yield batches, ``size`` together, the last ones perhaps fewer."""
     group: list[Batch] = []
     for batch in batches:
         group.append(batch)

@@ -1,4 +1,4 @@
-"""What a training can be told: one set of typed options for Python, the command line and recipe files."""
+"""The options of a training: one set of typed values for Python, the command line and recipe files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import yaml
 
 from crossstage.data.augment import Augmentation
 from crossstage.data.faults import OnBadLabel
-from crossstage.data.find import Format
 from crossstage.errors import ConfigError
 from crossstage.files import read_yaml
 from crossstage.nn import Partial
@@ -22,12 +21,12 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Everything a training can be told.
+    """The options of a training.
 
     Attributes:
         model: Where to start: a model's name (random weights), a name with a tag (its weights), a model file, the
             folder of a run, or a network of another library ("timm:cspresnet50.ra_in1k"), whose weights are fetched.
-        backbone: A trained classifier, told as ``model`` is, whose weights the backbone of a detector starts with.
+        backbone: A trained classifier, named as ``model`` is, whose weights the backbone of a detector starts with.
         data: The dataset, see :func:`crossstage.data.find.find_data`.
         format: Its format, where it is not recognised.
         epochs: Passes over the training images.
@@ -42,10 +41,10 @@ class TrainOptions:
         partial: How the stages of the network, or of a detector's backbone, are made partial; None for the plain one.
         optimizer: "sgd" (with Nesterov's momentum off, as in Darknet) or "adamw".
         lr: Learning rate; None takes 0.002 for detectors, 0.1 for classifiers with sgd, and 0.001 with adamw.
-        momentum: Of sgd.
-        weight_decay: Of weights; norms and biases have none.
-        schedule: Of the learning rate: "cosine", "poly" (the remaining share of the training to the fourth power),
-            "step" (times 0.1 at each of ``steps``) or "constant".
+        momentum: The momentum of sgd.
+        weight_decay: The decay of weights; norms and biases have none.
+        schedule: How the learning rate falls: "cosine", "poly" (the remaining share of the training to the fourth
+            power), "step" (times 0.1 at each of ``steps``) or "constant".
         steps: Shares of the training after which "step" lowers the rate.
         final_lr: Share of the rate that "cosine" ends at.
         burn_in: Steps in which the rate rises from 0, to the power of ``burn_in_power``.
@@ -81,7 +80,7 @@ class TrainOptions:
     model: str
     data: str
     backbone: str | None = None
-    format: Format | None = None
+    format: str | None = None
     epochs: int = 100
     imgsz: int | None = None
     resize: Resize | None = None
@@ -152,12 +151,12 @@ class TrainOptions:
         return self.devices * self.nodes
 
     def to_yaml(self) -> str:
-        """The options as YAML, in their order."""
+        """Return the options as YAML, in their order."""
         return yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
 
     @classmethod
     def from_mapping(cls, content: dict[str, Any], where: str) -> TrainOptions:
-        """Options from a parsed YAML file; ``where`` is for messages.
+        """Read options from a parsed YAML file; ``where`` is for messages.
 
         Raises:
             ConfigError: A key is unknown or missing, or a value does not fit.
@@ -180,7 +179,7 @@ class TrainOptions:
 
     @classmethod
     def from_recipe(cls, recipe: str | Path, **changes: Any) -> TrainOptions:
-        """A recipe's options, with what it leaves open and what is to differ.
+        """Return a recipe's options, with what it leaves open and what is to differ.
 
         Args:
             recipe: A file, or the name of one in the package, see :func:`recipe_names`.
@@ -193,7 +192,7 @@ class TrainOptions:
 
     @classmethod
     def from_yaml(cls, path: Path) -> TrainOptions:
-        """Options that :meth:`to_yaml` wrote.
+        """Read options that :meth:`to_yaml` wrote.
 
         Raises:
             ConfigError: The file cannot be read or is no such thing.
@@ -202,7 +201,7 @@ class TrainOptions:
 
 
 def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
-    """A recipe's options, some of them, as they stand in the file.
+    """Return those options that a recipe's file holds.
 
     Args:
         name_or_path: A file, or the name of one in the package, see :func:`recipe_names`.
@@ -214,7 +213,7 @@ def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def recipe_path(name_or_path: str | Path) -> Path:
-    """The file of a recipe.
+    """Find the file of a recipe.
 
     Raises:
         ConfigError: There is none.
@@ -226,12 +225,12 @@ def recipe_path(name_or_path: str | Path) -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Recipes in the package."""
+    """List the recipes in the package."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def with_lr(options: TrainOptions, task: str) -> TrainOptions:
-    """The options with the task's learning rate where none is given."""
+    """Return the options with the task's learning rate where none is given."""
     if options.lr is not None:
         return options
     if options.optimizer == "adamw":

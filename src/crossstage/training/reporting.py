@@ -20,20 +20,26 @@ class Reporter:
     """Console and TensorBoard of the first process; one that says nothing for the others.
 
     Args:
-        folder: Of the run; None says nothing.
-        epochs: Length of the training.
+        folder: The folder of the run; None prints nothing.
+        epochs: Number of epochs of the training.
+        quiet: Print the result alone, no bars and no other lines.
     """
 
-    def __init__(self, folder: Path | None, epochs: int) -> None:
-        self.console = Console(stderr=True, quiet=folder is None, highlight=False)
+    def __init__(self, folder: Path | None, epochs: int, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet or folder is None, highlight=False)
+        self.results = Console(stderr=True, quiet=folder is None, highlight=False)
         self.epochs = epochs
         self.writer = _writer(folder / "tensorboard") if folder else None
         self.bar: Progress | None = None
         self.last = 0.0
 
     def say(self, text: str) -> None:
-        """A line of text."""
+        """Print a line of text."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def say_result(self, text: str) -> None:
+        """Print a line of the result."""
+        self.results.print(text, markup=False, soft_wrap=True)
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         """Start a bar."""
@@ -50,7 +56,7 @@ class Reporter:
             self.bar.start()
 
     def advance(self, note: str = "") -> None:
-        """One step further, with a note beside the bar."""
+        """Move the bar one step further, with a note beside it."""
         if self.bar is None or not self.console.is_terminal:
             return
         task = self.bar.tasks[0].id
@@ -66,11 +72,11 @@ class Reporter:
         self.bar = None
 
     def row(self, epoch: int, figures: Mapping[str, float], *, best: bool) -> None:
-        """The line of a finished epoch, and its figures for TensorBoard."""
+        """Print the line of a finished epoch, and write its figures for TensorBoard."""
         self.end()
         shown = {name.replace("images_per_second", "images/s"): value for name, value in figures.items()}
-        told = "  ".join(f"{name} {_short(name, value)}" for name, value in shown.items() if name != "epoch")
-        self.say(f"epoch {epoch + 1:>3}/{self.epochs}  {told}{'  best' if best else ''}")
+        text = "  ".join(f"{name} {_short(name, value)}" for name, value in shown.items() if name != "epoch")
+        self.say(f"epoch {epoch + 1:>3}/{self.epochs}  {text}{'  best' if best else ''}")
         if self.writer:
             for name, value in figures.items():
                 if name != "epoch":
@@ -78,14 +84,14 @@ class Reporter:
             self.writer.flush()
 
     def close(self) -> None:
-        """Finish what was begun."""
+        """Close the bar and TensorBoard's files."""
         self.end()
         if self.writer:
             self.writer.close()
 
 
 def loss_note(parts: Mapping[str, float], rate: float, images_per_second: float) -> str:
-    """What a bar says beside itself."""
+    """Return the note beside the bar."""
     losses = "  ".join(f"{name} {value:.3f}" for name, value in parts.items())
     return f"{losses}  lr {rate:.2g}  {images_per_second:.1f} images/s"
 

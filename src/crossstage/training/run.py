@@ -17,10 +17,9 @@ from lightning.fabric.strategies.strategy import Strategy
 from torch import nn
 
 from crossstage.data.anchors import fit_anchors, scaled_sizes
-from crossstage.data.find import Dataset, find_data, training_parts
-from crossstage.data.formats.coco import CocoDataset
-from crossstage.data.loading import scoring_loader, training_loader
-from crossstage.data.records import ClassificationData, class_names_of
+from crossstage.data.find import find_data, training_parts
+from crossstage.data.loading import train_loader, val_loader
+from crossstage.data.records import ClassificationData, Dataset, DetectionData
 from crossstage.errors import ConfigError, DataError, TrainingError, WeightsError
 from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
@@ -46,9 +45,9 @@ class TrainResult:
     """How a training ended.
 
     Attributes:
-        folder: Of the run.
-        best: Best score: average precision of a detector, accuracy of a classifier.
-        best_epoch: The epoch that reached it, counted from 1.
+        folder: The folder of the run.
+        best: The best score: average precision of a detector, accuracy of a classifier.
+        best_epoch: The epoch that reached the best score, counted from 1.
         history: One row of figures for each epoch.
     """
 
@@ -58,80 +57,82 @@ class TrainResult:
     history: list[dict[str, float]]
 
 
-def run_training(options: TrainOptions, folder: Path, *, going_on: bool = False) -> TrainResult:
+def run_training(
+    options: TrainOptions, folder: Path, *, going_on: bool = False, quiet: bool = False
+) -> TrainResult:
     """Train in this process, as one of however many there are.
 
     Args:
-        options: What to do.
-        folder: Of the run; the first process's counts, which alone writes there.
+        options: The options of the training.
+        folder: The folder of the run; the first process's counts, which alone writes there.
         going_on: Continue from the folder's checkpoint.
+        quiet: Print the result alone.
 
     Raises:
         CrossStageError: See :func:`crossstage.training.train`.
     """
     fabric = _fabric(options)
     fabric.launch()
-    return _Run(fabric, options, Path(fabric.broadcast(str(folder)))).train(going_on=going_on)
+    run = _Run(fabric, options, Path(fabric.broadcast(str(folder))), quiet=quiet)
+    return run.train(going_on=going_on)
 
 
 class _Run:
     """Model, data, loop and files of one training."""
 
-    def __init__(self, fabric: Fabric, options: TrainOptions, folder: Path) -> None:
+    def __init__(self, fabric: Fabric, options: TrainOptions, folder: Path, *, quiet: bool = False) -> None:
         self.fabric, self.folder = fabric, folder
         source = find_data(options.data, options.format)
         options = with_lr(options, source.task)
-        self.reporter = Reporter(folder if fabric.is_global_zero else None, options.epochs)
-        learned, scored, told = training_parts(source, on_bad_label=options.on_bad_label, seed=options.seed)
-        assert learned.data is not None
-        assert scored.data is not None
-        self.learned, self.scored_data = learned.data, scored.data
+        self.reporter = Reporter(folder if fabric.is_global_zero else None, options.epochs, quiet=quiet)
+        train, val, description = training_parts(source, on_bad_label=options.on_bad_label, seed=options.seed)
+        assert train.data is not None
+        assert val.data is not None
+        self.train_data, self.val_data = train.data, val.data
         self.options = options
         torch.manual_seed(options.seed)
-        self.started = self._start(learned.data)
+        self.started = self._start(train.data)
         self.spec = self.started.spec
         self.task = self._task()
-        self._say(source.format, told, learned.skipped + scored.skipped)
+        self._describe(source.format, description, train.skipped + val.skipped)
 
-    def _start(self, learned: Dataset) -> Started:
+    def _start(self, train: Dataset) -> Started:
         options = self.options
         overrides: dict[str, Any] = {"act": options.act} if options.act else {}
         overrides |= {} if options.partial == "published" else {"partial": options.partial}
-        names = class_names_of(learned)
+        names = train.class_names
         settings = {"backbone": options.backbone, "imgsz": options.imgsz, "resize": options.resize}
         started = start_model(options.model, names, overrides=overrides, **settings)
-        if isinstance(started.model, Classifier) != isinstance(learned, ClassificationData):
+        if isinstance(started.model, Classifier) != isinstance(train, ClassificationData):
             kinds = ("boxes", "a classifier") if isinstance(started.model, Classifier) else ("labels", "a detector")
             raise ConfigError(f"{options.data} holds {kinds[0]}, and {options.model} is {kinds[1]}; expected one task")
         if options.resize == "crop" and not isinstance(started.model, Classifier):
             raise ConfigError("resize is 'crop', which cuts objects off; expected stretch or letterbox for a detector")
         if options.fit_anchors:
             head = getattr(started.model, "head", None)
-            if not isinstance(head, Head) or not head.row.anchors or not isinstance(learned, CocoDataset):
+            if not isinstance(head, Head) or not head.row.anchors or not isinstance(train, DetectionData):
                 raise ConfigError(f"fit_anchors: {options.model} has no anchors")
-            fitted = changes(head.row, _with_fitted_anchors(head.row, started, learned, options.seed))
+            fitted = changes(head.row, _with_fitted_anchors(head.row, started, train, options.seed))
             started = start_model(options.model, names, overrides={**overrides, **fitted}, **settings)
         _check_size(started)
         return started
 
     def _task(self) -> Task:
-        model, learned, scored = self.started.model, self.learned, self.scored_data
+        model, train, val = self.started.model, self.train_data, self.val_data
         if isinstance(model, Classifier):
-            assert isinstance(learned, ClassificationData)
-            assert isinstance(scored, ClassificationData)
-            return ClassificationTask(model, learned, scored, self.options)
-        assert isinstance(learned, CocoDataset)
-        assert isinstance(scored, CocoDataset)
-        return DetectionTask(model, learned, scored, self.options)
+            assert isinstance(train, ClassificationData)
+            assert isinstance(val, ClassificationData)
+            return ClassificationTask(model, train, val, self.options)
+        assert isinstance(train, DetectionData)
+        assert isinstance(val, DetectionData)
+        return DetectionTask(model, train, val, self.options)
 
-    def _say(self, format: str, told: str, skipped: int) -> None:
+    def _describe(self, format: str, parts: str, skipped: int) -> None:
         preprocessing = self.task.preprocessing
-        sizes = [
-            len(d.images) if isinstance(d, CocoDataset) else len(d.labels) for d in (self.learned, self.scored_data)
-        ]
         say = self.reporter.say
         say(f"{self.folder}: {self.options.model} on {self.options.data} ({format})")
-        say(f"{sizes[0]} images to learn, {sizes[1]} to be measured on: {told}; {self.spec.num_classes} classes")
+        sizes = f"{len(self.train_data)} train images, {len(self.val_data)} val images"
+        say(f"{sizes}: {parts}; {self.spec.num_classes} classes")
         if skipped:
             say(f"{skipped} broken labels are skipped")
         say(
@@ -140,7 +141,7 @@ class _Run:
         say(f"weights: {self.started.transfer or 'initialised at random'}")
 
     def train(self, *, going_on: bool) -> TrainResult:
-        """Set up, go on if asked to, train, and write what a run leaves behind."""
+        """Set up, go on from a checkpoint if asked to, train, and write what a run leaves behind."""
         fabric, options = self.fabric, self.options
         model = self.started.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if fabric.device.type == "cpu":
@@ -155,8 +156,8 @@ class _Run:
         share = options.batch // options.accumulate // fabric.world_size
         rank, world = fabric.global_rank, fabric.world_size
         workers = _workers(options)
-        batches, order = training_loader(
-            self.learned,
+        batches, order = train_loader(
+            self.train_data,
             self.task.preprocessing,
             options.augment,
             batch=share,
@@ -166,8 +167,8 @@ class _Run:
             rank=rank,
             world=world,
         )
-        scored = scoring_loader(
-            self.scored_data, self.task.preprocessing, batch=share, workers=workers, rank=rank, world=world
+        val = val_loader(
+            self.val_data, self.task.preprocessing, batch=share, workers=workers, rank=rank, world=world
         )
         progress = Progress()
         state: dict[str, Any] = {"model": wrapped, "optimizer": optimizer}
@@ -192,7 +193,7 @@ class _Run:
             task=self.task,
             batches=fabric.setup_dataloaders(batches, use_distributed_sampler=False),
             order=order,
-            scored=scored,
+            val=val,
             options=options,
             progress=progress,
             reporter=self.reporter,
@@ -203,9 +204,9 @@ class _Run:
         _load_whole_state(fabric, average.module if average else wrapped, read_model(self.folder / BEST)[1])
         scores = loop.score()
         if scores is not None:
-            write_artefacts(self.folder, self.spec, options, progress, self.task.scored, scores)
-            self.reporter.say(f"best {self.task.fitness_name} {progress.best:.4f} in epoch {progress.best_epoch + 1}")
-            self.reporter.say(f"everything is in {self.folder}")
+            write_artefacts(self.folder, self.spec, options, progress, self.task.val, scores)
+            self.reporter.say_result(f"best {self.task.fitness_name} {progress.best:.4f} in epoch {progress.best_epoch + 1}")
+            self.reporter.say_result(f"everything is in {self.folder}")
         fabric.barrier()
         return TrainResult(self.folder, progress.best, progress.best_epoch + 1, progress.history)
 
@@ -214,9 +215,9 @@ class _Run:
         tensors = _whole_state(self.fabric, model)
         if not self.fabric.is_global_zero:
             return
-        told = f"crossstage train, {self.options.model} on {Path(self.options.data).name}, epoch {progress.epoch}"
+        source = f"crossstage train, {self.options.model} on {Path(self.options.data).name}, epoch {progress.epoch}"
         spec = replace(
-            self.spec, provenance=Provenance(told, "that of the training data", trained_on=self.options.data)
+            self.spec, provenance=Provenance(source, "that of the training data", trained_on=self.options.data)
         )
         write_model(self.folder / LAST, tensors, spec)
         if best:
@@ -224,10 +225,10 @@ class _Run:
         write_metrics(self.folder / "metrics.csv", progress.history)
         every = self.options.sample_every
         if scores and every and (progress.epoch % every == 0 or progress.epoch in (1, self.options.epochs)):
-            sample_images(self.folder / "samples" / f"epoch{progress.epoch:03d}.jpg", self.task.scored, scores)
+            sample_images(self.folder / "samples" / f"epoch{progress.epoch:03d}.jpg", self.task.val, scores)
 
 
-def _with_fitted_anchors(row: HeadConfig, started: Started, train: CocoDataset, seed: int) -> HeadConfig:
+def _with_fitted_anchors(row: HeadConfig, started: Started, train: DetectionData, seed: int) -> HeadConfig:
     """Return a head's row with as many anchors as it has, fitted to the training boxes."""
     assert started.spec.preprocessing
     anchors = fit_anchors(scaled_sizes(train, started.spec.preprocessing), len(row.anchors), seed=seed)
@@ -300,7 +301,9 @@ def _workers(options: TrainOptions) -> int:
 def _check_size(started: Started) -> None:
     preprocessing = started.spec.preprocessing
     stride = getattr(started.model, "size_divisor", 1)
-    if preprocessing and any(side % stride for side in preprocessing.size):
+    if preprocessing is None or preprocessing.resize == "shortest":  # which pads to what fits
+        return
+    if any(side % stride for side in preprocessing.size):
         raise ConfigError(f"imgsz is {preprocessing.size[0]}; expected a multiple of {stride}")
 
 

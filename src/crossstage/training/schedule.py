@@ -13,7 +13,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def rate_factor(step: int, total: int, options: TrainOptions) -> float:
-    """Share of the learning rate at a step, counted from 0, of ``total``.
+    """Return the share of the learning rate at a step, counted from 0, of ``total``.
 
     Depends on the step alone, so that a training can go on anywhere. Sources: Darknet's ``burn_in``, ``steps`` and
     ``poly``; SGDR (arXiv 1608.03983, equation 5) for the cosine.
@@ -31,11 +31,11 @@ def rate_factor(step: int, total: int, options: TrainOptions) -> float:
 
 
 def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """An optimiser of everything that is to be learnt; weights of more than one dimension alone decay."""
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Build an optimiser of all trainable parameters; those of more than one dimension alone decay."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [parameter for parameter in learnt if parameter.dim() > 1], "weight_decay": options.weight_decay},
-        {"params": [parameter for parameter in learnt if parameter.dim() <= 1], "weight_decay": 0.0},
+        {"params": [parameter for parameter in trainable if parameter.dim() > 1], "weight_decay": options.weight_decay},
+        {"params": [parameter for parameter in trainable if parameter.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     assert options.lr is not None
@@ -45,12 +45,12 @@ def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Opti
 
 
 def freeze(module: nn.Module) -> None:
-    """Keep a module as it is: no gradients; :func:`still` keeps its statistics, too."""
+    """Keep a module's parameters as they are; :func:`freeze_batch_norm` keeps its statistics, too."""
     module.requires_grad_(False)
 
 
-def still(module: nn.Module) -> None:
-    """Put norms without learnt parameters in evaluation mode, so that frozen ones keep their statistics."""
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Put batch norms without trainable parameters in evaluation mode, so that they keep their statistics."""
     for layer in module.modules():
         own = list(layer.parameters(recurse=False))
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in own):
@@ -64,8 +64,8 @@ class MovingAverage:
     where they began.
 
     Args:
-        model: What to average; the average starts as a copy of it.
-        decay: Share of the average that stays at each step, in [0, 1).
+        model: The model to average; the average starts as a copy of it.
+        decay: The share of the average that stays at each step, in [0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -86,7 +86,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def _blend(self, averaged: Tensors, current: Tensors, _: object) -> None:
-        """Called with tensors of one device and type."""
+        """Blend tensors of one device and type in place."""
         share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, current, share)  # pyright: ignore[reportPrivateImportUsage]
@@ -94,7 +94,7 @@ class MovingAverage:
             torch._foreach_copy_(averaged, current)  # pyright: ignore[reportPrivateImportUsage]
 
     def state_dict(self) -> dict[str, object]:
-        """What :meth:`load_state_dict` takes."""
+        """Return what :meth:`load_state_dict` takes."""
         return {"average": self.average.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict) -> None:

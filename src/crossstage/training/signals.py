@@ -13,10 +13,10 @@ IMPATIENCE = 1.0  # seconds; one press of Ctrl-C can reach a process twice, thro
 
 
 class Interrupted(CrossStageError):  # noqa: N818 (no error: it was asked for)
-    """A training was told to stop, and did so after saving its state.
+    """A signal asked a training to stop, which it did after saving its state.
 
     Attributes:
-        signal: What told it.
+        signal: The number of the signal.
     """
 
     def __init__(self, message: str, number: int) -> None:

@@ -16,14 +16,15 @@ from crossstage.training.run import CONFIG, STATE, TrainResult, new_folder, run_
 from crossstage.training.signals import Interrupted
 
 
-def train(options: TrainOptions) -> TrainResult:
+def train(options: TrainOptions, *, quiet: bool = False) -> TrainResult:
     """Train a detector or a classifier on images.
 
     The run's folder gets ``config.yaml``, ``best.safetensors`` and ``last.safetensors``, ``metrics.csv``, plots, sample
     predictions, TensorBoard's files and a model card; :func:`crossstage.load` takes the folder.
 
     Args:
-        options: What to do.
+        options: The options of the training.
+        quiet: Print the result alone, no progress.
 
     Raises:
         ConfigError: An option, or a model's setting, does not fit.
@@ -42,18 +43,19 @@ def train(options: TrainOptions) -> TrainResult:
     if first:
         write_text(folder / CONFIG, options.to_yaml())
     try:
-        return _run(options, folder, going_on=False)
+        return _run(options, folder, going_on=False, quiet=quiet)
     except BaseException:
         if first and not (folder / STATE).exists():
             _forget(folder)
         raise
 
 
-def resume(run: str | Path, **changes: Any) -> TrainResult:
+def resume(run: str | Path, *, quiet: bool = False, **changes: Any) -> TrainResult:
     """Go on with a run from its last complete state; from its start if it was stopped before its first checkpoint.
 
     Args:
         run: The run's folder.
+        quiet: Print the result alone, no progress.
         **changes: Options that may differ from the run's: where it computes (``devices``, ``nodes``, ``strategy``,
             ``accelerator``, ``workers``), and where the data lies now (``data``).
 
@@ -62,11 +64,11 @@ def resume(run: str | Path, **changes: Any) -> TrainResult:
     """
     folder = Path(run)
     options = replace(options_of(folder), **changes)
-    return _run(options, folder, going_on=(folder / STATE).is_file())
+    return _run(options, folder, going_on=(folder / STATE).is_file(), quiet=quiet)
 
 
 def result_of(run: str | Path) -> TrainResult | None:
-    """How a run ended, read from its folder; None if it has epochs left.
+    """Read from a run's folder how it ended; None if it has epochs left.
 
     Raises:
         TrainingError: The folder is no run's, or its checkpoint cannot be read.
@@ -80,7 +82,7 @@ def result_of(run: str | Path) -> TrainResult | None:
 
 
 def options_of(run: str | Path) -> TrainOptions:
-    """What a run was told.
+    """Read the options of a run.
 
     Raises:
         TrainingError: The folder is no run's.
@@ -91,18 +93,18 @@ def options_of(run: str | Path) -> TrainOptions:
     return TrainOptions.from_yaml(config)
 
 
-def _run(options: TrainOptions, folder: Path, *, going_on: bool) -> TrainResult:
+def _run(options: TrainOptions, folder: Path, *, going_on: bool, quiet: bool) -> TrainResult:
     try:
-        return _run_here_or_launched(options, folder, going_on=going_on)
+        return _run_here_or_launched(options, folder, going_on=going_on, quiet=quiet)
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: crossstage train --resume {folder}", error.signal) from None
 
 
-def _run_here_or_launched(options: TrainOptions, folder: Path, *, going_on: bool) -> TrainResult:
+def _run_here_or_launched(options: TrainOptions, folder: Path, *, going_on: bool, quiet: bool) -> TrainResult:
     if options.devices > 1 and not is_launched():
-        launch(options, folder, going_on=going_on)
+        launch(options, folder, going_on=going_on, quiet=quiet)
         return _result(folder, _progress(folder))
-    return run_training(options, folder, going_on=going_on)
+    return run_training(options, folder, going_on=going_on, quiet=quiet)
 
 
 def _progress(folder: Path) -> Progress:

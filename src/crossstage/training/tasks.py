@@ -1,4 +1,4 @@
-"""What is learnt: the loss of a batch, and how a model is scored."""
+"""Tasks: the loss of a batch, and how a model is scored."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from crossstage.data.augment import mosaic_labels, seeded
-from crossstage.data.find import Dataset
-from crossstage.data.formats.coco import CocoDataset
-from crossstage.data.loading import Batch, ScoredBatch
-from crossstage.data.records import ClassificationData, objects_of, with_classes
+from crossstage.data.loading import Batch, ValBatch
+from crossstage.data.records import ClassificationData, Dataset, DetectionData, with_classes
 from crossstage.errors import ConfigError
 from crossstage.evaluation import (
     ClassificationReport,
@@ -43,9 +41,9 @@ class Scores:
 
     Attributes:
         metrics: Figures by name, each from 0 to 1.
-        fitness: The one that is to grow.
-        report: All there is to tell.
-        found: What was found, for the plots.
+        fitness: The figure by which the best weights are chosen.
+        report: The whole report.
+        found: What was found in each image, for the plots.
     """
 
     metrics: dict[str, float]
@@ -59,40 +57,41 @@ class Task(ABC):
 
     Args:
         preprocessing: How images become input.
-        scored: What the model is measured on.
-        options: Of the training.
-        stride: The input's sides are multiples of it.
+        val: The dataset that the model is scored on.
+        options: The options of the training.
+        stride: The number that the input's height and width are multiples of.
     """
 
     fitness_name: str
 
-    def __init__(self, preprocessing: Preprocessing, scored: Dataset, options: TrainOptions, stride: int) -> None:
-        self.preprocessing, self.scored, self.options, self.stride = preprocessing, scored, options, stride
+    def __init__(self, preprocessing: Preprocessing, val: Dataset, options: TrainOptions, stride: int) -> None:
+        self.preprocessing, self.val, self.options, self.stride = preprocessing, val, options, stride
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The parts of a batch's loss, whose sum is minimised."""
+        """Return the parts of a batch's loss, whose sum is minimised."""
 
     @abstractmethod
-    def find(self, model: nn.Module, batch: ScoredBatch) -> list[tuple[int, Any]]:
-        """What a model makes of images: position in the dataset and plain values."""
+    def find(self, model: nn.Module, batch: ValBatch) -> list[tuple[int, Any]]:
+        """Return what a model finds in images: for each its position in the dataset, and plain values."""
 
     @abstractmethod
     def score(self, found: Sequence[tuple[int, Any]]) -> Scores:
-        """Measure what was found in all images; each counts once, however often it was looked at."""
+        """Score what was found in all images; each counts once, however often it was looked at."""
 
     def images(self, batch: Batch, step: int) -> Tensor:
-        """A batch's images as float in [0, 1], in a size that varies if the training is multi-scale."""
-        images = batch.images.to(torch.float32, memory_format=torch.channels_last) / 255
+        """Return a batch's images, not normalised yet, in a size that varies if the training is multi-scale."""
+        images = batch.images.to(torch.float32, memory_format=torch.channels_last)
         if self.options.multi_scale:
-            images = F.interpolate(images, size=self.size_at(step), mode="bilinear", align_corners=False)
+            size = self.size_at(step, (images.shape[2], images.shape[3]))
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         return images
 
-    def size_at(self, step: int) -> tuple[int, int]:
-        """Height and width of the input at a step: multiples of the stride around the model's size."""
+    def size_at(self, step: int, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of the input at a step: multiples of the stride around those of its images."""
         with seeded(self.options.seed, step // SIZE_STEPS):
             ratio = float(torch.empty(()).uniform_(1 - self.options.multi_scale, 1 + self.options.multi_scale))
-        height, width = (max(1, round(side * ratio / self.stride)) * self.stride for side in self.preprocessing.size)
+        height, width = (max(1, round(side * ratio / self.stride)) * self.stride for side in size)
         return height, width
 
 
@@ -101,15 +100,16 @@ class DetectionTask(Task):
 
     fitness_name = "AP"
 
-    def __init__(self, detector: Detector, learned: CocoDataset, scored: CocoDataset, options: TrainOptions) -> None:
-        super().__init__(detector.preprocessing, scored, options, detector.size_divisor)
+    def __init__(self, detector: Detector, train: DetectionData, val: DetectionData, options: TrainOptions) -> None:
+        preprocessing = detector.preprocessing.for_divisor(detector.size_divisor)
+        super().__init__(preprocessing, val, options, detector.size_divisor)
         self.detector = detector
-        self.dataset = scored
-        self.category_of = match_classes(detector.class_names, scored.categories)
+        self.dataset = val
+        self.category_of = match_classes(detector.class_names, val.categories)
         if options.loss or options.class_weights == "balanced":
-            self._set_up_loss(learned)
+            self._set_up_loss(train)
 
-    def _set_up_loss(self, train: CocoDataset) -> None:
+    def _set_up_loss(self, train: DetectionData) -> None:
         """Give the head the options' settings of its loss, and weights of its classes.
 
         Raises:
@@ -122,8 +122,7 @@ class DetectionTask(Task):
         if self.options.class_weights == "balanced":
             if not head.weighs_classes:
                 raise ConfigError(f"class_weights: the loss of a {type(head).__name__} does not weigh classes")
-            ids = [torch.from_numpy(objects.class_ids) for objects in objects_of(train)]
-            head.class_weights = balanced(torch.bincount(torch.cat(ids), minlength=len(train.categories)))
+            head.class_weights = balanced(torch.from_numpy(train.counts))
 
     def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
         """Return the parts of the detector's loss."""
@@ -133,12 +132,14 @@ class DetectionTask(Task):
         if images.shape[-2:] != batch.images.shape[-2:]:
             vertical, horizontal = (images.shape[side] / batch.images.shape[side] for side in (2, 3))
             boxes = boxes * boxes.new_tensor([horizontal, vertical, horizontal, vertical])
-        return model.loss(images, batch.targets._replace(boxes_xyxy=boxes))  # pyright: ignore[reportCallIssue]
+        targets = batch.targets._replace(boxes_xyxy=boxes)
+        return model.loss(self.preprocessing.normalise(images), targets)  # pyright: ignore[reportCallIssue]
 
-    def find(self, model: nn.Module, batch: ScoredBatch) -> list[tuple[int, Any]]:
-        """Detections in COCO's result format."""
-        raw = {name: tensor.float() for name, tensor in model(batch.images).items()}
-        height, width = batch.images.shape[-2:]
+    def find(self, model: nn.Module, batch: ValBatch) -> list[tuple[int, Any]]:
+        """Return detections in COCO's result format."""
+        images = self.preprocessing.normalise(batch.images)
+        raw = {name: tensor.float() for name, tensor in model(images).items()}
+        height, width = images.shape[-2:]
         found = model.detect(raw, (height, width), EVALUATION)  # pyright: ignore[reportCallIssue]
         results = []
         for index, placement, detected in zip(batch.indices, batch.placements, found, strict=True):
@@ -150,7 +151,7 @@ class DetectionTask(Task):
         return results
 
     def score(self, found: Sequence[tuple[int, Any]]) -> Scores:
-        """COCO's metrics."""
+        """Return COCO's metrics."""
         results = [entry for _, entries in sorted(dict(found).items()) for entry in entries]
         report = coco_metrics(results, self.dataset)
         metrics = {"AP": report.ap or 0.0, "AP50": report.ap50 or 0.0, "AP75": report.ap75 or 0.0}
@@ -163,13 +164,13 @@ class ClassificationTask(Task):
     fitness_name = "top1"
 
     def __init__(
-        self, classifier: Classifier, learned: ClassificationData, scored: ClassificationData, options: TrainOptions
+        self, classifier: Classifier, train: ClassificationData, val: ClassificationData, options: TrainOptions
     ) -> None:
         assert classifier.preprocessing is not None
-        self.dataset = with_classes(scored, learned.class_names)
+        self.dataset = with_classes(val, train.class_names)
         super().__init__(classifier.preprocessing, self.dataset, options, classifier.backbone.strides[-1])
-        self.classes = len(learned.class_names)
-        counts = torch.from_numpy(learned.counts)
+        self.classes = len(train.class_names)
+        counts = torch.from_numpy(train.counts)
         self.weights = balanced(counts) if options.class_weights == "balanced" else None
         self.plain_from = options.epochs - options.augment.last_epochs_plain
         self.mixes: list[tuple[float, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]] = [
@@ -179,7 +180,7 @@ class ClassificationTask(Task):
         ]
 
     def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Cross-entropy."""
+        """Return the cross-entropy."""
         images, labels = self.images(batch, step), batch.targets
         assert isinstance(labels, Tensor)
         for probability, mix in self.mixes:
@@ -190,14 +191,14 @@ class ClassificationTask(Task):
         weight = None if self.weights is None else self.weights.to(logits)
         return {"loss": F.cross_entropy(logits, labels, weight, label_smoothing=self.options.label_smoothing)}
 
-    def find(self, model: nn.Module, batch: ScoredBatch) -> list[tuple[int, Any]]:
-        """The five likeliest classes and their probabilities."""
+    def find(self, model: nn.Module, batch: ValBatch) -> list[tuple[int, Any]]:
+        """Return the five likeliest classes and their probabilities."""
         logits = model(self.preprocessing.normalise(batch.images)).float()
         best = logits.softmax(1).topk(min(5, logits.shape[1]), dim=1)
         return list(zip(batch.indices, zip(best.indices.tolist(), best.values.tolist(), strict=True), strict=True))
 
     def score(self, found: Sequence[tuple[int, Any]]) -> Scores:
-        """Accuracy, and what is taken for what."""
+        """Return the accuracy, and which classes are taken for which."""
         by_index = sorted(dict(found).items())
         report = classification_report([entry for _, entry in by_index], self.dataset)
         metrics = {"top1": report.top1, "top5": report.top5}
@@ -205,6 +206,6 @@ class ClassificationTask(Task):
 
 
 def balanced(counts: Tensor) -> Tensor:
-    """Factors in inverse proportion to how often classes occur, 1 on the average of all objects."""
+    """Return factors in inverse proportion to how often classes occur, 1 on the average of all objects."""
     present = counts.clamp(min=1).float()
     return counts.sum() / (len(counts) * present)

@@ -19,12 +19,11 @@ from crossstage.training.signals import Interrupted
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Gloo", "gloo")
 
 
-def main(options: str, folder: str, going_on: str) -> int:
+def main(options: str, folder: str, going_on: str, quiet: str) -> int:
     """Train; the exit code tells how it ended."""
     try:
-        run_training(
-            TrainOptions.from_mapping(yaml.safe_load(options), "options"), Path(folder), going_on=bool(int(going_on))
-        )
+        chosen = TrainOptions.from_mapping(yaml.safe_load(options), "options")
+        run_training(chosen, Path(folder), going_on=bool(int(going_on)), quiet=bool(int(quiet)))
     except Interrupted as error:
         return error.exit_code
     except CrossStageError as error:

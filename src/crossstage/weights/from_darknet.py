@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from crossstage.darknet.names import read_names
 from crossstage.darknet.weights import Slot, WeightsReport, inspect, module_slots, read_into
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.models.backbones import BACKBONES
+from crossstage.models.registry import default_spec, find
 from crossstage.models.spec import ModelSpec, Provenance
-from crossstage.weights.loading import create_model
 from crossstage.weights.model_file import halved, write_model
+from crossstage.weights.ref import parse
 
 # A Darknet file holds heads where the cfg puts them, between the steps of the neck: these are the native modules in
 # that order. Inside of each, modules are registered in file order.
@@ -48,7 +51,11 @@ DARKNET_ORDER: dict[str, tuple[str, ...]] = {
 
 
 def darknet_slots(model: torch.nn.Module, name: str) -> list[Slot]:
-    """A native model's tensors in the order of its Darknet file.
+    """Return a native model's tensors in the order of its Darknet file.
+
+    Args:
+        model: The model.
+        name: Its name.
 
     Raises:
         ConfigError: No Darknet file is known for this model.
@@ -66,6 +73,9 @@ def load_darknet(model: torch.nn.Module, name: str, path: str | Path) -> Weights
         name: The model's name.
         path: The ``.weights`` file of the released topology.
 
+    Returns:
+        What the file holds.
+
     Raises:
         ConfigError: No Darknet file is known for this model.
         WeightsError: The file does not fit the model exactly, or holds NaN or infinity.
@@ -75,6 +85,25 @@ def load_darknet(model: torch.nn.Module, name: str, path: str | Path) -> Weights
     if not report.exact:
         raise WeightsError(f"{report}; expected the weights of {name}")
     return read_into(path, slots)
+
+
+def read_darknet(path: str | Path, spec: ModelSpec) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """Read a Darknet file as the tensors of a native model.
+
+    Args:
+        path: The ``.weights`` file of the released topology.
+        spec: The model that it is of; without preprocessing it gets the published one.
+
+    Returns:
+        The spec with its preprocessing, and the tensors.
+
+    Raises:
+        ConfigError: The model is unknown, or no Darknet file is known for it.
+        WeightsError: The file does not fit the model exactly, or holds NaN or infinity.
+    """
+    network = find(spec.name).build(spec)
+    load_darknet(network, spec.name, path)
+    return replace(spec, preprocessing=network.preprocessing), network.state_dict()
 
 
 def convert_darknet(
@@ -93,7 +122,7 @@ def convert_darknet(
     Args:
         weights: The ``.weights`` file.
         out: The ``.safetensors`` file to write.
-        model: Name of the native model.
+        model: Name of the native model, without a tag.
         names: Text file with a class name in each line.
         source: What was trained and by whom, for the header.
         licence: Licence of the weights, for the header.
@@ -107,10 +136,8 @@ def convert_darknet(
         ConfigError: The model is unknown, no Darknet file is known for it, or the names cannot be read.
         WeightsError: The weights do not fit the model, a file cannot be read or written, or a value is beyond float16.
     """
+    name = parse(model, ("model",)).name
     class_names = read_names(names)
-    network = create_model(model, class_names=class_names)
-    load_darknet(network, model, weights)
-    preprocessing = getattr(network, "preprocessing", None)
     provenance = Provenance(
         source=source,
         licence=licence,
@@ -118,7 +145,6 @@ def convert_darknet(
         sha256=hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
         trained_on=trained_on,
     )
-    spec = ModelSpec(model, len(class_names), class_names, {}, preprocessing, provenance)
-    state = network.state_dict()
+    spec, state = read_darknet(weights, replace(default_spec(name, len(class_names), class_names), provenance=provenance))
     write_model(out, halved(state, weights) if half else state, spec)
     return spec

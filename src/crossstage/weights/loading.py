@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,25 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.darknet.detector import load_darknet_detector
-from crossstage.errors import ConfigError, WeightsError
+from crossstage.errors import ConfigError, WeightsError, did_you_mean
 from crossstage.models.backbones import BACKBONES, StagedBackbone, build_backbone
 from crossstage.models.detector import Detector
+from crossstage.models.heads import HEADS
 from crossstage.models.necks import NECKS
 from crossstage.models.registry import REGISTRY, Model, backbone_config, default_spec, find, lookup
+from crossstage.models.spec import ModelSpec
 from crossstage.nn import Partial
 from crossstage.nn.conv import Norm
-from crossstage.weights.cards import list_models
-from crossstage.weights.model_file import read_model
-from crossstage.weights.peers import load_peer
-from crossstage.weights.shipped import PRETRAINED
-from crossstage.weights.starting import weights_file
+from crossstage.weights.ref import TRAINED, Kind, Ref, parse
+from crossstage.weights.stored import Stored, read_stored, with_weights
 from crossstage.weights.transfer import transfer
+
+LOADED: tuple[Kind, ...] = ("model", *TRAINED, "cfg")
+"""Kinds of references that :func:`load` takes."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def create_model(
-    name: str,
+    name: str | Path | Ref,
     num_classes: int | None = None,
     *,
     pretrained: bool = False,
@@ -47,28 +48,31 @@ def create_model(
     """Build a model.
 
     Args:
-        name: A name of :func:`list_models`, initialised at random; or a tagged name, ``<model>.<tag>``, which starts
-            from these weights: with other classes, everything but the tensors that depend on their number is taken; a
-            warning tells what other settings leave untaken.
-        num_classes: Classes of the head; by default those of the weights or of the published model.
+        name: A name of :func:`list_models`, or ``<backbone>_<neck>[_<head>]``, initialised at random; or weights to
+            start from: a tagged name, ``<model>.<tag>``, a model file, the folder of a training, or weights of another
+            library, ``timm:<name>[.<tag>]``. With other classes, everything but what depends on these is taken; a
+            warning lists what other settings leave as initialised.
+        num_classes: Number of classes of the head; by default those of the weights or of the published model.
         pretrained: Start from the model's weights, as its tagged name does.
         class_names: Names by class id; by default those of the weights if their number fits, else "0", "1", ...
         out_indices: Return the backbone alone, which yields the maps of these stages, counted from 0, negative from the
             end.
         partial: How the stages are made partial, or None for the plain network; by default as published.
         act: Activation of every convolution, see :func:`crossstage.nn.activation`; by default as published.
-        norm: ``"batch"`` or ``"group"``.
-        in_chans: Channels of the input; by default 3.
+        norm: Normalisation after every convolution; by default as published, usually ``"batch"``.
+        in_chans: Number of channels of the input; by default 3.
         drop_path: Probability that the last residual block is left out in training; earlier ones less.
         **settings: Other values for fields of the model's row in its table, see the ``...Config`` classes of
-            :mod:`crossstage.models.backbones` and :mod:`crossstage.models.necks`, and :class:`~crossstage.models.published.DetectorConfig`.
+            :mod:`crossstage.models.backbones`, :mod:`crossstage.models.necks` and :mod:`crossstage.models.heads`, and
+            :class:`~crossstage.models.published.DetectorConfig`.
 
     Returns:
-        A :class:`~crossstage.models.classifier.Classifier` or :class:`~crossstage.models.one_stage.Detector`, or with ``out_indices`` a
-        :class:`~crossstage.models.backbones.StagedBackbone`; in training mode.
+        A :class:`~crossstage.models.classifier.Classifier` or :class:`~crossstage.models.detector.Detector`, or with
+        ``out_indices`` a :class:`~crossstage.models.backbones.StagedBackbone`; in training mode.
 
     Raises:
         ConfigError: The name or a setting is unknown, a value does not fit, or there are no weights to start from.
+        WeightsError: A file is damaged, or weights cannot be fetched.
 
     Example:
         >>> model = create_model("cspdarknet53", num_classes=10)
@@ -78,57 +82,50 @@ def create_model(
         >>> backbone.channels
         [256, 512, 640]
     """
-    named = {"act": act, "norm": norm, "in_chans": in_chans, "drop_path": drop_path}
-    settings |= {key: value for key, value in named.items() if value is not None}
+    given = {"act": act, "norm": norm, "in_chans": in_chans, "drop_path": drop_path}
+    settings |= {key: value for key, value in given.items() if value is not None}
     if partial != "published":
         settings["partial"] = partial
-    if pretrained and name not in PRETRAINED:
-        name = _tagged(name)
-    weights = PRETRAINED.get(name)
-    if "." in name and name not in PRETRAINED:
-        raise ConfigError(f"model {name!r} is unknown; there are weights of {', '.join(list_models(pretrained=True))}")
-    entry = find(name.partition(".")[0])
-    if out_indices is not None and entry.task != "classify":
-        raise ConfigError(f"out_indices choose maps of a backbone; {name} is a detector")
+    ref = parse(name, ("model", *TRAINED))
+    if pretrained:
+        ref = with_weights(ref)
     if num_classes is None and class_names is not None:
         num_classes = len(class_names)
-    if weights is None:
-        classes = entry.num_classes if num_classes is None else num_classes
-        spec = default_spec(name, classes, class_names, settings)
-        if out_indices is not None:
-            return build_backbone(backbone_config(name, settings), out_indices=out_indices)
-        return entry.build(spec)
-    stored, state = read_model(weights.verified_path())
-    classes = stored.num_classes if num_classes is None else num_classes
-    if class_names is None and classes == stored.num_classes:
-        class_names = stored.class_names
-    spec = default_spec(stored.name, classes, class_names, {**stored.overrides, **settings})
-    model = entry.build(replace(spec, preprocessing=stored.preprocessing))
-    carried = transfer(model, state, name, old_names=stored.class_names, new_names=spec.class_names)
-    if settings and (carried.fresh or carried.partly):
-        warnings.warn(str(carried), stacklevel=2)
+    stored = None if ref.kind == "model" else read_stored(ref)
+    spec = _spec(ref.name, stored, num_classes, class_names, settings)
+    entry = find(spec.name)
+    if out_indices is None:
+        model = entry.build(spec)
+    elif entry.task == "classify":
+        model = build_backbone(backbone_config(spec.name, spec.overrides), out_indices=out_indices)
+    else:
+        raise ConfigError(f"out_indices choose maps of a backbone; {ref} is a detector")
+    if stored is not None:
+        _start_from(model, stored, ref, spec, warn=bool(settings))
     return model
 
 
 def create_detector(
     backbone: str,
     neck: str = "efm",
-    head: Literal["yolo"] = "yolo",
+    head: str = "yolo",
     num_classes: int | None = None,
     *,
     class_names: Sequence[str] | None = None,
     **settings: Any,
 ) -> Detector:
-    """Build a detector of any backbone, neck and head; ``create_model(f"{backbone}_{neck}")`` is the same.
+    """Build a detector of any backbone, neck and head; ``create_model(f"{backbone}_{neck}_{head}")`` is the same.
+
+    The YOLO head may be left out of the name: ``f"{backbone}_{neck}"``.
 
     Args:
         backbone: A classifier of :func:`list_models`, initialised at random.
         neck: One of :data:`crossstage.models.necks.NECKS`.
-        head: The only kind there is.
-        num_classes: Classes of the head; by default COCO's 80.
+        head: One of :data:`crossstage.models.heads.HEADS`.
+        num_classes: Number of classes of the head; by default COCO's 80.
         class_names: Names by class id; by default "0", "1", ...
-        **settings: As :func:`create_model`'s: other values for fields of the backbone's row, the neck's, or
-            :class:`~crossstage.models.published.DetectorConfig`'s ``levels`` (anchors) and ``size``.
+        **settings: As for :func:`create_model`: other values for fields of the backbone's row, the neck's, the head's
+            (such as ``levels``, the anchors of the YOLO head), or the ``size`` of the input.
 
     Returns:
         The detector, in training mode.
@@ -138,31 +135,32 @@ def create_detector(
 
     Example:
         >>> detector = create_detector(backbone="densenet121", neck="efm", num_classes=3)
-        >>> [tuple(raw.shape) for raw in detector(torch.zeros(1, 3, 64, 64))]
+        >>> [tuple(raw.shape) for raw in detector(torch.zeros(1, 3, 64, 64)).values()]
         [(1, 24, 8, 8), (1, 24, 4, 4), (1, 24, 2, 2)]
     """
-    for part, name, known in (("backbone", backbone, BACKBONES), ("neck", neck, NECKS), ("head", head, {"yolo": None})):
+    for part, name, known in (("backbone", backbone, BACKBONES), ("neck", neck, NECKS), ("head", head, HEADS)):
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
-            raise ConfigError(f"{part} {name!r} is unknown; {hint}")
-    model = create_model(f"{backbone}_{neck}", num_classes, class_names=class_names, **settings)
+            hint = did_you_mean(name, known) or f"; expected one of {', '.join(known)}"
+            raise ConfigError(f"{part} {name!r} is unknown{hint}")
+    composed = f"{backbone}_{neck}" if head == "yolo" else f"{backbone}_{neck}_{head}"
+    model = create_model(composed, num_classes, class_names=class_names, **settings)
     assert isinstance(model, Detector)
     return model
 
 
-def load(name_or_path: str | Path) -> Model:
+def load(name_or_path: str | Path | Ref) -> Model:
     """Load a model with its weights.
 
     Args:
-        name_or_path: A name of ``list_models(pretrained=True)``, a model's name if it has weights, the path of a model
-            file written by crossstage, the folder of a training, whose best weights are taken, the path of a Darknet
-            ``.cfg`` with its ``.weights`` beside it, see :func:`~crossstage.darknet.detector.load_darknet_detector`, or a network of
-            another library, whose weights are fetched: ``"timm:<name>[.<tag>]"`` or ``"torchvision:<name>[.<tag>]"``,
-            see :func:`~crossstage.weights.peers`.
+        name_or_path: A name of ``list_models(pretrained=True)``, whose file is fetched when it is first used if it is
+            not in the package; a model's name if it has weights; the path of a model file written by crossstage; the
+            folder of a training, whose best weights are taken; the path of a Darknet ``.cfg`` with its ``.weights``
+            beside it, see :func:`~crossstage.darknet.detector.load_darknet_detector`; or weights of another library,
+            which it fetches, in the network of ours that is the same: ``"timm:<name>[.<tag>]"`` or
+            ``"torchvision:<name>[.<tag>]"``, see :func:`~crossstage.weights.peers.peers`.
 
     Returns:
-        The model in evaluation mode; a detector's :meth:`~crossstage.models.one_stage.Detector.predict` reads images.
+        The model in evaluation mode; a detector's :meth:`~crossstage.models.detector.Detector.predict` reads images.
 
     Raises:
         ConfigError: The name is unknown or has no weights, or the other library is not installed.
@@ -174,27 +172,14 @@ def load(name_or_path: str | Path) -> Model:
         >>> detector.class_names[:3]
         ('person', 'bicycle', 'car')
     """
-    if str(name_or_path).startswith(("timm:", "torchvision:")):
-        return load_peer(str(name_or_path))
-    if Path(name_or_path).suffix == ".cfg":
-        return load_darknet_detector(name_or_path)
-    path = _weights_path(name_or_path)
-    spec, state = read_model(path)
-    entry = lookup(spec.name)
-    if entry is None:
-        raise WeightsError(f"{path}: holds a {spec.name!r}; expected one of {', '.join(REGISTRY)}")
-    try:
-        with torch.device("meta"):
-            model = entry.build(spec)
-    except (ConfigError, TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
-        raise WeightsError(f"{path}: its header describes a {spec.name} that cannot be built: {error}") from error
-    _check_tensors(path, state, model.state_dict(), spec.name)
-    model.load_state_dict(state, assign=True)
-    return model.requires_grad_().eval()
+    ref = with_weights(parse(name_or_path, LOADED))
+    if ref.kind == "cfg":
+        return load_darknet_detector(ref.file)
+    return _rebuilt(read_stored(ref))
 
 
-def load_on(name_or_path: str | Path, device: str | None = None) -> Model:
-    """:func:`load`, moved to a device.
+def load_on(name_or_path: str | Path | Ref, device: str | None = None) -> Model:
+    """Load a model and move it to a device.
 
     Args:
         name_or_path: See :func:`load`.
@@ -202,13 +187,17 @@ def load_on(name_or_path: str | Path, device: str | None = None) -> Model:
 
     Raises:
         ConfigError: The name is unknown or has no weights, or the device is not there.
-        WeightsError: The file is damaged or not a crossstage model.
+        WeightsError: The file is damaged or not a crossstage model, or weights cannot be fetched.
     """
     return placed(load(name_or_path), device)
 
 
 def placed(model: Module, device: str | None) -> Module:
-    """Move a model to a device; None takes a GPU if there is one.
+    """Move a model to a device.
+
+    Args:
+        model: The model.
+        device: Such as ``"cpu"`` or ``"cuda:1"``; None takes a GPU if there is one.
 
     Raises:
         ConfigError: The device is not there.
@@ -220,12 +209,16 @@ def placed(model: Module, device: str | None) -> Module:
         raise ConfigError(f"device {chosen!r} cannot be used: {error}") from None
 
 
-def load_detector(name_or_path: str | Path, device: str | None = None) -> Detector:
-    """:func:`load_on` for a detector.
+def load_detector(name_or_path: str | Path | Ref, device: str | None = None) -> Detector:
+    """Load a detector and move it to a device.
+
+    Args:
+        name_or_path: See :func:`load`.
+        device: See :func:`load_on`.
 
     Raises:
-        ConfigError: See there, or the model is a classifier.
-        WeightsError: The file is damaged or not a crossstage model.
+        ConfigError: The name is unknown or has no weights, the model is a classifier, or the device is not there.
+        WeightsError: The file is damaged or not a crossstage model, or weights cannot be fetched.
     """
     model = load_on(name_or_path, device)
     if not isinstance(model, Detector):
@@ -233,28 +226,59 @@ def load_detector(name_or_path: str | Path, device: str | None = None) -> Detect
     return model
 
 
-def _tagged(name: str) -> str:
-    """The first tagged name of a model.
+def _spec(
+    name: str,
+    stored: Stored | None,
+    num_classes: int | None,
+    class_names: Sequence[str] | None,
+    settings: Mapping[str, Any],
+) -> ModelSpec:
+    """Return the spec of a new model, or of one that starts from weights: what is not given is as there."""
+    if stored is None:
+        classes = find(name).num_classes if num_classes is None else num_classes
+        return default_spec(name, classes, class_names, settings)
+    there = stored.spec
+    classes = there.num_classes if num_classes is None else num_classes
+    if class_names is None and classes == there.num_classes:
+        class_names = there.class_names
+    spec = default_spec(there.name, classes, class_names, {**there.overrides, **settings})
+    return replace(spec, preprocessing=there.preprocessing)
+
+
+def _start_from(model: Model | StagedBackbone, stored: Stored, ref: Ref, spec: ModelSpec, *, warn: bool) -> None:
+    """Fill a model with the weights that fit it; warn, if asked to, about those that do not."""
+    state = stored.state
+    if isinstance(model, StagedBackbone):
+        prefix = "backbone."
+        state = {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
+    names = {"old_names": stored.spec.class_names, "new_names": spec.class_names}
+    carried = transfer(model, state, str(ref), **names)
+    if warn and (carried.fresh or carried.partly):
+        warnings.warn(str(carried), stacklevel=3)
+
+
+def _rebuilt(stored: Stored) -> Model:
+    """Build the model that weights are of, in evaluation mode.
 
     Raises:
-        ConfigError: The model is unknown or has no weights.
+        WeightsError: The header describes no model, or the tensors are not the model's own.
     """
-    find(name)
-    for tagged, weights in PRETRAINED.items():
-        if weights.model == name:
-            return tagged
-    raise ConfigError(
-        f"{name} has no weights yet; create_model({name!r}) builds it untrained, and there are weights of "
-        f"{', '.join(list_models(pretrained=True))}"
-    )
+    spec, source = stored.spec, stored.source
+    entry = lookup(spec.name)
+    if entry is None:
+        raise WeightsError(f"{source}: holds a {spec.name!r}; expected one of {', '.join(REGISTRY)}")
+    try:
+        with torch.device("meta"):
+            model = entry.build(spec)
+    except (ConfigError, TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
+        raise WeightsError(f"{source}: its header describes a {spec.name} that cannot be built: {error}") from error
+    _check_tensors(source, stored.state, model.state_dict(), spec.name)
+    model.load_state_dict(stored.state, assign=True)
+    return model.requires_grad_().eval()
 
 
-def _weights_path(name_or_path: str | Path) -> Path:
-    return weights_file(name_or_path) or PRETRAINED[_tagged(str(name_or_path))].verified_path()
-
-
-def _check_tensors(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
-    """Refuse a file whose tensors are not the model's own by name, shape and kind of number."""
+def _check_tensors(source: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
+    """Refuse tensors that are not the model's own by name, shape and kind of number."""
 
     def described(tensors: Mapping[str, Tensor], key: str) -> str:
         if key not in tensors:
@@ -263,4 +287,4 @@ def _check_tensors(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Te
 
     for key in sorted(own.keys() | state.keys()):
         if (found := described(state, key)) != (expected := described(own, key)):
-            raise WeightsError(f"{path}: {key} is {found}; expected {expected} for a {name}")
+            raise WeightsError(f"{source}: {key} is {found}; expected {expected} for a {name}")

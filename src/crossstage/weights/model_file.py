@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,31 +11,39 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crossstage.errors import WeightsError
+from crossstage.files import whole_file
 from crossstage.models.spec import ModelSpec, Provenance
 
 _KEY = "crossstage"  # the only key of the header: with more, their order in the file would be random
 
 
 def write_model(path: str | Path, state: Mapping[str, Tensor], spec: ModelSpec) -> None:
-    """Write tensors and spec beside ``path``, then move them there. Equal content gives equal bytes.
+    """Write a model file, which appears when it is complete. Equal content gives equal bytes.
+
+    Args:
+        path: The file, in a folder that is there.
+        state: The model's tensors by name.
+        spec: What rebuilds the model.
 
     Raises:
         WeightsError: The file cannot be written.
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
+    with whole_file(path, error=WeightsError, parents=False) as temporary:
+        try:
             save_file(tensors, temporary, metadata={_KEY: spec.to_json()})
-            temporary.chmod(0o644)
-            temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: cannot be written: {error}") from None
+        except SafetensorError as error:
+            raise WeightsError(f"{path}: cannot be written: {error}") from None
+        temporary.chmod(0o644)
 
 
 def halved(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-    """Floats as float16; ``source`` is for the message.
+    """Return the tensors with floats as float16.
+
+    Args:
+        state: Tensors by name.
+        source: Where they come from, for messages.
 
     Raises:
         WeightsError: A value is beyond float16.
@@ -48,33 +55,11 @@ def halved(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]
     return halves
 
 
-def pack(
-    source: str | Path, out: str | Path, *, told: str, licence: str, trained_on: str, half: bool = True
-) -> ModelSpec:
-    """Write a model file that can be passed on; equal input gives equal bytes.
+def read_spec(path: str | Path) -> ModelSpec:
+    """Read what a model file's header says of the model.
 
     Args:
-        source: A model file.
-        out: The ``.safetensors`` file to write.
-        told: What was trained and by whom, for the header.
-        licence: Licence of the weights, for the header.
-        trained_on: The training data, for the header.
-        half: Store float16, which halves the file.
-
-    Returns:
-        The header that was written.
-
-    Raises:
-        WeightsError: A file cannot be read or written, or a value is beyond float16.
-    """
-    spec, state = read_model(source)
-    spec = replace(spec, provenance=Provenance(told, licence, trained_on=trained_on))
-    write_model(out, halved(state, source) if half else state, spec)
-    return spec
-
-
-def read_spec(path: str | Path) -> ModelSpec:
-    """Read a model file's header.
+        path: The file.
 
     Raises:
         WeightsError: The file cannot be read or is not a crossstage model.
@@ -84,7 +69,13 @@ def read_spec(path: str | Path) -> ModelSpec:
 
 
 def read_model(path: str | Path) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """Read a model file: its spec and its tensors, floats as float32.
+    """Read a model file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What rebuilds the model, and its tensors by name, floats as float32.
 
     Raises:
         WeightsError: The file cannot be read or is not a crossstage model.
@@ -101,7 +92,8 @@ def _open(path: str | Path) -> safe_open:
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a safetensors file: {error}") from None
+        hint = "" if Path(path).suffix == ".safetensors" else "; crossstage.open_model opens what an export wrote"
+        raise WeightsError(f"{path}: not a safetensors file: {error}{hint}") from None
 
 
 def _spec(file: safe_open, path: str | Path) -> ModelSpec:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import sys
 import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from crossstage import darknet
 from crossstage.errors import ConfigError
-from crossstage.models.registry import default_spec, find
-from crossstage.weights.model_file import read_spec
-from crossstage.weights.starting import weights_file
+from crossstage.models.registry import find
+from crossstage.weights.peers import LIBRARIES
+from crossstage.weights.ref import NETWORKS, Ref, parse
+from crossstage.weights.stored import stored_spec
 
-SIDE = 224  # of images for a network that tells of none
+SIDE = 224  # in pixels, of images for a network that does not say what it is for
+
+Shape = tuple[int, int, int]
+"""Channels, height and width."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,26 @@ class Resolved:
     """A network, initialised at random or on the meta device.
 
     Attributes:
-        name: What it was asked for by.
+        name: What was asked for.
         module: The network, in evaluation mode.
         input_shape: Channels, height and width of the images that it is for.
     """
 
     name: str
     module: nn.Module
-    input_shape: tuple[int, int, int]
+    input_shape: Shape
 
 
-def resolve(name: str | Path, device: str = "meta") -> Resolved:
+def resolve(name: str | Path | Ref, device: str = "meta") -> Resolved:
     """Build the network that a name stands for; no weights are read or fetched.
 
     Args:
-        name: A name of :func:`~crossstage.weights.registry.list_models`, with or without a tag, or ``<backbone>_<neck>``; a model
-            file or the folder of a training; a Darknet ``.cfg``; ``"timm:<name>"`` or ``"torchvision:<name>"``, the
-            library's own network; or ``"path/to/file.py:function"``, which is run: a function or class that takes no
-            arguments and gives a module, or a module.
+        name: A name of :func:`~crossstage.weights.cards.list_models`, with or without a tag, or
+            ``<backbone>_<neck>[_<head>]``; a model file or the folder of a training; a Darknet ``.cfg``;
+            ``"timm:<name>"`` or ``"torchvision:<name>"``, our network that is the same as the library's;
+            ``"timm-network:<name>"`` or ``"torchvision-network:<name>"``, any network of the library itself; or
+            ``"path/to/file.py:function"``, which is run: a function or class that takes no arguments and gives a
+            module, or a module. Until version 0.1.0 ``"timm:<name>"`` was the library's own network here.
         device: Where the tensors are; on ``"meta"`` they take no memory. A network whose construction needs values is
             built on the CPU all the same.
 
@@ -61,97 +64,39 @@ def resolve(name: str | Path, device: str = "meta") -> Resolved:
         >>> found.input_shape, next(found.module.parameters()).device.type
         ((3, 224, 224), 'meta')
     """
-    build = _builder(str(name))
+    ref = parse(name, NETWORKS)
     try:
         with torch.device(device):
-            module, shape = build()
+            module, shape = _built(ref)
     except (RuntimeError, NotImplementedError):
         if device != "meta":
             raise
-        return resolve(name, "cpu")
-    return Resolved(str(name), module.eval(), shape or input_of(module))
+        return resolve(ref, "cpu")
+    return Resolved(ref.text, module.eval(), shape)
 
 
-def input_of(module: nn.Module) -> tuple[int, int, int]:
-    """A module's input: channels of its first convolution; height and width of its preprocessing, else 224 pixels."""
+def input_of(module: nn.Module) -> Shape:
+    """Return a module's input: channels of its first convolution; the size of its preprocessing, else 224 pixels."""
     convolutions = (each for each in module.modules() if isinstance(each, nn.Conv2d))
     channels = next((each.in_channels for each in convolutions), 3)
     height, width = getattr(getattr(module, "preprocessing", None), "size", (SIDE, SIDE))
     return channels, height, width
 
 
-Built = tuple[nn.Module, tuple[int, int, int] | None]
-
-
-def _builder(name: str) -> Callable[[], Built]:
-    library, _, rest = name.partition(":")
-    if library == "timm":
-        return lambda: _timm(rest)
-    if library == "torchvision":
-        return lambda: _torchvision(rest)
-    if name.endswith(".cfg"):
-        return lambda: _darknet(name)
-    file, _, function = name.rpartition(":")
-    if file.endswith(".py"):
-        return lambda: (_own(Path(file), function), None)
-    if name.endswith(".py"):
-        raise ConfigError(f"{name}: expected the name of a function too, as in {name}:build")
-    return lambda: _ours(name)
-
-
-def _ours(name: str) -> Built:
-    file = weights_file(name)
-    if file is None:
-        entry = find(name)
-        module = entry.build(default_spec(name, entry.num_classes))
-    else:
-        spec = read_spec(file)
-        entry = find(spec.name)
-        module = entry.build(spec)
-    channels, *_ = input_of(module)
-    size = module.preprocessing.size if module.preprocessing else entry.input_size
-    return module, (channels, *size)
-
-
-def _darknet(cfg: str) -> Built:
-    network = darknet.DarknetNetwork.from_cfg(cfg)
-    return network, (network.input_shape.channels, network.input_shape.height, network.input_shape.width)
-
-
-def _timm(name: str) -> Built:
-    try:
-        import timm
-    except ImportError:
-        raise ConfigError("timm is not installed; try: pip install crossstage[timm]") from None
-    base = name.partition(".")[0]
-    if not timm.is_model(base):
-        raise ConfigError(f"timm has no network {base!r}{_nearest(base, timm.list_models())}")
-    module: Any = timm.create_model(base)
-    return module, tuple(module.pretrained_cfg["input_size"])
-
-
-def _torchvision(name: str) -> Built:
-    from torchvision import models
-
-    base, _, tag = name.partition(".")
-    if base not in models.list_models():
-        raise ConfigError(f"torchvision has no network {base!r}{_nearest(base, models.list_models())}")
-    builder = models.get_model_builder(base)
-    parts = {"weights", "weights_backbone"} & inspect.signature(builder).parameters.keys()
-    with warnings.catch_warnings():  # of how Inception's initialisation will change
-        warnings.simplefilter("ignore", FutureWarning)
-        module = builder(**dict.fromkeys(parts))
-    weights = models.get_model_weights(base)
-    transforms = (weights[tag] if tag in weights.__members__ else weights["DEFAULT"]).transforms()
-    sizes = getattr(transforms, "crop_size", None) or getattr(transforms, "resize_size", None) or [SIDE]
-    return module, (3, sizes[0], sizes[-1])
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+def _built(ref: Ref) -> tuple[nn.Module, Shape]:
+    if ref.kind == "peer-network":
+        return LIBRARIES[ref.library].build(ref.name, ref.tag)
+    if ref.kind == "cfg":
+        network = darknet.DarknetNetwork.from_cfg(ref.file)
+        return network, (network.input_shape.channels, network.input_shape.height, network.input_shape.width)
+    if ref.kind == "function":
+        module = _own(ref.file, ref.name)
+        return module, input_of(module)
+    spec = stored_spec(ref)
+    entry = find(spec.name)
+    model = entry.build(spec)
+    size = model.preprocessing.size if model.preprocessing else entry.input_size
+    return model, (input_of(model)[0], *size)
 
 
 def _own(file: Path, function: str) -> nn.Module:
@@ -198,5 +143,5 @@ def _blamed(file: Path) -> Iterator[None]:
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
             line = lines[-1] if lines else None
         place = f"{file}:{line}" if line else str(file)
-        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise ConfigError(f"{place}: {told}") from error
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise ConfigError(f"{place}: {what}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from crossstage.analysis import Profile
+from crossstage.analysis.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -13,10 +13,10 @@ class Figure:
     """A line of the table.
 
     Attributes:
-        title: What it is.
-        unit: Of its values.
-        of: Takes it from a profile; None where it was not measured.
-        digits: After the point.
+        title: The figure's name, for people.
+        unit: The unit of its values.
+        of: Function from a profile to the value; None where it was not measured.
+        digits: Number of digits after the point.
     """
 
     title: str
@@ -25,7 +25,7 @@ class Figure:
     digits: int = 2
 
     def text(self, profile: Profile) -> str:
-        """The value, for people; a dash where there is none."""
+        """Return a profile's value for people; a dash where there is none."""
         value = self.of(profile)
         return "–" if value is None else f"{value:,.{self.digits}f}"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from crossstage.analysis import Layer, Profile
 from crossstage.analysis.html.figures import HEADLINES, MEASURED, TABLE, TIME, Figure
-from crossstage.analysis.layer import BYTES
+from crossstage.analysis.layer import BYTES, Layer
 from crossstage.analysis.printing import kind_of
+from crossstage.analysis.profile import Profile
 from crossstage.analysis.saving import COLOURS, OTHERS
 from crossstage.errors import ConfigError
 from crossstage.files import write_text
@@ -32,8 +32,8 @@ def write_report(profiles: Sequence[Profile], path: str | Path) -> None:
     It opens from disk in any browser and asks the network for nothing.
 
     Args:
-        profiles: What the networks cost; differences are told against the first.
-        path: The ``.html`` file.
+        profiles: The networks' profiles, at least one; differences are shown against the first.
+        path: The ``.html`` file to write.
 
     Raises:
         ConfigError: There are no profiles, or plotly is not installed.
@@ -43,7 +43,7 @@ def write_report(profiles: Sequence[Profile], path: str | Path) -> None:
 
 
 def render(profiles: Sequence[Profile]) -> str:
-    """The page of :func:`write_report`.
+    """Return the page of :func:`write_report` as text.
 
     Raises:
         ConfigError: There are no profiles, or plotly is not installed.
@@ -75,7 +75,7 @@ def _plotly() -> str:
 
 
 def _as_data(content: Any) -> str:
-    """JSON that no name in it can leave."""
+    """Return JSON that no text in it can break out of."""
     return json.dumps(content).replace("<", r"\u003c")
 
 
@@ -91,7 +91,7 @@ def _size(profile: Profile) -> str:
 
 
 def _tile(figure: Figure, profiles: Sequence[Profile]) -> str:
-    """A figure of all networks as bars."""
+    """Return a figure of all networks as bars."""
     values = [figure.of(profile) or 0.0 for profile in profiles]
     most = max(values) or 1.0
     bars = "\n".join(
@@ -146,7 +146,7 @@ def _line(figure: Figure, profiles: Sequence[Profile]) -> str:
 
 
 def _data(profile: Profile) -> dict[str, Any]:
-    """What the page's script draws: a network's layers, in the units of the charts."""
+    """Return what the page's script draws: a network's layers, in the units of the charts."""
     return {
         "name": profile.name,
         "roof": {"flops": profile.roof.flops / 1e9, "bytes": profile.roof.bytes / 1e9} if profile.roof else None,

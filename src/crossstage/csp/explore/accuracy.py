@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from crossstage.csp.explore.exploration import Exploration, Row
+from crossstage.csp.explore.exploration import Exploration
+from crossstage.csp.explore.rows import ExplorationRow
 from crossstage.data.find import find_data
-from crossstage.data.records import class_names_of
 from crossstage.errors import ConfigError, TrainingError
 from crossstage.training import TrainOptions, TrainResult, options_of, result_of, resume, train
 
@@ -20,7 +20,7 @@ def classes_in(training: TrainOptions) -> int:
         DataError: It cannot be read.
     """
     source = find_data(training.data, training.format)
-    return len(class_names_of(source.read("train", training.on_bad_label)))
+    return len(source.read("train", training.on_bad_label).class_names)
 
 
 def with_accuracy(
@@ -56,7 +56,7 @@ def with_accuracy(
     return found
 
 
-def _planned(found: Exploration, row: Row, training: TrainOptions) -> TrainOptions | None:
+def _planned(found: Exploration, row: ExplorationRow, training: TrainOptions) -> TrainOptions | None:
     """A row's training; none for a network that cannot be built."""
     if row.costs is None:
         return None
@@ -84,7 +84,7 @@ def _check(options: TrainOptions) -> None:
         )
 
 
-def _trained(row: Row, options: TrainOptions) -> Row:
+def _trained(row: ExplorationRow, options: TrainOptions) -> ExplorationRow:
     try:
         return replace(row, accuracy=_result(options).best)
     except TrainingError as error:

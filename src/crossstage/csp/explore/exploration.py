@@ -5,114 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import json
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crossstage.csp.explore.front import pareto_front
+from crossstage.csp.explore.plot import ACROSS, plot
+from crossstage.csp.explore.rows import (
+    BFLOPS,
+    BOTTLENECK,
+    PARAMETERS,
+    PEAK_MEMORY,
+    TRAFFIC,
+    ExplorationRow,
+    Measure,
+    TradeOff,
+    latency,
+)
 from crossstage.deploy.cache import versions
 from crossstage.errors import ConfigError
+from crossstage.evaluation.plots import save
 from crossstage.files import write_text
-from crossstage.nn import Partial
 
 SUFFIXES = (".json", ".csv", ".png")
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a network costs by count, with one image.
-
-    Attributes:
-        parameters: Learned values.
-        bflops: Billions of floating-point operations, two for each multiply-add of a convolution or linear layer.
-        traffic: Bytes that move between memory and processor in float32 if no layer finds its input in a cache.
-        peak_memory: Most bytes that maps take at any time in float32.
-        bottleneck: Operations of the largest layer over the mean of all.
-    """
-
-    parameters: int
-    bflops: float
-    traffic: int
-    peak_memory: int
-    bottleneck: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """One network.
-
-    Attributes:
-        partial: How its stages are made partial; None for the plain network.
-        costs: What it costs by count; None if it cannot be built.
-        milliseconds: Of each timed pass with one image, by what ran it.
-        accuracy: Best score of its training.
-        missing: Why there is no such thing: "network", the name of what should have run it, or "accuracy".
-    """
-
-    partial: Partial | None
-    costs: Costs | None = None
-    milliseconds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    accuracy: float | None = None
-    missing: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Such as "gamma 0.25, first, project"."""
-        if self.partial is None:
-            return "plain"
-        return f"gamma {self.partial.gamma:g}, {self.partial.fusion}, {self.partial.split}"
-
-    @property
-    def slug(self) -> str:
-        """The name, as a folder is called."""
-        return self.name.replace(", ", "-").replace(" ", "")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Something that networks are compared by.
-
-    Attributes:
-        key: Its name in files.
-        title: Its name for people, with its unit.
-        of: A row's value; None if the row has none.
-        decimals: That are worth printing.
-        more: Whether more is better.
-        spread: A row's quartiles, of a measure that was taken several times.
-    """
-
-    key: str
-    title: str
-    of: Callable[[Row], float | None]
-    decimals: int = 1
-    more: bool = False
-    spread: Callable[[Row], tuple[float, float]] | None = None
-
-
-def _cost(key: str, title: str, value: Callable[[Costs], float], decimals: int) -> Measure:
-    return Measure(key, title, lambda row: None if row.costs is None else value(row.costs), decimals)
-
-
-PARAMETERS = _cost("parameters", "parameters, M", lambda costs: costs.parameters / 1e6, 3)
-BFLOPS = _cost("bflops", "BFLOPs", lambda costs: costs.bflops, 3)
-TRAFFIC = _cost("traffic", "traffic, MiB", lambda costs: costs.traffic / 2**20, 1)
-PEAK_MEMORY = _cost("peak_memory", "peak memory, MiB", lambda costs: costs.peak_memory / 2**20, 2)
-BOTTLENECK = _cost("bottleneck", "max/mean FLOPs", lambda costs: costs.bottleneck, 1)
-
-
-def latency(runtime: str) -> Measure:
-    """Median milliseconds of a pass in a runtime."""
-
-    def median(row: Row) -> float | None:
-        return statistics.median(row.milliseconds[runtime]) if runtime in row.milliseconds else None
-
-    def quartiles(row: Row) -> tuple[float, float]:
-        lower, _, upper = statistics.quantiles([*row.milliseconds[runtime]] * 2, method="inclusive")
-        return lower, upper
-
-    return Measure(f"milliseconds_{runtime}", f"{runtime}, ms", median, spread=quartiles)
 
 
 @dataclass(frozen=True)
@@ -121,15 +37,15 @@ class Exploration:
 
     Attributes:
         backbone: The network's name.
-        size: Side of the input in pixels.
-        classes: Of the head.
-        metric: What accuracy means: "top-1" of a classifier, "AP" of a detector.
-        runtimes: What ran the networks.
-        machine: The processor.
-        threads: Of each runtime.
-        rows: The plain network first.
-        training: What the trainings have in common, if there were any.
-        versions: Of the packages that ran.
+        size: Side of the square input in pixels.
+        classes: Number of classes of the head.
+        metric: The measure of accuracy: "top-1" of a classifier, "AP" of a detector.
+        runtimes: Names of the runtimes that ran the networks.
+        machine: Name of the processor.
+        threads: Number of threads of each runtime.
+        rows: The networks, the plain one first.
+        training: A description of what the trainings have in common; empty if there were none.
+        versions: Versions of the packages that ran, by their names.
     """
 
     backbone: str
@@ -139,7 +55,7 @@ class Exploration:
     runtimes: tuple[str, ...]
     machine: str
     threads: int
-    rows: tuple[Row, ...]
+    rows: tuple[ExplorationRow, ...]
     training: str = ""
     versions: Mapping[str, str] = field(default_factory=versions)
 
@@ -157,7 +73,7 @@ class Exploration:
 
     @property
     def measures(self) -> list[Measure]:
-        """All that the rows are compared by."""
+        """All measures that the rows are compared by."""
         costs = [PARAMETERS, BFLOPS, TRAFFIC, PEAK_MEMORY, BOTTLENECK]
         return [*costs, *map(latency, self.runtimes), *([self.accuracy] if self.trained else [])]
 
@@ -169,8 +85,8 @@ class Exploration:
             return [(cost, self.accuracy) for cost in (*times, BFLOPS)]
         return [*((BFLOPS, time) for time in times), *((TRAFFIC, time) for time in times)] or [(BFLOPS, TRAFFIC)]
 
-    def front(self, first: Measure, second: Measure) -> list[Row]:
-        """The rows that no other row beats in two measures, by the first of them."""
+    def front(self, first: Measure, second: Measure) -> list[ExplorationRow]:
+        """Return the rows that no other row beats in two measures, ordered by the first of them."""
         known = [(row, first.of(row), second.of(row)) for row in self.rows]
         points = [
             (row, (-x if first.more else x, -y if second.more else y))
@@ -179,13 +95,13 @@ class Exploration:
         ]
         return [points[index][0] for index in pareto_front([point for _, point in points])]
 
-    def ratio(self, row: Row, measure: Measure) -> float | None:
-        """A row's value over the plain network's; None if either is unknown."""
+    def ratio(self, row: ExplorationRow, measure: Measure) -> float | None:
+        """Return a row's value over the plain network's; None if either is unknown."""
         plain, value = measure.of(self.rows[0]), measure.of(row)
         return None if not plain or value is None else value / plain
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Return the whole exploration as values that JSON holds."""
         own = {name: value for name, value in vars(self).items() if name not in ("rows", "runtimes", "versions")}
         return {
             **own,
@@ -198,7 +114,7 @@ class Exploration:
             ],
         }
 
-    def _row(self, row: Row) -> dict[str, Any]:
+    def _row(self, row: ExplorationRow) -> dict[str, Any]:
         return {
             "name": row.name,
             "partial": asdict(row.partial) if row.partial else None,
@@ -212,6 +128,9 @@ class Exploration:
     def save(self, path: str | Path) -> None:
         """Write all of it (.json), a table (.csv) or the trade-offs with their fronts (.png).
 
+        Args:
+            path: The file; its suffix says which of these.
+
         Raises:
             ConfigError: The file's name ends otherwise.
             DataError: The file cannot be written.
@@ -224,13 +143,25 @@ class Exploration:
         elif path.suffix == ".csv":
             write_text(path, self._csv())
         else:
-            from crossstage.csp.explore.plot import plot
-            from crossstage.evaluation.plots import save
+            save(self._plot(), path)
 
-            save(plot(self), path)
+    def _plot(self) -> Any:
+        """Draw each trade-off with its front."""
+        pairs = self.trade_offs
+        beside = len(self.runtimes) if not self.trained and 1 < len(self.runtimes) <= ACROSS else len(pairs)
+        best = f"trained on {self.training}; upper left is best" if self.trained else "lower left is best"
+        return plot(
+            self.rows,
+            [TradeOff(first, second, tuple(self.front(first, second))) for first, second in pairs],
+            across=min(ACROSS, beside),
+            title=f"{self.backbone} at {self.size} x {self.size}; {best}",
+        )
 
     def save_all(self, folder: Path) -> None:
         """Write explore.json, explore.csv and explore.png.
+
+        Args:
+            folder: Where to write them; it is made if it is missing.
 
         Raises:
             DataError: A file cannot be written.

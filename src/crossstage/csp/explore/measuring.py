@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from crossstage.analysis import profile_module
-from crossstage.csp.explore.exploration import Costs, Exploration, Row
-from crossstage.deploy.benchmark.benchmark import BURST, PAUSE, one_line
-from crossstage.deploy.benchmark.rows import WAYS
-from crossstage.deploy.benchmark.timing import in_turns
+from crossstage.csp.explore.exploration import Exploration
+from crossstage.csp.explore.rows import Costs, ExplorationRow
+from crossstage.deploy.benchmark.running import file_for, open_way
+from crossstage.deploy.benchmark.timing import BURST, PAUSE, in_turns
+from crossstage.deploy.benchmark.ways import ways
 from crossstage.deploy.graph import sample
+from crossstage.deploy.sessions import first_line
 from crossstage.errors import ConfigError
 from crossstage.machine import cores, processor
 from crossstage.models.classifier import Classifier
@@ -22,6 +24,7 @@ from crossstage.models.registry import Model, find
 from crossstage.nn import Partial
 from crossstage.nn.partial import Fusion, SplitKind
 from crossstage.weights.loading import create_model
+from crossstage.weights.ref import parse
 
 GAMMAS = (0.25, 0.5, 0.75)
 FUSIONS: tuple[Fusion, ...] = ("first", "last", "both")
@@ -33,10 +36,10 @@ Tell = Callable[[str, int, int], object]
 
 
 @dataclass
-class _Entry:
+class _Candidate:
     """A row in the making, and what runs its network by the name of its runtime."""
 
-    row: Row
+    row: ExplorationRow
     runs: dict[str, Callable[[], object]]
 
 
@@ -66,7 +69,7 @@ def explore(
         splits: How the parts are taken.
         num_classes: Of the head; None takes the published model's.
         imgsz: Side of the input in pixels; None takes the published one.
-        runtimes: Some of :data:`crossstage.deploy.benchmark.rows.WAYS`; with none of them networks are counted alone.
+        runtimes: Some of :func:`crossstage.deploy.benchmark.ways.ways`; with none of them networks are counted alone.
         rounds: Timed passes of each.
         threads: For each runtime; None takes all cores.
         progress: Told of each step.
@@ -81,16 +84,17 @@ def explore(
     """
     if rounds < 1 or (threads is not None and threads < 1):
         raise ConfigError(f"rounds={rounds}, threads={threads}; expected at least 1")
-    if unknown := [name for name in runtimes if name not in WAYS]:
-        raise ConfigError(f"runtime {unknown[0]!r} is unknown; expected some of {', '.join(WAYS)}")
+    if unknown := [name for name in runtimes if name not in ways()]:
+        raise ConfigError(f"runtime {unknown[0]!r} is unknown; expected some of {', '.join(ways())}")
     combinations = [Partial(gamma, fusion, split) for split in splits for fusion in fusions for gamma in gammas]
+    backbone = parse(backbone, ("model",)).name
     entry, threads = find(backbone), threads or cores()
     size, classes = imgsz or entry.input_size[0], num_classes or entry.num_classes
     torch.set_num_threads(threads)
-    entries: list[_Entry] = []
+    entries: list[_Candidate] = []
     partials = [None, *dict.fromkeys(combinations)]
     for index, partial in enumerate(partials):
-        row = Row(partial)
+        row = ExplorationRow(partial)
         progress(f"{backbone}, {row.name}", index, len(partials))
         entries.append(_prepared(row, backbone, classes, size, runtimes, threads))
     rows = _timed(entries, rounds, lambda done: progress("timing in turns", done, rounds + WARM_UP))
@@ -98,13 +102,15 @@ def explore(
     return Exploration(backbone, size, classes, metric, tuple(runtimes), processor(), threads, tuple(rows))
 
 
-def _prepared(row: Row, name: str, classes: int, size: int, runtimes: Sequence[str], threads: int) -> _Entry:
+def _prepared(
+    row: ExplorationRow, name: str, classes: int, size: int, runtimes: Sequence[str], threads: int
+) -> _Candidate:
     """A row's network, counted and ready to run in each runtime that can."""
     try:
         with torch.device("meta"):
             counted = _built(name, classes, row.partial)
     except ConfigError as error:
-        return _Entry(replace(row, missing={"network": str(error)}), {})
+        return _Candidate(replace(row, missing={"network": str(error)}), {})
     images = sample(counted, size, 1)
     costs = _costs(counted, images)
     model = _built(name, classes, row.partial) if runtimes else counted
@@ -114,8 +120,8 @@ def _prepared(row: Row, name: str, classes: int, size: int, runtimes: Sequence[s
         try:
             runs[runtime] = _opened(runtime, model, images, threads)
         except Exception as error:  # libraries and compilers have errors of their own, without a common base
-            missing[runtime] = one_line(error)
-    return _Entry(replace(row, costs=costs, missing=missing), runs)
+            missing[runtime] = first_line(error)
+    return _Candidate(replace(row, costs=costs, missing=missing), runs)
 
 
 def _built(name: str, classes: int, partial: Partial | None) -> Model:
@@ -145,14 +151,14 @@ def _opened(runtime: str, model: Model, images: Tensor, threads: int) -> Callabl
     Raises:
         Exception: The runtime is not installed, or cannot run it.
     """
-    way = WAYS[runtime]
-    run = way.open(way.file(model, images.shape[-1], [images]) or model, threads)
+    way = ways()[runtime]
+    run = open_way(way, file_for(way, model, images.shape[-1], [images]) or model, threads)
     run(images)
     return lambda: run(images)
 
 
 @torch.inference_mode()
-def _timed(entries: Sequence[_Entry], rounds: int, progress: Callable[[int], object]) -> list[Row]:
+def _timed(entries: Sequence[_Candidate], rounds: int, progress: Callable[[int], object]) -> list[ExplorationRow]:
     """The rows with their latencies."""
     runs = {(index, name): run for index, entry in enumerate(entries) for name, run in entry.runs.items()}
     times = in_turns(runs, rounds, warm_up=WARM_UP, burst=BURST, pause=PAUSE, progress=progress)

@@ -1,4 +1,4 @@
-"""An exploration as an image: each trade-off with its Pareto front."""
+"""The networks of an exploration as an image: each trade-off with its Pareto front."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from crossstage.csp.explore.exploration import Exploration, Measure, Row
+from crossstage.csp.explore.rows import ExplorationRow, Measure, TradeOff
 from crossstage.nn.partial import Fusion
 
 if TYPE_CHECKING:
@@ -19,33 +19,38 @@ FRONT = "#8a8a8a"
 ACROSS = 3  # panels beside each other
 
 
-def plot(found: Exploration) -> Figure:
-    """One panel for each trade-off: colour tells fusion, marker gamma, a hollow one that channels are sliced."""
+def plot(rows: Sequence[ExplorationRow], trade_offs: Sequence[TradeOff], *, across: int, title: str) -> Figure:
+    """Draw one panel for each trade-off.
+
+    A row's colour says its fusion, its marker its gamma, and a hollow marker that channels are sliced.
+
+    Args:
+        rows: The networks, the plain one among them.
+        trade_offs: What the panels show; at least one.
+        across: Number of panels beside each other.
+        title: The text above all panels.
+    """
     from matplotlib.figure import Figure
 
-    pairs = found.trade_offs
-    across = len(found.runtimes) if not found.trained and 1 < len(found.runtimes) <= ACROSS else min(ACROSS, len(pairs))
-    down = ceil(len(pairs) / across)
+    down = ceil(len(trade_offs) / across)
     figure = Figure(figsize=(4.3 * across + 1.6, 4.1 * down), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).flatten()
-    gammas = sorted({row.partial.gamma for row in found.rows if row.partial})
-    styles = {row.name: _style(row, gammas) for row in found.rows}
-    for axes, (first, second) in zip(panels, pairs, strict=False):
-        _panel(axes, found, first, second, styles)
-    for axes in panels[len(pairs) :]:
+    gammas = sorted({row.partial.gamma for row in rows if row.partial})
+    styles = {row.name: _style(row, gammas) for row in rows}
+    for axes, trade_off in zip(panels, trade_offs, strict=False):
+        _panel(axes, rows, trade_off, styles)
+    for axes in panels[len(trade_offs) :]:
         axes.set_axis_off()
-    figure.legend(handles=_legend(found, gammas), loc="outside right upper", frameon=False, fontsize="small")
-    title = f"{found.backbone} at {found.size} x {found.size}"
-    told = f"trained on {found.training}; upper left is best" if found.trained else "lower left is best"
-    figure.suptitle(f"{title}; {told}", fontsize="medium")
+    figure.legend(handles=_legend(rows, gammas), loc="outside right upper", frameon=False, fontsize="small")
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 
-def _panel(axes: Any, found: Exploration, first: Measure, second: Measure, styles: dict[str, dict[str, Any]]) -> None:
-    front = found.front(first, second)
-    points = {row.name: (first.of(row), second.of(row)) for row in front}
+def _panel(axes: Any, rows: Sequence[ExplorationRow], trade_off: TradeOff, styles: dict[str, dict[str, Any]]) -> None:
+    first, second = trade_off.first, trade_off.second
+    points = {row.name: (first.of(row), second.of(row)) for row in trade_off.front}
     axes.plot(*zip(*points.values(), strict=True), drawstyle="steps-post", color=FRONT, linewidth=1.2, zorder=1)
-    for row in found.rows:
+    for row in rows:
         x, y = first.of(row), second.of(row)
         if x is None or y is None:
             continue
@@ -58,8 +63,8 @@ def _panel(axes: Any, found: Exploration, first: Measure, second: Measure, style
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _whiskers(axes: Any, row: Row, *placed: tuple[Measure, float]) -> None:
-    """The quartiles of what was taken several times; they do not widen the axes, which a disturbed pass would do."""
+def _whiskers(axes: Any, row: ExplorationRow, *placed: tuple[Measure, float]) -> None:
+    """Draw the quartiles of what was measured several times, without widening the axes as a disturbed pass would."""
     from matplotlib.lines import Line2D
 
     (first, x), (second, y) = placed
@@ -69,7 +74,7 @@ def _whiskers(axes: Any, row: Row, *placed: tuple[Measure, float]) -> None:
         axes.add_artist(Line2D(*line, color=FRONT, linewidth=0.8, alpha=0.6, zorder=2))
 
 
-def _style(row: Row, gammas: Sequence[float]) -> dict[str, Any]:
+def _style(row: ExplorationRow, gammas: Sequence[float]) -> dict[str, Any]:
     if row.partial is None:
         return PLAIN
     return {
@@ -80,13 +85,13 @@ def _style(row: Row, gammas: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _legend(found: Exploration, gammas: Sequence[float]) -> list[Any]:
+def _legend(rows: Sequence[ExplorationRow], gammas: Sequence[float]) -> list[Any]:
     from matplotlib.lines import Line2D
 
     def entry(label: str, **style: Any) -> Line2D:
         return Line2D([], [], linestyle=style.pop("linestyle", ""), label=label, **style)
 
-    partials = [row.partial for row in found.rows if row.partial]
+    partials = [row.partial for row in rows if row.partial]
     fusions: list[Fusion] = list(dict.fromkeys(partial.fusion for partial in partials))
     handles = [entry("plain", **{**PLAIN, "markersize": 11})]
     handles += [entry(f"fusion {name}", marker="o", color=COLOURS[name], markersize=8) for name in fusions]

@@ -25,9 +25,8 @@ from typing import Any
 
 import torch
 
-from crossstage.darknet.weights import Header as WeightsHeader
-from crossstage.darknet.weights import Slot, save_slots
-from crossstage.darknet.writer.layers import INPUT, Layer, Writer, name_of, place_of, source_of
+from crossstage.darknet.weights import Slot, WeightsHeader, save_slots
+from crossstage.darknet.writer.layers import INPUT, CfgLayer, Writer, name_of, place_of, source_of
 from crossstage.darknet.writer.operations import OPERATIONS
 from crossstage.files import write_text
 from crossstage.ops.priors import AnchorLevel
@@ -63,7 +62,7 @@ def write_darknet(
     net: dict[str, Any] = {"batch": 1, "width": size[1], "height": size[0], "channels": 3}
     if known.resize == "letterbox":
         net |= {"letter_box": 1}
-    sections = [Layer("net", (3, *size), name, net), *layers]
+    sections = [CfgLayer("net", (3, *size), name, net), *layers]
     write_text(path, "\n\n".join(map(str, sections)) + "\n")
     slots = [Slot(layer.place, layer.tensors) for layer in layers if layer.tensors]
     save_slots(path.with_suffix(".weights"), slots, WeightsHeader())
@@ -78,7 +77,7 @@ def _layers(
     preprocessing: Preprocessing,
     levels: Sequence[AnchorLevel],
     classes: int,
-) -> list[Layer]:
+) -> list[CfgLayer]:
     """Return every layer of the cfg."""
     writer = Writer(program, name, (3, *size))
     rest = iter(levels)
@@ -100,8 +99,11 @@ def _layers(
 
 def _normalised(writer: Writer, known: Preprocessing) -> int:
     """Darknet's own programs give colours in [0, 1], so any other normalisation is the network's first layer."""
+    if known.colour_order != "rgb":
+        raise writer.refusal("blue before red")
     mean, std = torch.tensor(known.mean), torch.tensor(known.std)
-    return writer.affine(INPUT, 1 / std, -mean / std) if mean.any() or (std != 1).any() else INPUT
+    factor = known.scale / std
+    return writer.affine(INPUT, factor, -mean / std) if mean.any() or (factor != 1).any() else INPUT
 
 
 def _yolo(level: AnchorLevel, classes: int) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from torch.fx import Node
 from crossstage.errors import ExportError
 
 SAME = ("alias", "clone", "contiguous", "dropout", "to")  # operations that pass on their input
-Shape = tuple[int, int, int]  # channels, height, width
+MapShape = tuple[int, int, int]  # channels, height, width
 INPUT = -1  # the index of what enters the network
 
 
 @dataclass
-class Layer:
+class CfgLayer:
     """A section of the cfg.
 
     Attributes:
@@ -31,7 +31,7 @@ class Layer:
     """
 
     kind: str
-    shape: Shape
+    shape: MapShape
     place: str
     options: dict[str, Any]
     tensors: list[Tensor] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Maxima:
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampledRows:
     """Every ``step``-th row of a layer's output, whose columns are to follow."""
 
     layer: int
@@ -74,7 +74,7 @@ class Repeated:
     layer: int
 
 
-Value = int | Part | Maxima | Rows | Repeated
+Value = int | Part | Maxima | SampledRows | Repeated
 """A layer's output, by the layer's index, or a view of it: Darknet has few of them by themselves."""
 
 
@@ -93,11 +93,11 @@ class Writer:
         place: The module that is being written, for people.
     """
 
-    def __init__(self, program: torch.export.ExportedProgram, name: str, input_shape: Shape) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, name: str, input_shape: MapShape) -> None:
         signature, held = program.graph_signature, {**program.state_dict, **program.constants}
         named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self.tensors = {name: held[target].detach() for name, target in named.items()}
-        self.layers: list[Layer] = []
+        self.layers: list[CfgLayer] = []
         self.values: dict[Node, Any] = {}
         self.place = ""
         self._name, self._input_shape = name, input_shape
@@ -108,7 +108,7 @@ class Writer:
     def add(
         self,
         kind: str,
-        shape: Shape,
+        shape: MapShape,
         options: dict[str, Any],
         *,
         after: int | None = None,
@@ -119,7 +119,7 @@ class Writer:
             if after == INPUT:
                 raise self.refusal("a second look at the input")
             self.add("route", self.shape(after), {"layers": after})
-        self.layers.append(Layer(kind, shape, self.place, options, list(tensors)))
+        self.layers.append(CfgLayer(kind, shape, self.place, options, list(tensors)))
         return len(self.layers) - 1
 
     def affine(self, layer: int, scale: Tensor | float, shift: Tensor | float, act: str = "linear") -> int:
@@ -131,7 +131,7 @@ class Writer:
     def depthwise(
         self,
         layer: int,
-        shape: Shape,
+        shape: MapShape,
         weight: Tensor,
         bias: Tensor,
         *,
@@ -195,7 +195,7 @@ class Writer:
 
     # What is asked of the graph.
 
-    def shape(self, layer: int) -> Shape:
+    def shape(self, layer: int) -> MapShape:
         """Of a layer's output."""
         return self._input_shape if layer == INPUT else self.layers[layer].shape
 
@@ -213,7 +213,7 @@ class Writer:
             raise self.refusal("weights that are computed")
         return self.tensors[node.name]
 
-    def open_layer(self, source: Node, kinds: Sequence[str]) -> Layer | None:
+    def open_layer(self, source: Node, kinds: Sequence[str]) -> CfgLayer | None:
         """The layer behind a node, if it is one of these without an activation, and nothing else reads it."""
         value = self.values[source]
         if not isinstance(value, int) or value == INPUT or not read_once(source):

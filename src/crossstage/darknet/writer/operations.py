@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from crossstage.darknet.writer.layers import SAME, Maxima, Part, Repeated, Rows, Shape, Value, Writer
+from crossstage.darknet.writer.layers import SAME, MapShape, Maxima, Part, Repeated, SampledRows, Value, Writer
 
 
 def _arguments(node: Node, *defaults: Any) -> list[Any]:
@@ -210,11 +210,11 @@ def _slice(writer: Writer, node: Node) -> Value:
     start, stop, step = slice(start, stop, step).indices(length)
     if (start, stop, step) == (0, length, 1):
         return value
-    if dimension == 1 and step == 1 and not isinstance(value, (Maxima, Rows, Repeated)):
+    if dimension == 1 and step == 1 and not isinstance(value, (Maxima, SampledRows, Repeated)):
         return _part(value, start, stop)
     if dimension == 2 and (start, stop) == (0, length):
-        return Rows(writer.whole(value), step)
-    if dimension == 3 and (start, stop) == (0, length) and isinstance(value, Rows) and value.step == step:
+        return SampledRows(writer.whole(value), step)
+    if dimension == 3 and (start, stop) == (0, length) and isinstance(value, SampledRows) and value.step == step:
         options = {"size": 1, "stride": step, "padding": 0}
         return writer.add("maxpool", _shape(node), options, after=value.layer)
     raise writer.refusal("such a slice")
@@ -223,7 +223,7 @@ def _slice(writer: Writer, node: Node) -> Value:
 def _split(writer: Writer, node: Node) -> list[Value]:
     """Channels in parts."""
     (*_, dimension), value = _arguments(node, 1, 0), writer.value(node.args[0])
-    if dimension != 1 or isinstance(value, (Maxima, Rows, Repeated)):
+    if dimension != 1 or isinstance(value, (Maxima, SampledRows, Repeated)):
         raise writer.refusal("such a split")
     edges = [0]
     for part in node.meta["val"]:
@@ -252,7 +252,7 @@ def _item(writer: Writer, node: Node) -> Value:
     return writer.value(node.args[0])[node.args[1]]
 
 
-def _shape(node: Node) -> Shape:
+def _shape(node: Node) -> MapShape:
     _, channels, height, width = node.meta["val"].shape
     return channels, height, width
 

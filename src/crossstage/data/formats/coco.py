@@ -1,4 +1,4 @@
-"""COCO-format detection data: found by convention, read strictly, faults told together."""
+"""COCO's annotation files: found by convention, read strictly, all faults listed together."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import json
 import reprlib
 import sys
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crossstage.data.faults import Fault, Reading
+from crossstage.data.formats.base import BORDER, DataFormat, Names, Reader, split_of
 from crossstage.data.json_lines import entry_lines
+from crossstage.data.records import Boxes, DetectionData, ImageRef
 from crossstage.errors import DataError
 
 MAX_BYTES = 2 << 30
-BORDER = 1.0  # pixels that a box may hang over: COCO's own boxes are rounded
 LONGEST_TEXT = 1000
 OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")  # beside COCO's instances_*.json
 
@@ -24,34 +27,7 @@ _shorten = reprlib.Repr()  # a broken value can be megabytes long or deeply nest
 _shorten.maxlist, _shorten.maxstring, _shorten.maxother = 6, 80, 80
 
 
-@dataclass(frozen=True)
-class CocoImage:
-    """One image of a dataset; sizes in pixels."""
-
-    id: int
-    path: Path
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class CocoDataset:
-    """A checked annotation file.
-
-    Attributes:
-        path: The ``.json`` file.
-        images: In the file's order.
-        categories: Names by id, in order of the ids.
-        content: The file as it was parsed, for COCO's own tools.
-    """
-
-    path: Path
-    images: tuple[CocoImage, ...]
-    categories: Mapping[int, str]
-    content: Mapping[str, Any]
-
-
-def find_coco(data: Path, *, split: str | None = None) -> CocoDataset:
+def find_coco(data: Path, *, split: str | None = None) -> DetectionData:
     """Find and read a dataset.
 
     Args:
@@ -64,7 +40,7 @@ def find_coco(data: Path, *, split: str | None = None) -> CocoDataset:
     return read_coco(_annotation_file(data, split))
 
 
-def read_coco(path: Path) -> CocoDataset:
+def read_coco(path: Path) -> DetectionData:
     """Read and check an annotation file.
 
     Images are looked for where COCO's layout has them: for ``X/annotations/instances_val2017.json`` in
@@ -79,8 +55,8 @@ def read_coco(path: Path) -> CocoDataset:
     return _Scan(path, content).reading(text).usable()
 
 
-def scan_coco(path: Path) -> Reading[CocoDataset]:
-    """:func:`read_coco` that goes on: what is sound, and every fault with its line."""
+def scan_coco(path: Path) -> Reading[DetectionData]:
+    """Read an annotation file as :func:`read_coco` does, but go on: what is sound, and every fault with its line."""
     try:
         text, content = _parse(path)
         return _Scan(path, content).reading(text)
@@ -89,9 +65,23 @@ def scan_coco(path: Path) -> Reading[CocoDataset]:
 
 
 def coco_files(folder: Path) -> list[Path]:
-    """Files with boxes in a folder of COCO's layout."""
+    """Return the files with boxes in a folder of COCO's layout."""
     found = sorted(folder.glob("annotations/*.json")) or sorted(folder.glob("*.json"))
     return [file for file in found if not file.name.startswith(OTHER_TASKS)]
+
+
+def _parts(path: Path, _: Names) -> dict[str, Reader]:
+    if path.is_file():
+        beside = {split_of(file.name): file for file in coco_files(path.parent) if split_of(file.name)}
+        own = split_of(path.name)
+        files = {**beside, own: path} if own == "train" else {own or "train": path}
+    else:
+        found = coco_files(path)
+        parts = [split_of(file.name) or "train" for file in found]
+        several = {part for part, count in Counter(parts).items() if count > 1}
+        files = {f.stem if part in several else part: f for part, f in zip(parts, found, strict=True)}
+    order = sorted(files, key=lambda part: ("train", "val", "test", part).index(str(part)))
+    return {str(part): partial(scan_coco, files[part]) for part in order}
 
 
 def _annotation_file(data: Path, split: str | None) -> Path:
@@ -132,34 +122,26 @@ def _parse(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 class _Scan:
-    """One pass over a parsed file: what is sound, and the faults with the places they stand at."""
+    """One pass over a parsed file: what is sound, and the faults with the places where they stand."""
 
     def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
         self.path = path
         self.content = content
         self.faults: list[tuple[str, int, str]] = []  # section, position in it, what is wrong
         self.categories = self._categories()
-        self.images, self.image_entries = self._images()
+        self.images = self._images()
         self.annotations = self._annotations()
 
-    def reading(self, text: str) -> Reading[CocoDataset]:
-        """What is sound, with the lines of what is not."""
+    def reading(self, text: str) -> Reading[DetectionData]:
+        """Return what is sound, with the lines of what is not."""
         lines = entry_lines(text, {(section, number) for section, number, _ in self.faults}) if self.faults else {}
         faults = tuple(Fault(self.path, lines.get(fault[:2]), fault[2]) for fault in self.faults)
         if not self.images or not self.categories:
             return Reading(None, faults)
+        images = tuple(self.images.values())
         categories = dict(sorted(self.categories.items()))
-        sound = {
-            "categories": [{"id": id_, "name": name} for id_, name in categories.items()],
-            "images": self.image_entries,
-            "annotations": self.annotations,
-        }
-        data = CocoDataset(
-            self.path,
-            tuple(self.images.values()),
-            categories,
-            {**self.content, **sound} if faults else self.content,
-        )
+        boxes = _boxes(self.annotations, images, list(categories))
+        data = DetectionData(self.path, tuple(categories.values()), images, boxes, tuple(categories))
         return Reading(data, faults, len(self.content["annotations"]) - len(self.annotations))
 
     def _categories(self) -> dict[int, str]:
@@ -180,27 +162,25 @@ class _Scan:
             self._fault("categories", -1, "categories: empty; expected at least one")
         return categories
 
-    def _images(self) -> tuple[dict[int, CocoImage], list[dict[str, Any]]]:
-        images: dict[int, CocoImage] = {}
-        entries: list[dict[str, Any]] = []
+    def _images(self) -> dict[int, ImageRef]:
+        images: dict[int, ImageRef] = {}
         folder: Path | None = None
         for number, entry in enumerate(self.content["images"]):
             if fault := _image_fault(entry, number, images):
                 self._fault("images", number, fault)
                 continue
             folder = folder or _image_folder(self.path, entry["file_name"])
-            image = CocoImage(entry["id"], folder / entry["file_name"], entry["width"], entry["height"])
+            image = ImageRef(entry["id"], folder / entry["file_name"], entry["width"], entry["height"])
             if not _is_file(image.path):
                 self._fault("images", number, f"image {image.id}: {image.path} does not exist")
                 continue
             images[image.id] = image
-            entries.append(entry)
         if not self.content["images"]:
             self._fault("images", -1, "images: empty; expected at least one")
-        return images, entries
+        return images
 
     def _annotations(self) -> list[dict[str, Any]]:
-        """Sound annotations. Of a faulty image or category, told already, they are dropped without a further word."""
+        """Return the sound annotations; those of a faulty image or category are dropped without a further fault."""
         listed_images, listed_categories = _ids(self.content["images"]), _ids(self.content["categories"])
         sound: list[dict[str, Any]] = []
         count = Counter(entry["id"] for entry in self.content["annotations"] if _whole(entry.get("id")))
@@ -231,7 +211,24 @@ class _Scan:
         self.faults.append((section, number, text))
 
 
-def _image_fault(entry: Mapping[str, Any], number: int, images: Mapping[int, CocoImage]) -> str | None:
+def _boxes(annotations: Sequence[Mapping[str, Any]], images: Sequence[ImageRef], category_ids: Sequence[int]) -> Boxes:
+    """Return sound annotations as columns, image after image, in the file's order within an image."""
+    position = {image.id: number for number, image in enumerate(images)}
+    class_of = {id_: number for number, id_ in enumerate(category_ids)}
+    of_image = np.array([position[entry["image_id"]] for entry in annotations], np.int64)
+    order = np.argsort(of_image, kind="stable")
+    xywh = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
+    areas = [entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in annotations]
+    return Boxes(
+        np.searchsorted(of_image[order], np.arange(len(images) + 1)),
+        xywh[order],
+        np.array([class_of[entry["category_id"]] for entry in annotations], np.int64)[order],
+        np.array([entry.get("iscrowd", 0) for entry in annotations], np.bool_)[order],
+        np.array(areas, np.float64)[order],
+    )
+
+
+def _image_fault(entry: Mapping[str, Any], number: int, images: Mapping[int, ImageRef]) -> str | None:
     sizes: tuple[Any, Any] = entry.get("width"), entry.get("height")
     if not _whole(entry.get("id")) or not _text(entry.get("file_name")):
         return (
@@ -267,7 +264,7 @@ def _image_folder(path: Path, file_name: str) -> Path:
     raise DataError(f"{path}: image {file_name} is in none of {tried}")
 
 
-def _value_faults(entry: Mapping[str, Any], image: CocoImage) -> list[str]:
+def _value_faults(entry: Mapping[str, Any], image: ImageRef) -> list[str]:
     area, crowd = entry.get("area", 0), entry.get("iscrowd", 0)
     faults: list[str] = []
     if fault := _box_fault(entry.get("bbox"), image):
@@ -279,7 +276,7 @@ def _value_faults(entry: Mapping[str, Any], image: CocoImage) -> list[str]:
     return faults
 
 
-def _box_fault(box: Any, image: CocoImage) -> str | None:
+def _box_fault(box: Any, image: ImageRef) -> str | None:
     if not isinstance(box, list) or len(box) != 4 or not all(_number(side) for side in box):
         return f"bbox {_shown(box)}; expected four finite numbers, x, y, width and height"
     x, y, width, height = box
@@ -310,10 +307,23 @@ def _text(value: Any) -> bool:
 
 
 def _whole(value: Any) -> bool:
-    """Whole and of 64 bits, as COCO's tools need ids to be."""
+    """Return whether a value is a whole number of 64 bits, as COCO's tools need ids to be."""
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _number(value: Any) -> bool:
-    """Finite; unlike :func:`math.isfinite`, this takes a whole number of any length."""
+    """Return whether a value is a finite number; unlike :func:`math.isfinite`, this takes one of any length."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+FORMATS = {
+    "coco": DataFormat(
+        task="detect",
+        parts=_parts,
+        looked_for="annotations/*.json (COCO)",
+        suffixes=(".json",),
+        fits_folder=coco_files,
+        order=10,
+        pick=lambda path, split: partial(scan_coco, _annotation_file(path, split)),
+    )
+}

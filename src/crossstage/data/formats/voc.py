@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from xml.parsers import expat
 
 from crossstage.data.faults import Fault, Reading
-from crossstage.data.formats.coco import BORDER, CocoDataset
-from crossstage.data.records import Box, assemble
+from crossstage.data.formats.base import BORDER, DataFormat, Names, Reader
+from crossstage.data.records import Box, DetectionBuilder, DetectionData
 from crossstage.errors import DataError
 from crossstage.inference.images import image_size
 from crossstage.inference.sources import IMAGE_SUFFIXES
@@ -31,11 +32,11 @@ class Element:
     children: list[Element] = field(default_factory=list)
 
     def child(self, name: str) -> Element | None:
-        """The first child of a name."""
+        """Return the first child of a name; None if there is none."""
         return next((child for child in self.children if child.name == name), None)
 
     def value(self, name: str) -> str | None:
-        """The text of a child."""
+        """Return the text of a child without the space around it; None if there is no such child."""
         child = self.child(name)
         return None if child is None else child.text.strip()
 
@@ -68,17 +69,17 @@ class VocFolder:
         ]
 
     def splits(self) -> dict[str, list[Path]]:
-        """XML files by split, as ``ImageSets/Main`` lists them; all are "train" if there are no lists."""
+        """Return XML files by split, as ``ImageSets/Main`` lists them; all are "train" if there are no lists."""
         lists = {path.stem: path for path in sorted(self.root.glob("ImageSets/Main/*.txt"))}
         splits = {name: self._listed(lists[name]) for name in ("train", "val", "test") if name in lists}
         if not splits and "trainval" in lists:
             splits = {"train": self._listed(lists["trainval"])}
         return splits or {"train": self.files}
 
-    def read(self, files: Sequence[Path]) -> Reading[CocoDataset]:
+    def read(self, files: Sequence[Path]) -> Reading[DetectionData]:
         """Read some of the XML files: what is sound, and every fault with its line."""
         faults: list[Fault] = []
-        found: list[tuple[Path, tuple[int, int], list[Box]]] = []
+        found = DetectionBuilder()
         skipped = 0
         names = self.class_names()
         for path in files:
@@ -92,11 +93,11 @@ class VocFolder:
             boxes, wrong = _boxes(path, root, size, names)
             faults += wrong
             skipped += sum(fault.broken for fault in wrong)
-            found.append((image, size, boxes))
-        return Reading(assemble(self.root, names, found) if found else None, tuple(faults), skipped)
+            found.add(image, size, boxes)
+        return Reading(found.build(self.root, names), tuple(faults), skipped)
 
     def class_names(self) -> tuple[str, ...]:
-        """Names by class id. Of names that differ in case alone, the most frequent is the class."""
+        """Return names by class id. Of names that differ in case alone, the most frequent is the class."""
         if self.given_names is None:
             counts = Counter(name for path in self.files for name in _class_names(path))
             best: dict[str, str] = {}
@@ -128,13 +129,13 @@ def _as_fault(path: Path, error: DataError) -> Fault:
 def _class_names(path: Path) -> list[str]:
     try:
         root = _parse(path)
-    except DataError:  # told when the file is read
+    except DataError:  # the fault is found again when the file is read
         return []
     return [name for entry in root.children if entry.name == "object" and (name := entry.value("name"))]
 
 
 def _parse(path: Path) -> Element:
-    """The root element. No entity is expanded and nothing outside the file is read.
+    """Parse an XML file to its root element. No entity is expanded and nothing outside the file is read.
 
     Raises:
         DataError: The file is missing, too large or not well-formed.
@@ -172,7 +173,7 @@ def _parse(path: Path) -> Element:
 
 
 def _size(root: Element) -> tuple[int, int] | None:
-    """Height and width, if both are told."""
+    """Return height and width in pixels, if the file has both."""
     size = root.child("size")
     sides = [size.value(name) if size else None for name in ("height", "width")]
     if not all(side and side.isdecimal() and int(side) for side in sides):
@@ -195,7 +196,7 @@ def _boxes(path: Path, root: Element, size: tuple[int, int], names: Sequence[str
 
 
 def _box(entry: Element, size: tuple[int, int], names: Sequence[str]) -> Box | str:  # noqa: PLR0911 (a fault each)
-    """The box of an object, or what is wrong with it."""
+    """Return the box of an object, or what is wrong with it."""
     name, bounds = entry.value("name"), entry.child("bndbox")
     if not name:
         return "an object without a name; expected a class"
@@ -208,8 +209,8 @@ def _box(entry: Element, size: tuple[int, int], names: Sequence[str]) -> Box | s
     try:
         left, top, right, bottom = (float(text or "missing") for text in texts)
     except ValueError:
-        told = ", ".join(f"{side} {text or 'missing'}" for side, text in zip(SIDES, texts, strict=True))
-        return f"{name}: {told[:120]}; expected four numbers"
+        found = ", ".join(f"{side} {text or 'missing'}" for side, text in zip(SIDES, texts, strict=True))
+        return f"{name}: {found[:120]}; expected four numbers"
     shown = f"{name}: box {left:g}, {top:g} to {right:g}, {bottom:g}"
     if not all(map(math.isfinite, (left, top, right, bottom))):
         return f"{shown}; expected finite numbers"
@@ -218,3 +219,23 @@ def _box(entry: Element, size: tuple[int, int], names: Sequence[str]) -> Box | s
     if min(left, top) < -BORDER or right > size[1] + BORDER or bottom > size[0] + BORDER:
         return f"{shown} reaches out of the image; expected up to {size[1]}, {size[0]}"
     return Box(names.index(name), (left, top, right, bottom), entry.value("difficult") == "1")
+
+
+def _parts(path: Path, names: Names) -> dict[str, Reader]:
+    class_names = list(names) if names else None
+    if path.is_file():
+        return {"train": partial(VocFolder(path.parent, class_names).read, [path])}
+    folder = VocFolder(path, class_names)
+    return {split: partial(folder.read, files) for split, files in folder.splits().items() if files}
+
+
+FORMATS = {
+    "voc": DataFormat(
+        task="detect",
+        parts=_parts,
+        looked_for="Annotations/*.xml (VOC)",
+        suffixes=(".xml",),
+        fits_folder=lambda folder: (folder / "Annotations").is_dir() or any(folder.glob("*.xml")),
+        order=20,
+    )
+}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from crossstage.data.faults import Fault, Reading
-from crossstage.data.formats.coco import BORDER, CocoDataset
-from crossstage.data.records import Box, assemble
+from crossstage.data.formats.base import BORDER, DataFormat, ListedPart, Names, Reader
+from crossstage.data.records import Box, DetectionBuilder, DetectionData
 from crossstage.errors import DataError
 from crossstage.inference.images import image_size
 from crossstage.inference.sources import IMAGE_SUFFIXES
@@ -18,7 +19,7 @@ CLASSES = "classes.txt"
 UNKNOWN_SIZE = (1000, 1000)  # of an image that is missing, whose labels are checked nevertheless
 
 
-def read_yolo(listed: Path, class_names: Sequence[str]) -> Reading[CocoDataset]:
+def read_yolo(listed: Path, class_names: Sequence[str]) -> Reading[DetectionData]:
     """Read a split.
 
     Args:
@@ -36,7 +37,7 @@ def read_yolo(listed: Path, class_names: Sequence[str]) -> Reading[CocoDataset]:
     return _read(listed, [(image, _label_file(image)) for image in _images(listed)], class_names)
 
 
-def read_labels(files: Sequence[Path]) -> Reading[CocoDataset]:
+def read_labels(files: Sequence[Path]) -> Reading[DetectionData]:
     """Read label files that lie in one folder with their ``classes.txt``, as labelImg writes them.
 
     An image has its label file's name and lies beside it, or in a folder ``images`` next to theirs.
@@ -52,10 +53,10 @@ def read_labels(files: Sequence[Path]) -> Reading[CocoDataset]:
     return _read(folder, [(_image_of(path), path) for path in files], names)
 
 
-def _read(place: Path, pairs: Sequence[tuple[Path | None, Path]], names: Sequence[str]) -> Reading[CocoDataset]:
-    """Images, or None where one is missing, and their label files."""
+def _read(place: Path, pairs: Sequence[tuple[Path | None, Path]], names: Sequence[str]) -> Reading[DetectionData]:
+    """Read pairs of an image, or None where it is missing, and its label file."""
     faults: list[Fault] = []
-    found: list[tuple[Path, tuple[int, int], list[Box]]] = []
+    found = DetectionBuilder()
     skipped = 0
     for image, labels in pairs:
         if image is None:
@@ -69,12 +70,12 @@ def _read(place: Path, pairs: Sequence[tuple[Path | None, Path]], names: Sequenc
         faults += wrong
         skipped += sum(fault.broken for fault in wrong)
         if image:
-            found.append((image, size, boxes))
-    return Reading(assemble(place, names, found) if found else None, tuple(faults), skipped)
+            found.add(image, size, boxes)
+    return Reading(found.build(place, names), tuple(faults), skipped)
 
 
 def label_files(folder: Path) -> list[Path]:
-    """The label files of a folder that has a ``classes.txt``; none if it has not."""
+    """Return the label files of a folder that has a ``classes.txt``; none if it has not."""
     if not (folder / CLASSES).is_file():
         return []
     return sorted(path for path in folder.glob("*.txt") if path.name != CLASSES)
@@ -133,7 +134,7 @@ def _labels(path: Path, size: tuple[int, int], classes: int) -> tuple[list[Box],
 
 
 def _box(words: Sequence[str], size: tuple[int, int], classes: int) -> Box | str:  # noqa: PLR0911 (a fault each)
-    """The box of a line, or what is wrong with it."""
+    """Return the box of a line, or what is wrong with it."""
     shown = " ".join(words[:6])[:80] + (" ..." if len(words) > 6 else "")
     if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
         return f"{len(words)} columns: {shown!r}; expected 5: class, x, y, width, height; or a class and a polygon"
@@ -160,3 +161,39 @@ def _box(words: Sequence[str], size: tuple[int, int], classes: int) -> Box | str
     if min(left, top) < -BORDER or right > columns + BORDER or bottom > rows + BORDER:
         return f"{shown!r} reaches out of the image; expected x ± width / 2 and y ± height / 2 from 0 to 1"
     return Box(int(words[0]), (left, top, right, bottom))
+
+
+def _label_files_at(path: Path) -> list[Path]:
+    """Return the label files at a path that no YAML file describes."""
+    return [path] if path.suffix == ".txt" else label_files(path) if path.is_dir() else []
+
+
+def _parts(path: Path, _: Names) -> dict[str, Reader]:
+    files = _label_files_at(path)
+    return {"train": partial(read_labels, files)} if files else {}
+
+
+def _fits_listed(part: Path) -> bool:
+    if part.is_file():
+        return part.suffix == ".txt"
+    return "images" in part.parts or any(file.suffix.lower() in IMAGE_SUFFIXES for file in part.iterdir())
+
+
+def _read_listed(part: ListedPart) -> Reader:
+    if not isinstance(part.names, list):
+        raise DataError(f"{part.file}: no names; expected the classes' names, as a list or by id")
+    return partial(read_yolo, part.path, part.names)
+
+
+FORMATS = {
+    "yolo": DataFormat(
+        task="detect",
+        parts=_parts,
+        looked_for="classes.txt with label files (YOLO)",
+        suffixes=(".txt",),
+        fits_folder=label_files,
+        order=40,
+        fits_listed=_fits_listed,
+        read_listed=_read_listed,
+    )
+}

@@ -1,39 +1,68 @@
-"""ONNX files: PyTorch's graph simplified, what the model is in their metadata, and suppression behind it."""
+"""ONNX files: PyTorch's graph simplified, with the model's header in its metadata and suppression behind its boxes.
+
+int8 is static quantisation: eight-bit weights and activations, scaled by what real images make of them. The
+convolutions that predict stay in float: their outputs are coordinates and scores, whose fine steps decide over average
+precision, and they cost a few percent of the whole.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import torch
-
-from crossstage.deploy.graph import Plan
-from crossstage.deploy.header import KEY, Header
+from crossstage.deploy.backends.base import ALL_OPTIONS, KEY, MAX_HEADER_BYTES, Backend, FileFormat, Recipe
+from crossstage.deploy.backends.shared import silent
 from crossstage.errors import ConfigError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from torch import Tensor
+
+    from crossstage.deploy.graph import ExportPlan
+    from crossstage.deploy.header import ExportHeader
+    from crossstage.ops.nms import NMS
 
 OPSET = 18  # the newest that OpenCV 4.x, ONNX Runtime and OpenVINO all read, and the lowest the exporter writes itself
-MAX_PER_CLASS = 300
 
 
-def to_onnx(plan: Plan) -> ModelProto:
-    """Record a plan by PyTorch's dynamo exporter and simplify it.
+def write(recipe: Recipe, path: Path) -> ExportHeader:
+    """Write a recipe as one ONNX file."""
+    model, header = build(recipe)
+    save(model, path)
+    return header
+
+
+def build(recipe: Recipe) -> tuple[ModelProto, ExportHeader]:
+    """Return the ONNX graph of a recipe, and the header that lies in its metadata.
 
     Raises:
-        ConfigError: The packages that export are not installed.
+        ConfigError: ONNX has no suppression of the wanted kind.
     """
-    try:
-        import onnxscript  # noqa: F401 (the exporter's own)
-        import onnxslim
-    except ImportError as error:
-        raise ConfigError(f"export needs {error.name}; try: pip install 'crossstage[export]'") from None
+    header = recipe.plan.header
+    if recipe.nms:
+        _check_nms(recipe.nms)
+    model = to_onnx(recipe.plan)
+    if recipe.calibration:
+        model = quantise(model, predictors(model), recipe.calibration)
+        describe(model, header)
+    if recipe.nms:
+        header = replace(header, outputs="detections", nms=recipe.nms)
+        add_suppression(model, recipe.nms, single=header.batch == 1)
+        describe(model, header)
+    return model, header
+
+
+def to_onnx(plan: ExportPlan) -> ModelProto:
+    """Record a plan by PyTorch's dynamo exporter and simplify it."""
+    import onnxscript  # noqa: F401 (the exporter needs it, and would name it last)
+    import onnxslim
+    import torch
+
     with silent(), torch.inference_mode():
         program = torch.onnx.export(
             plan.graph,
@@ -54,7 +83,7 @@ def to_onnx(plan: Plan) -> ModelProto:
     return model
 
 
-def describe(model: ModelProto, header: Header) -> None:
+def describe(model: ModelProto, header: ExportHeader) -> None:
     """Put a header into a graph's metadata, in place of an earlier one."""
     import onnx
 
@@ -62,7 +91,7 @@ def describe(model: ModelProto, header: Header) -> None:
     model.producer_name = "crossstage"
 
 
-def write_onnx(model: ModelProto, path: Path) -> None:
+def save(model: ModelProto, path: Path) -> None:
     """Check a graph and write it.
 
     Raises:
@@ -74,31 +103,93 @@ def write_onnx(model: ModelProto, path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def add_suppression(
-    model: ModelProto, header: Header, *, score_threshold: float, iou_threshold: float
-) -> tuple[ModelProto, Header]:
+def quantise(model: ModelProto, in_float: Sequence[str], batches: Sequence[Tensor]) -> ModelProto:
+    """Quantise a graph by ONNX Runtime's static quantisation: QDQ nodes, one scale for each channel of a weight.
+
+    Args:
+        model: A graph in float32.
+        in_float: Names of the operations that stay in float, see :func:`predictors`.
+        batches: Inputs, each as the graph takes it.
+    """
+    import onnx
+    from onnxruntime.quantization import (  # pyright: ignore[reportMissingTypeStubs]
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Batches(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> dict[str, Any]:
+            batch = next(self.left, None)
+            return {} if batch is None else {"images": batch.numpy()}
+
+    with silent(), tempfile.TemporaryDirectory(prefix="crossstage-") as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, str(source))
+        quantize_static(
+            source,
+            target,
+            Batches(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=list(in_float),
+            extra_options={"CalibMovingAverage": True},  # one odd image must not decide a scale
+        )
+        return onnx.load(str(target))
+
+
+def predictors(model: ModelProto) -> list[str]:
+    """Return the names of the last convolutions or linear layers of a graph, and of all operations that follow them."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    names, pending = [], [output.name for output in model.graph.output]
+    while pending:
+        node = makers.get(pending.pop())
+        if node is None or node.name in names:
+            continue
+        names.append(node.name)
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            pending.extend(node.input)
+    return names
+
+
+def _check_nms(nms: NMS) -> None:
+    if nms.kind != "iou" or nms.class_ids is not None:
+        told = f"of kind {nms.kind!r}" if nms.kind != "iou" else "of chosen classes"
+        raise ConfigError(f"suppression {told} cannot lie inside a graph; expected kind 'iou' and all classes")
+
+
+def add_suppression(model: ModelProto, nms: NMS, *, single: bool) -> None:
     """Follow boxes and scores by ONNX's own suppression.
 
     The graph's output becomes ``detections`` ``(M, 7)``, best first: image, class, score, x1, y1, x2, y2.
 
     Args:
         model: A graph whose outputs are ``boxes`` and ``scores``.
-        header: What it says of itself.
-        score_threshold: Detections score more than this, in [0, 1].
-        iou_threshold: Of two boxes of a class that overlap more than this, the weaker goes, in [0, 1].
+        nms: Thresholds of suppression within each class, and the most detections of an image.
+        single: Whether the graph takes one image at a time.
     """
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
     constants: dict[str, Any] = {
-        "most": np.array([MAX_PER_CLASS], np.int64),
-        "iou_threshold": np.array([iou_threshold], np.float32),
-        "score_threshold": np.array([score_threshold], np.float32),
+        "most": np.array([nms.max_detections], np.int64),  # of a class for suppression, then of an image
+        "iou_threshold": np.array([nms.iou], np.float32),
+        "score_threshold": np.array([nms.score], np.float32),
         "image_and_box": np.array([0, 2], np.int64),
         "image_and_class": np.array([0, 1], np.int64),
         "column": np.array([1], np.int64),
     }
+    if not single:
+        constants |= {"first": np.array([0], np.int64), "scalar": np.array(0, np.int64), "bit": np.array([0, 1])}
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     steps = [
         ("Transpose", ["scores"], ["scores_by_class"], {"perm": [0, 2, 1]}),
@@ -116,19 +207,44 @@ def add_suppression(
         ("Unsqueeze", ["flat_scores", "column"], ["column_scores"], {}),
         ("Concat", ["float_owners", "column_scores", "corners"], ["unordered"], {"axis": 1}),
         ("Shape", ["flat_scores"], ["count"], {}),
-        ("TopK", ["flat_scores", "count"], ["ordered_scores", "order"], {"largest": 1, "sorted": 1}),
-        ("Gather", ["unordered", "order"], ["detections"], {"axis": 0}),
+        *(_BEST_OF_ONE if single else _BEST_OF_EACH),
     ]
     graph.node.extend(helper.make_node(kind, takes, gives, **options) for kind, takes, gives, options in steps)
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("detections", TensorProto.FLOAT, ["found", 7]))
-    header = replace(header, outputs="detections", score_threshold=score_threshold, iou_threshold=iou_threshold)
-    describe(model, header)
-    return model, header
+
+
+_BEST_OF_ONE: list[tuple[str, list[str], list[str], dict[str, int]]] = [
+    ("Min", ["count", "most"], ["taken"], {}),
+    ("TopK", ["flat_scores", "taken"], ["ordered_scores", "order"], {"largest": 1, "sorted": 1}),
+    ("Gather", ["unordered", "order"], ["detections"], {"axis": 0}),
+]
+"""The best rows of the only image."""
+
+_BEST_OF_EACH: list[tuple[str, list[str], list[str], dict[str, int]]] = [
+    ("TopK", ["flat_scores", "count"], ["ordered_scores", "order"], {"largest": 1, "sorted": 1}),
+    ("Gather", ["unordered", "order"], ["ordered"], {"axis": 0}),
+    ("Gather", ["kept", "order"], ["ordered_kept"], {"axis": 0}),
+    ("Gather", ["ordered_kept", "scalar"], ["image_of_row"], {"axis": 1}),  # (M,)
+    ("Shape", ["boxes"], ["shape_of_boxes"], {}),
+    ("Gather", ["shape_of_boxes", "first"], ["images_count"], {"axis": 0}),
+    ("OneHot", ["image_of_row", "images_count", "bit"], ["of_image"], {}),  # (M, N)
+    ("CumSum", ["of_image", "scalar"], ["rows_so_far"], {}),
+    ("Mul", ["rows_so_far", "of_image"], ["own_rows_so_far"], {}),
+    ("ReduceSum", ["own_rows_so_far", "column"], ["rank"], {"keepdims": 0}),  # (M,), from 1 in each image
+    ("LessOrEqual", ["rank", "most"], ["among_best"], {}),
+    ("NonZero", ["among_best"], ["best_rows"], {}),
+    ("Squeeze", ["best_rows", "first"], ["best_row"], {}),
+    ("Gather", ["ordered", "best_row"], ["detections"], {"axis": 0}),
+]
+"""The best rows of each of several images: those with the lowest rank among the rows of their image."""
 
 
 def _spell_out_hard_sigmoids(model: ModelProto, *, half: bool) -> None:
-    """As ``clip(x / 6 + 1 / 2, 0, 1)``: OpenCV takes a product with the operation for a hard swish of its argument."""
+    """Write hard sigmoids as ``clip(x / 6 + 1 / 2, 0, 1)``.
+
+    OpenCV takes a product with the operation for a hard swish of its argument.
+    """
     import numpy as np
     from onnx import helper, numpy_helper
 
@@ -153,7 +269,7 @@ def _spell_out_hard_sigmoids(model: ModelProto, *, half: bool) -> None:
 
 
 def _strip(model: ModelProto) -> None:
-    """Leave out what the exporter notes of the source code, paths of this machine among it."""
+    """Remove what the exporter notes of the source code, paths of this machine among it."""
     for part in (model, model.graph):
         part.doc_string = ""
     for node in model.graph.node:
@@ -164,14 +280,70 @@ def _strip(model: ModelProto) -> None:
         del value.metadata_props[:]
 
 
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """The exporters' loggers and warnings, which are of their own machinery, keep quiet."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+def read_header(path: Path) -> str | None:
+    """Return the value of the header's key in a file's metadata.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError, EOFError: It is no ONNX file.
+    """
+    with path.open("rb") as file:
+        for entry in _fields(file, _METADATA):
+            key, value = (b"".join(_fields(io.BytesIO(entry), number)) for number in (1, 2))
+            if key == KEY.encode():
+                return value.decode()
+    return None
+
+
+_METADATA = 14  # ModelProto.metadata_props
+_MAX_FIELDS = 10_000
+_LENGTHS = {1: 8, 5: 4}  # bytes of fixed-size wire types
+
+
+def _fields(file: BinaryIO, wanted: int) -> Iterator[bytes]:
+    """Yield the values of a field of a protobuf message and skip the others (protobuf's wire format)."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    for _ in range(_MAX_FIELDS):
+        if file.tell() == size:
+            return
+        number, wire = divmod(_varint(file), 8)
+        if wire == 0:
+            _varint(file)
+            continue
+        if wire != 2 and wire not in _LENGTHS:
+            raise ValueError(f"a field of wire type {wire}")
+        length = _varint(file) if wire == 2 else _LENGTHS[wire]
+        if length > size - file.tell():
+            raise EOFError(f"a field of {length:,} bytes reaches beyond its end")
+        if number == wanted and wire == 2 and length <= MAX_HEADER_BYTES:
+            yield file.read(length)
+        else:
+            file.seek(length, os.SEEK_CUR)
+    raise ValueError(f"more than {_MAX_FIELDS:,} fields")
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            raise EOFError("it ends within a number")
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError("a number of more than 10 bytes")
+
+
+BACKENDS = {
+    "onnx": Backend(
+        label="ONNX",
+        module="onnx",
+        install="crossstage[export]",
+        preference=10,
+        distributions=("torch", "onnx", "onnxscript", "onnxslim"),
+        format=FileFormat(
+            suffix=".onnx", options=ALL_OPTIONS, write=write, read_header=read_header, note=f"opset {OPSET}"
+        ),
+    )
+}

@@ -14,13 +14,13 @@ STATUS = Path("/proc/self/status")
 
 
 def peak_mib(source: str | Path, way: str, size: int, threads: int) -> float | None:
-    """Peak of the resident memory while a model is opened and run, above what its process had before, in MiB.
+    """Return the peak of resident memory while a model is opened and run, above what its process had before, in MiB.
 
     Args:
         source: A model's name or file; an exported file's path for a way that runs one.
-        way: One of :data:`~crossstage.deploy.benchmark.rows.WAYS`, or the model and the runtime of one of its peers.
+        way: One of :func:`~crossstage.deploy.benchmark.ways.ways`, or the model and the runtime of one of its peers.
         size: Side of the input in pixels.
-        threads: For the runtime.
+        threads: Number of threads of the runtime.
 
     Returns:
         None where the system does not tell (Linux does), or the run failed.
@@ -43,24 +43,26 @@ def main() -> None:
     """Print the peak of one run: what :func:`peak_mib` starts."""
     import torch
 
-    from crossstage.deploy.backends.sessions import RUNTIMES
-    from crossstage.deploy.benchmark.benchmark import named_model
+    from crossstage.deploy.backends import BACKENDS
+    from crossstage.deploy.benchmark.networks import named_model
     from crossstage.deploy.benchmark.peers import peers_of
-    from crossstage.deploy.benchmark.rows import WAYS
+    from crossstage.deploy.benchmark.running import open_way
+    from crossstage.deploy.benchmark.ways import ways
     from crossstage.models.registry import Model
 
     source, way, size, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     images = torch.rand(1, 3, size, size)
-    if way in WAYS and (runtime := WAYS[way].runtime) is not None:
-        importlib.import_module(RUNTIMES[runtime])
+    known = ways().get(way)
+    if known and known.exported:
+        importlib.import_module(BACKENDS[known.backend].module)
         what: Model | Path = Path(source)
     else:
         what = named_model(source)
-    if way not in WAYS:
+    if known:
+        start = partial(open_way, known, what, threads)
+    else:
         assert not isinstance(what, Path)
         start = next(peer.open for peer in peers_of(source, what, size, threads) if peer.label == way)
-    else:
-        start = partial(WAYS[way].open, what, threads)
     before = _mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     with torch.inference_mode():

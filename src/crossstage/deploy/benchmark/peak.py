@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -20,35 +20,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossstage.analysis.roof import CONVOLUTIONS
-from crossstage.deploy.backends.onnx import OPSET, write_onnx
-from crossstage.deploy.backends.sessions import RUNTIMES, Runtime, start
-from crossstage.deploy.benchmark.rows import Number
-from crossstage.deploy.int8 import quantise_onnx
+from crossstage.deploy.backends import runtimes
+from crossstage.deploy.backends.onnx import OPSET, quantise, save
+from crossstage.deploy.benchmark.ways import NumberType
+from crossstage.deploy.sessions import start
 from crossstage.errors import CrossStageError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-WINOGRAD: tuple[Runtime, ...] = ("opencv", "ncnn")
-_SUFFIXES: Mapping[Runtime, str] = {"ncnn": ".ncnn.param"}
-
-_Way = tuple[str, Number, bool, Callable[[], object]]
+_Pass = tuple[str, NumberType, bool, Callable[[], object]]
 
 
 @dataclass(frozen=True)
-class Convolution:
+class TimedConvolution:
     """A convolution in a library.
 
     Attributes:
         name: Library and size.
-        precision: Of the arithmetic.
-        winograd: Whether it multiplies less than the definition.
-        gflops: Two for each multiply-add of the definition, in billions.
-        run: Computes it.
+        precision: The numbers that it is computed in.
+        winograd: Whether the library multiplies less than the definition.
+        gflops: Billions of operations, two for each multiply-add of the definition.
+        run: Computes the convolution once.
     """
 
     name: str
-    precision: Number
+    precision: NumberType
     winograd: bool
     gflops: float
     run: Callable[[], object]
@@ -59,21 +56,26 @@ class Peak:
     """The best rate of one kind.
 
     Attributes:
-        precision: Of the arithmetic.
-        winograd: Whether it was reached by multiplying less than the definition.
-        rate: In GFLOP/s, two for each multiply-add of the definition.
+        precision: The numbers that are computed in.
+        winograd: Whether the rate was reached by multiplying less than the definition.
+        rate: GFLOP/s, two for each multiply-add of the definition.
         name: Library and size of the convolution.
     """
 
-    precision: Number
+    precision: NumberType
     winograd: bool
     rate: float
     name: str
 
 
-def best(convolutions: list[Convolution], milliseconds: Mapping[str, float]) -> tuple[Peak, ...]:
-    """The peak of each precision, with and without Winograd's algorithm, of what each convolution took, by name."""
-    peaks: dict[tuple[Number, bool], Peak] = {}
+def best(convolutions: list[TimedConvolution], milliseconds: Mapping[str, float]) -> tuple[Peak, ...]:
+    """Return the peak of each precision, with and without Winograd's algorithm.
+
+    Args:
+        convolutions: The convolutions that were timed.
+        milliseconds: Duration of each, by its name.
+    """
+    peaks: dict[tuple[NumberType, bool], Peak] = {}
     for one in convolutions:
         peak = Peak(one.precision, one.winograd, one.gflops / milliseconds[one.name] * 1e3, one.name)
         kind = (one.precision, one.winograd)
@@ -82,11 +84,11 @@ def best(convolutions: list[Convolution], milliseconds: Mapping[str, float]) -> 
     return tuple(peaks.values())
 
 
-def convolutions(threads: int) -> list[Convolution]:
-    """What to take the best of, in each installed library and precision.
+def convolutions(threads: int) -> list[TimedConvolution]:
+    """Return what to take the best of, in each installed library and precision.
 
     Args:
-        threads: For each library.
+        threads: Number of threads of each library.
     """
     found = []
     for channels, kernel, side in CONVOLUTIONS:
@@ -95,38 +97,37 @@ def convolutions(threads: int) -> list[Convolution]:
         images = torch.rand(1, channels, side, side)
         weight = torch.randn(channels, channels, kernel, kernel) / (channels**0.5 * kernel)
         for library, precision, winograd, run in (*_torch(images, weight), *_others(images, weight, threads)):
-            found.append(Convolution(f"{library} {precision}: {size}", precision, winograd, gflops, run))
+            found.append(TimedConvolution(f"{library} {precision}: {size}", precision, winograd, gflops, run))
     return found
 
 
-def _torch(images: Tensor, weight: Tensor) -> Iterator[_Way]:
-    precisions: dict[Number, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+def _torch(images: Tensor, weight: Tensor) -> Iterator[_Pass]:
+    precisions: dict[NumberType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
     for precision, dtype in precisions.items():
         x, w = (tensor.to(dtype=dtype, memory_format=torch.channels_last) for tensor in (images, weight))
         yield "torch", precision, False, lambda x=x, w=w: F.conv2d(x, w, padding=w.shape[2] // 2)
 
 
-def _others(images: Tensor, weight: Tensor, threads: int) -> Iterator[_Way]:
-    """Those that can; one that is not installed, or lacks a precision, sets no roof."""
-    with tempfile.TemporaryDirectory(prefix="crossstage-") as name:
-        folder = Path(name)
+def _others(images: Tensor, weight: Tensor, threads: int) -> Iterator[_Pass]:
+    """Yield the runtimes that can; one that is not installed, reads other files or lacks a precision sets no roof."""
+    with tempfile.TemporaryDirectory(prefix="crossstage-") as scratch:
+        folder = Path(scratch)
         graph = _graph(images, weight)
-        write_onnx(graph, folder / "float.onnx")
-        write_onnx(quantise_onnx(graph, [], [images]), folder / "int8.onnx")
-        _write_ncnn(weight, folder / "float.ncnn.param")
-        for runtime in RUNTIMES:
-            for precision in ("fp32", "bf16", "int8"):
-                stem = "int8" if precision == "int8" else "float"
-                arithmetic = "bf16" if precision == "bf16" else "fp32"
-                file = folder / f"{stem}{_SUFFIXES.get(runtime, '.onnx')}"
-                if not file.is_file():
+        save(graph, folder / "float.onnx")
+        save(quantise(graph, [], [images]), folder / "int8.onnx")
+        _write_ncnn(weight, folder / "float.param")
+        for name, runtime in runtimes().items():
+            for precision in get_args(NumberType):
+                stem, arithmetic = ("int8", "fp32") if precision == "int8" else ("float", precision)
+                files = (folder / f"{stem}{suffix}" for suffix in runtime.reads)
+                if (file := next(filter(Path.is_file, files), None)) is None:
                     continue
                 try:
-                    session = start(file, runtime, ["result"], threads=threads, precision=arithmetic)
+                    session = start(file, name, ["result"], threads=threads, precision=arithmetic)
                 except CrossStageError:
                     continue
-                winograd = runtime in WINOGRAD and weight.shape[2] == 3 and precision != "int8"
-                yield runtime, precision, winograd, lambda session=session: session(images.numpy())
+                winograd = runtime.winograd and weight.shape[2] == 3 and precision != "int8"
+                yield name, precision, winograd, lambda session=session: session(images.numpy())
 
 
 def _graph(images: Tensor, weight: Tensor) -> ModelProto:
@@ -143,7 +144,7 @@ def _graph(images: Tensor, weight: Tensor) -> ModelProto:
 
 
 def _write_ncnn(weight: Tensor, path: Path) -> None:
-    """A file of ncnn: a line for each layer with its numbered options, and tensors, each after a word for its type."""
+    """Write ncnn's files: a line for each layer with its numbered options; tensors, each after a word for its type."""
     channels, kernel = weight.shape[0], weight.shape[2]
     options = f"0={channels} 1={kernel} 4={kernel // 2} 6={weight.numel()}"
     path.write_text(f"7767517\n2 2\nInput in0 0 1 in0\nConvolution result 1 1 in0 out0 {options}\n")

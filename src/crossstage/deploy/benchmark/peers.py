@@ -16,14 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossstage.deploy.backends.onnx import OPSET, silent
-from crossstage.deploy.backends.sessions import Runtime, installed, start
-from crossstage.deploy.benchmark.rows import Run, billions
+from crossstage.deploy.backends.onnx import OPSET
+from crossstage.deploy.backends.shared import silent
+from crossstage.deploy.benchmark.networks import billions
+from crossstage.deploy.benchmark.running import Run
 from crossstage.deploy.export import export
+from crossstage.deploy.sessions import installed, start
 from crossstage.errors import ConfigError, ExportError
 from crossstage.models.detector import Detector
 from crossstage.models.registry import Model
 from crossstage.weights.peers import twin_of
+from crossstage.weights.ref import NAMED, parse
 
 NANO = ("yolov8n", "yolo11n")
 DARKNET = "OpenCV DNN, Darknet files"
@@ -35,10 +38,10 @@ class Peer:
     """A competitor.
 
     Attributes:
-        model: Its name.
+        model: The network's name.
         runtime: What runs it, for people.
-        gflops: Of a pass, in billions; None if nobody counted.
-        open: Makes it run; raises whatever its library does.
+        gflops: Billions of operations of a pass; None if nobody counted.
+        open: Makes the network run; raises whatever its library does.
     """
 
     model: str
@@ -53,13 +56,13 @@ class Peer:
 
 
 def peers_of(name: str, model: Model, size: int, threads: int) -> Iterator[Peer]:
-    """Those that there are for a network and that are installed.
+    """Yield the peers that there are for a network and that are installed.
 
     Args:
         name: The network's name.
         model: The network.
         size: Side of the input in pixels.
-        threads: For each runtime.
+        threads: Number of threads of each runtime.
     """
     if importlib.util.find_spec("cv2") is not None:
         flops = billions(model, size)
@@ -71,12 +74,12 @@ def peers_of(name: str, model: Model, size: int, threads: int) -> Iterator[Peer]
 
 
 def opencv_darknet(model: Model, size: int, threads: int) -> Run:
-    """The paper's own set-up on a CPU: Darknet's files of a network in OpenCV's DNN module.
+    """Return the paper's own set-up on a CPU: Darknet's files of a network in OpenCV's DNN module.
 
     Args:
         model: The network.
         size: Side of the input in pixels.
-        threads: For OpenCV.
+        threads: Number of threads of OpenCV.
 
     Raises:
         ExportError: Darknet, or OpenCV's reader of its files, has no layers for the network.
@@ -100,15 +103,15 @@ def opencv_darknet(model: Model, size: int, threads: int) -> Run:
 
 
 def own_cores(run: Run, size: int, threads: int) -> Run:
-    """A run whose threads get a core each.
+    """Return a run whose threads get a core each.
 
     Threads that wait for each other look idle, and some schedulers put such on one core while another has nothing to
     do. OpenCV's wait; those of other runtimes ask again and again, or are bound to cores by the runtime.
 
     Args:
-        run: Keeps its threads from call to call.
+        run: A pass that keeps its threads from call to call.
         size: Side of an input in pixels.
-        threads: How many it has.
+        threads: Number of its threads.
 
     Raises:
         ConfigError: The system does not let threads be bound (Linux does).
@@ -142,12 +145,13 @@ QUIET = 0.2  # seconds in which other runtimes' threads stop asking for work
 
 
 def _busy() -> dict[int, int]:
-    """Nanoseconds that each thread has run."""
+    """Return the nanoseconds that each thread has run."""
     return {int(task.name): int((task / "schedstat").read_text().split()[0]) for task in _TASKS.iterdir()}
 
 
 def _timm(name: str, size: int) -> Iterator[Peer]:
-    twin = twin_of(name, "timm")
+    ref = parse(name)
+    twin = twin_of(ref.name, "timm") if ref.kind in NAMED else None
     if twin is None or importlib.util.find_spec("timm") is None:
         return
     timm: Any = importlib.import_module("timm")
@@ -156,7 +160,7 @@ def _timm(name: str, size: int) -> Iterator[Peer]:
 
 
 def _ultralytics(size: int, threads: int) -> Iterator[Peer]:
-    """Untrained, as speed does not depend on weights; in PyTorch, and by each runtime that reads ONNX files."""
+    """Yield untrained networks, as weights do not change speed, in PyTorch and each runtime that reads ONNX files."""
     if importlib.util.find_spec("ultralytics") is None:
         return
     ultralytics: Any = importlib.import_module("ultralytics")
@@ -174,7 +178,7 @@ def _ultralytics(size: int, threads: int) -> Iterator[Peer]:
             )
 
 
-def _in_runtime(network: torch.nn.Module, runtime: Runtime, *, size: int, threads: int) -> Run:
+def _in_runtime(network: torch.nn.Module, runtime: str, *, size: int, threads: int) -> Run:
     with tempfile.TemporaryDirectory(prefix="crossstage-") as folder, silent():
         path = Path(folder) / "model.onnx"
         torch.onnx.export(

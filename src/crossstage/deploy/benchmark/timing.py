@@ -8,6 +8,12 @@ from typing import TypeVar
 
 import torch
 
+BURST = 3
+"""Passes of a turn that a benchmark computes, the last of which counts."""
+
+PAUSE = 0.02
+"""Seconds before each turn of a benchmark."""
+
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -21,16 +27,16 @@ def in_turns(
     pause: float = 0.0,
     progress: Callable[[int], object] = lambda _: None,
 ) -> dict[Name, list[float]]:
-    """Milliseconds of each run in each round.
+    """Return the milliseconds of each run in each round.
 
     Args:
         runs: What to time, by name.
-        rounds: Rounds that count.
-        warm_up: Rounds before them.
-        seconds: No further round begins after these; one counts at least.
+        rounds: Number of rounds that count.
+        warm_up: Number of rounds before them.
+        seconds: Duration after which no further round begins; at least one counts.
         burst: Passes of a turn, the last of which counts: those before bring caches and threads back to it.
         pause: Seconds before each turn: threads of one runtime spin for a while and would slow down the next.
-        progress: Told how many rounds are done, those before the ones that count included.
+        progress: Called with the number of rounds that are done, those before the ones that count included.
     """
     times: dict[Name, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds

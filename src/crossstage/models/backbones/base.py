@@ -1,7 +1,29 @@
-"""What all families share: the settings of a row, the stages it turns into, and the backbone that runs them."""
+"""What all families of backbones share. Adding a family takes one file in this room, and no line anywhere else.
+
+The file of a family holds, in this order:
+
+1. A docstring: the papers, and where the network deliberately differs from them.
+2. A frozen, keyword-only dataclass that extends :class:`BackboneConfig` by the family's own settings. Each field is a
+   plain value, a tuple of such or a :class:`~crossstage.nn.Partial`, so that a model file can store it, and may be
+   changed by its name in ``create_model(name, field=value)``. ``__post_init__`` refuses values that do not fit with a
+   :class:`~crossstage.errors.ConfigError` that says what was found and what is expected.
+3. ``BACKBONES``, a dictionary of rows by name: lower case, without a suffix that is a neck's or head's name. The tables
+   of all files are joined to :data:`crossstage.models.backbones.BACKBONES`, so that every row is listed, built, saved,
+   profiled and exported by its name, and ``<row>_<neck>`` is a detector.
+4. :meth:`BackboneConfig.build_stages`, which turns a row into a stem and :class:`Stage` objects. It builds every
+   convolution with ``style=self.style``, which brings normalisation and activation, and heeds ``self.partial``: with
+   None it builds the plain network, else its stages as :class:`~crossstage.nn.CrossStage`. Random numbers are drawn
+   elsewhere: :class:`StagedBackbone` initialises all of the network as ``init`` says.
+
+A family whose blocks are residual overrides :meth:`BackboneConfig.has_residuals` and takes the blocks' drop rates from
+:func:`stepped`. A stage's map is what its module returns; detectors read the last stage of each stride.
+
+A program may add a row of its own while it runs: ``BACKBONES["mine"] = MyConfig(...)`` before the name is used.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -34,17 +56,19 @@ class About:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """Settings that every row has.
+class BackboneConfig(ABC):
+    """Settings that every row has, whatever its family.
 
     Attributes:
         about: What the network is.
         partial: How the stages are made partial; None for a plain network.
         act: Activation of every convolution.
-        norm: Normalisation of every convolution, ``"batch"`` or ``"group"``.
-        momentum: Of batch norm, see :class:`~crossstage.nn.ConvStyle`.
-        init: How weights are drawn, see :func:`~crossstage.nn.init.initialise`.
-        zero_init: Start each residual block as its shortcut, see :func:`~crossstage.nn.init.initialise`.
+        norm: Normalisation of every convolution: ``"batch"``, ``"group"``, ``"frozen"`` or ``"none"``, see
+            :class:`~crossstage.nn.ConvStyle`.
+        momentum: Share of the newest batch in batch norm's running statistics, in [0, 1].
+        init: The scheme that weights are drawn by: ``"darknet"``, ``"fan_in"`` or ``"fan_out"``, see
+            :func:`~crossstage.nn.init.initialise`.
+        zero_init: Whether each residual block starts as its shortcut, see :func:`~crossstage.nn.init.initialise`.
         in_chans: Channels of the input.
         drop_path: Probability that a residual block is left out in training (stochastic depth); it rises linearly from
             0 at the first block to this at the last.
@@ -79,20 +103,33 @@ class BackboneConfig:
             raise ConfigError("drop_path leaves out residual blocks, and this network has none; expected 0")
         _ = self.style.activate()
 
+    @abstractmethod
+    def build_stages(self) -> tuple[nn.Module, list[Stage]]:
+        """Build the stem and the stages, in the order in which they run.
+
+        Raises:
+            ConfigError: The values do not fit each other, such as a ``partial`` that does not cut a stage into whole
+                channels.
+        """
+
     @property
     def style(self) -> ConvStyle:
-        """What all convolutions have in common."""
+        """Normalisation and activation, which all convolutions have in common."""
         return ConvStyle(self.act, self.norm, self.momentum)
 
     def has_residuals(self) -> bool:
-        """Whether there are residual blocks for ``drop_path`` to leave out."""
+        """Tell whether there are residual blocks for ``drop_path`` to leave out."""
         return False
 
     def check_depths(self, depths: Sequence[int], widths: Sequence[object]) -> None:
         """Refuse a row whose tuples differ in length, are empty, or add up to too many blocks.
 
+        Args:
+            depths: Number of blocks of each stage.
+            widths: A setting that has one value for each stage.
+
         Raises:
-            ConfigError: See above.
+            ConfigError: The row is refused.
         """
         if len(depths) != len(widths) or not depths:
             raise ConfigError(
@@ -109,8 +146,8 @@ class Stage:
     """A built stage.
 
     Attributes:
-        module: What runs.
-        channels: Channels of its output.
+        module: The module that runs, from the map of the stage before to its own.
+        channels: Number of channels of its output.
         stride: Pixels of the network's input per pixel of its output.
         feature_channels: How many of its channels, counted from the end, a neck reads; None for all.
     """
@@ -122,7 +159,7 @@ class Stage:
 
 
 def stepped(rate: float, count: int) -> list[float]:
-    """Drop rates of ``count`` blocks, from 0 to ``rate``."""
+    """Return the drop rates of ``count`` blocks in a row, which rise linearly from 0 to ``rate``."""
     return [rate * index / max(1, count - 1) for index in range(count)]
 
 
@@ -134,14 +171,14 @@ class StagedBackbone(nn.Module):
 
     Args:
         config: The row it was built from.
-        stem: What runs before the first stage.
-        stages: The stages.
-        out_indices: Which stages' maps to return, counted from 0, negative from the end; the default is the last. Later
-            stages are left out.
+        stem: The module that runs before the first stage.
+        stages: The stages, in the order in which they run.
+        out_indices: Indices of the stages whose maps are returned, ascending, counted from 0, negative from the end;
+            the default is the last alone. Later stages are left out.
 
     Attributes:
-        channels: Channels of the returned maps.
-        strides: Pixels of the input per pixel of the returned maps.
+        channels: Number of channels of each returned map.
+        strides: Pixels of the input per pixel of each returned map.
 
     Raises:
         ConfigError: An index is out of range.
@@ -176,6 +213,34 @@ class StagedBackbone(nn.Module):
                 read = self.read_channels[len(features)]
                 features.append(x if read is None else x[:, -read:])
         return features
+
+
+def build_backbone(
+    config: BackboneConfig, *, out_indices: Sequence[int] = (-1,), strides: Sequence[int] | None = None
+) -> StagedBackbone:
+    """Turn a row of a family's table, or a changed copy of one, into a backbone.
+
+    Args:
+        config: The row.
+        out_indices: Indices of the stages whose maps are returned, counted from 0, negative from the end.
+        strides: Strides of the maps to return instead; of each stride, the last stage's map is taken.
+
+    Raises:
+        ConfigError: A value of the row does not fit the others, an index is out of range, or there is no map of a
+            stride.
+
+    Example:
+        >>> backbone = build_backbone(BACKBONES["cspresnet50"], out_indices=(1, 2, 3))
+        >>> backbone.channels, backbone.strides
+        ([256, 512, 1024], [8, 16, 32])
+    """
+    stem, stages = config.build_stages()
+    if strides is not None:
+        last = {stage.stride: index for index, stage in enumerate(stages)}
+        if not set(strides) <= last.keys():
+            raise ConfigError(f"maps of strides {list(strides)} are asked for; this backbone's are at {sorted(last)}")
+        out_indices = [last[stride] for stride in strides]
+    return StagedBackbone(config, stem, stages, out_indices=out_indices)
 
 
 def _resolve(out_indices: Sequence[int], count: int) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ class DarknetConfig(BackboneConfig):
     """One row of the family.
 
     Attributes:
-        stem: ``(width, stride)`` of each 3x3 convolution before the first stage.
+        stem: Pairs ``(width, stride)`` for each 3x3 convolution before the first stage.
         widths: Channels of each stage's entry convolution.
         depths: Residual blocks of each stage; 1 for the other kinds of stage.
         stage: ``"residual"``: strided 3x3 entry, residual blocks. ``"pair"``: 2x2 max pooling (but before the first
@@ -37,7 +37,8 @@ class DarknetConfig(BackboneConfig):
         first: The first residual stage of a partial network with a projected split: ``"half"`` like the others;
             ``"whole"``: both parts keep its full width and its blocks their bottleneck of a half; ``"plain"``: not
             partial.
-        elastic: Give half of each residual block's channels half the resolution; blocks then have no bottleneck.
+        elastic: Whether half of each residual block's channels have half the resolution; blocks then have no
+            bottleneck.
 
     Raises:
         ConfigError: Widths and depths differ in number, or a setting does not fit the kind of stage.
@@ -69,6 +70,10 @@ class DarknetConfig(BackboneConfig):
         """See :meth:`BackboneConfig.has_residuals`."""
         return self.stage == "residual"
 
+    def build_stages(self) -> tuple[nn.Module, list[Stage]]:
+        """See :meth:`BackboneConfig.build_stages`."""
+        return _build(self)
+
 
 _DARKNET53 = DarknetConfig(
     about=About("Darknet-53", _YOLOV3),
@@ -85,7 +90,7 @@ _CSPDARKNET53 = replace(
 # timm's networks: the same graphs with torch's slope of leaky ReLU and torch's training defaults.
 _AS_TIMM = {"act": "leaky_relu", "momentum": 0.1, "init": "fan_out", "zero_init": True}
 
-DARKNETS: dict[str, DarknetConfig] = {
+BACKBONES: dict[str, DarknetConfig] = {
     "darknet_reference": DarknetConfig(
         about=About("Darknet Reference, YOLOv3-tiny's trunk", "darknet.cfg, J. Redmon"),
         stem=((16, 1),),
@@ -118,8 +123,8 @@ DARKNETS: dict[str, DarknetConfig] = {
 }
 
 
-def build_darknet(config: DarknetConfig) -> tuple[nn.Module, list[Stage]]:
-    """Stem and stages of a row.
+def _build(config: DarknetConfig) -> tuple[nn.Module, list[Stage]]:
+    """Build stem and stages of a row.
 
     Raises:
         ConfigError: ``config.partial`` does not cut a stage into whole channels.
@@ -143,7 +148,7 @@ def build_darknet(config: DarknetConfig) -> tuple[nn.Module, list[Stage]]:
 
 
 def _residual_stage(config: DarknetConfig, index: int, in_channels: int, stride: int) -> Stage:
-    """Strided 3x3 convolution, then residual blocks on all channels or on the processed part."""
+    """Build a strided 3x3 convolution and residual blocks on all channels or on the processed part."""
     width, partial, style = config.widths[index], config.partial, config.style
     entry = ConvNormAct(in_channels, width, 3, 2, style=style)
     if partial is None or (index == 0 and config.first == "plain"):
@@ -180,7 +185,7 @@ def _blocks(config: DarknetConfig, index: int, channels: int, hidden: int) -> nn
 
 
 def _pair_stage(config: DarknetConfig, index: int, in_channels: int, stride: int) -> Stage:
-    """3x3 convolution, then a pair of convolutions; doubles the entry's width.
+    """Build a 3x3 convolution and a pair of convolutions, which double the entry's width.
 
     A sliced stage carries its whole input, as YOLOv4-tiny does, and its neck reads x_T, not the concatenation.
     """

@@ -48,10 +48,10 @@ class DenseNetConfig(BackboneConfig):
         stem: Channels of the first convolution.
         bottleneck: Channels of a layer's 1x1 convolution in units of ``growth``; None for layers without one.
         compression: Share of the channels that a transition keeps.
-        small: For 32x32 images: the stem is one 3x3 convolution without stride.
-        elastic: Give half of each layer's bottleneck half the resolution, but for the last stage, see
+        small: Whether the stem is one 3x3 convolution without stride, for 32x32 images.
+        elastic: Whether half of each layer's bottleneck has half the resolution, but for the last stage, see
             :class:`~crossstage.nn.ElasticDenseLayer`.
-        memory_efficient: Keep less for the backward pass and compute it again, see
+        memory_efficient: Whether to keep less for the backward pass and compute it again, see
             :class:`~crossstage.nn.DenseLayer`.
 
     Raises:
@@ -75,6 +75,10 @@ class DenseNetConfig(BackboneConfig):
             raise ConfigError(f"compression is {self.compression}; expected a share of channels above 0 and up to 1")
         if self.elastic and (self.bottleneck is None or self.memory_efficient):
             raise ConfigError("elastic needs layers with a bottleneck, and has no memory-efficient form")
+
+    def build_stages(self) -> tuple[nn.Module, list[Stage]]:
+        """See :meth:`BackboneConfig.build_stages`."""
+        return _build(self)
 
 
 def _densenet(
@@ -107,7 +111,7 @@ _PLAIN: dict[str, DenseNetConfig] = {
     ),
 }
 
-DENSENETS: dict[str, DenseNetConfig] = {
+BACKBONES: dict[str, DenseNetConfig] = {
     **_PLAIN,
     **{
         f"csp{name}": replace(
@@ -125,15 +129,15 @@ DENSENETS: dict[str, DenseNetConfig] = {
 }
 
 
-def build_densenet(config: DenseNetConfig) -> tuple[nn.Module, list[Stage]]:
-    """Stem and stages of a row.
+def _build(config: DenseNetConfig) -> tuple[nn.Module, list[Stage]]:
+    """Build stem and stages of a row.
 
     Raises:
         ConfigError: ``config.partial`` does not cut a stage into whole channels.
     """
     style = config.style
     if config.small:
-        stem, stride = nn.Conv2d(config.in_chans, config.stem, 3, padding=1, bias=False), 1
+        stem, stride = nn.Conv2d(config.in_chans, config.stem, 3, padding=1, bias=style.bias), 1
     else:
         stem, stride = (
             nn.Sequential(ConvNormAct(config.in_chans, config.stem, 7, 2, style=style), nn.MaxPool2d(3, 2, padding=1)),
@@ -188,7 +192,7 @@ def _plain_block(config: DenseNetConfig, index: int, in_channels: int, _: int) -
 
 
 def _partial_block(config: DenseNetConfig, index: int, in_channels: int, plain: int) -> tuple[nn.Module, int]:
-    """A partial stage; ``plain`` is the width of the plain network's map. U opens the next stage, on the pooled map."""
+    """Build a partial stage; ``plain`` is the width of the plain network's map. U opens the next, on the pooled map."""
     partial = config.partial
     assert partial is not None
     carried, processed = partial.widths(in_channels)

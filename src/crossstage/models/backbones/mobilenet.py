@@ -32,12 +32,13 @@ class MobileNetV2Config(BackboneConfig):
         stages: For each stage, its groups of inverted residuals ``(channels, blocks)``. A stage's first block strides,
             but for the first stage's, which does not expand either.
         last: Channels of the 1x1 convolution that closes the network, or None.
-        expand_first: Put a 1x1 convolution of unchanged width into the first block, as Darknet's networks do; the
+        expand_first: Whether the first block has a 1x1 convolution of unchanged width, as in Darknet's networks; the
             paper's has none.
-        multiplier: What the depthwise convolutions multiply their channels by; the 1x1 expansion does the rest of six.
+        multiplier: Factor by which the depthwise convolutions multiply their channels; the 1x1 expansion does the rest
+            of six.
         merge_widths: Channels of each partial stage's output where U exists.
-        whole: Both parts read the whole input, strided; the carried one through a depthwise convolution. In the first
-            stage that is a convolution in groups, to the processed part's width.
+        whole: Whether both parts read the whole input, strided; the carried one through a depthwise convolution. In
+            the first stage that is a convolution in groups, to the processed part's width.
 
     Raises:
         ConfigError: A setting does not fit another.
@@ -68,6 +69,10 @@ class MobileNetV2Config(BackboneConfig):
         """See :meth:`BackboneConfig.has_residuals`."""
         return True
 
+    def build_stages(self) -> tuple[nn.Module, list[Stage]]:
+        """See :meth:`BackboneConfig.build_stages`."""
+        return _build(self)
+
 
 _SHIFTED = (((16, 1),), ((24, 2),), ((32, 3), (64, 4)), ((96, 3),), ((160, 3), (320, 1)))
 _PAPER = (((16, 1),), ((24, 2),), ((32, 3),), ((64, 4), (96, 3)), ((160, 3), (320, 1)))
@@ -77,7 +82,7 @@ _MOBILENETV2 = MobileNetV2Config(
     stages=_SHIFTED,
     last=1280,
 )
-MOBILENETS: dict[str, MobileNetV2Config] = {
+BACKBONES: dict[str, MobileNetV2Config] = {
     "mobilenetv2": _MOBILENETV2,
     "mobilenetv2_torchvision": replace(
         _MOBILENETV2,
@@ -100,8 +105,8 @@ MOBILENETS: dict[str, MobileNetV2Config] = {
 }
 
 
-def build_mobilenet(config: MobileNetV2Config) -> tuple[nn.Module, list[Stage]]:
-    """Stem and stages of a row.
+def _build(config: MobileNetV2Config) -> tuple[nn.Module, list[Stage]]:
+    """Build stem and stages of a row.
 
     Raises:
         ConfigError: ``config.partial`` does not cut a stage into whole channels.
@@ -159,7 +164,7 @@ def _partial_stage(config: MobileNetV2Config, index: int, in_channels: int, step
 
 
 def _blocks(config: MobileNetV2Config, index: int, in_channels: int, step: int) -> nn.Sequential:
-    """A stage's inverted residuals; only where shapes agree is there a shortcut."""
+    """Build a stage's inverted residuals; only where shapes agree is there a shortcut."""
     counts = [sum(blocks for _, blocks in groups) for groups in config.stages]
     rates = stepped(config.drop_path, sum(counts))[sum(counts[:index]) :]
     outs = [channels for channels, blocks in config.stages[index] for _ in range(blocks)]
@@ -179,7 +184,7 @@ def _blocks(config: MobileNetV2Config, index: int, in_channels: int, step: int) 
 
 
 def _expansion(config: MobileNetV2Config, index: int, first: bool, width: int) -> tuple[int | None, int]:
-    """Channels after the 1x1 expansion, if there is one, and after the depthwise convolution."""
+    """Return the channels after the 1x1 expansion, if there is one, and after the depthwise convolution."""
     if index == 0:
         return (width if config.expand_first else None), width
     if first and config.multiplier > 1:

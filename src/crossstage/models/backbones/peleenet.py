@@ -55,11 +55,11 @@ class PeleeNetConfig(BackboneConfig):
         bottleneck: Channels of a branch's 1x1 convolution in each stage, in units of ``growth / 8``, whatever γ is.
         stem: Channels of the stem's branches.
         group_width: Channels that a group of the dense layers' 3x3 convolutions reads (PeleeNeXt); None for one group.
-        sparse: Each layer reads only those at distances 1, 2, 4, 8, ... (SparsePeleeNet).
-        squeeze: Gate each layer's new maps by squeeze and excitation.
-        pool_first: U runs after the pooling; before it, it costs four times as much.
-        split_before_pool: Instead of U, the next stage's projections read the concatenation: the processed part's
-            before the pooling, the carried part's after it.
+        sparse: Whether each layer reads only those at distances 1, 2, 4, 8, ... (SparsePeleeNet).
+        squeeze: Whether each layer's new maps are gated by squeeze and excitation.
+        pool_first: Whether U runs after the pooling; before it, it costs four times as much.
+        split_before_pool: Whether, instead of U, the next stage's projections read the concatenation: the processed
+            part's before the pooling, the carried part's after it.
 
     Raises:
         ConfigError: The tuples differ in length, or a value is out of range.
@@ -84,6 +84,10 @@ class PeleeNetConfig(BackboneConfig):
         if self.split_before_pool and self.partial is not None and self.partial.split != "project":
             raise ConfigError("split_before_pool needs projections; expected Partial(split='project')")
 
+    def build_stages(self) -> tuple[nn.Module, list[Stage]]:
+        """See :meth:`BackboneConfig.build_stages`."""
+        return _build(self)
+
 
 _PELEENET = PeleeNetConfig(about=About("PeleeNet", _PELEE), depths=(3, 4, 8, 6))
 _CSPPELEENET = replace(
@@ -94,7 +98,7 @@ _CSPPELEENET = replace(
     act="leaky",  # trained in Darknet, as all of CSPNet's networks
     momentum=0.01,
 )
-PELEENETS: dict[str, PeleeNetConfig] = {
+BACKBONES: dict[str, PeleeNetConfig] = {
     "peleenet": _PELEENET,
     "sparse_peleenet": replace(
         _PELEENET, about=About("SparsePeleeNet, sparse aggregation", _CSPNET, reconstruction=True), sparse=True
@@ -134,8 +138,9 @@ class PeleeStem(nn.Module):
         in_channels: Channels of the input.
         width: Channels of each branch.
         style: Normalisation and activation.
-        fuse: Lead both branches to ``width`` channels by a 1x1 convolution (PeleeNet); without it, ``2 * width``.
-        smooth: Put a 1x1 convolution behind the pooled branch (CSPPeleeNet with fusion "both").
+        fuse: Whether a 1x1 convolution leads both branches to ``width`` channels (PeleeNet); without it they have
+            ``2 * width``.
+        smooth: Whether a 1x1 convolution follows the pooled branch (CSPPeleeNet with fusion "both").
     """
 
     def __init__(self, in_channels: int, width: int, *, style: ConvStyle, fuse: bool, smooth: bool) -> None:
@@ -154,8 +159,8 @@ class PeleeStem(nn.Module):
         return self.fuse(torch.cat([self.pooled(x), self.convolved(x)], dim=1))
 
 
-def build_peleenet(config: PeleeNetConfig) -> tuple[nn.Module, list[Stage]]:
-    """Stem and stages of a row.
+def _build(config: PeleeNetConfig) -> tuple[nn.Module, list[Stage]]:
+    """Build stem and stages of a row.
 
     Raises:
         ConfigError: ``config.partial`` does not cut a stage into whole channels, or groups do not divide a layer's.

@@ -73,6 +73,10 @@ class ReferenceConfig(BackboneConfig):
         if self.layer not in ("bottleneck", "two_way"):
             raise ConfigError(f"layer is {self.layer!r}; expected bottleneck or two_way")
 
+    def build_stages(self) -> tuple[nn.Module, list[Stage]]:
+        """See :meth:`BackboneConfig.build_stages`."""
+        return _build(self)
+
 
 def _about(name: str) -> About:
     return About(name, _CSPNET, reconstruction=True)
@@ -85,7 +89,7 @@ _CSPPELEENET = ReferenceConfig(
     growth=(16, 32, 64),
     partial=Partial(gamma=0.5, fusion="both", split="project"),
 )
-REFERENCES: dict[str, ReferenceConfig] = {
+BACKBONES: dict[str, ReferenceConfig] = {
     "cspdensenet_ref": replace(
         _CSPPELEENET,
         about=_about("CSPDenseNet Reference"),
@@ -104,8 +108,8 @@ REFERENCES: dict[str, ReferenceConfig] = {
 }
 
 
-def build_reference(config: ReferenceConfig) -> tuple[nn.Module, list[Stage]]:
-    """Stem and stages of a row; max pooling and U open a stage, and the closing convolution is the last one.
+def _build(config: ReferenceConfig) -> tuple[nn.Module, list[Stage]]:
+    """Build stem and stages of a row; max pooling and U open a stage, and the closing convolution is the last one.
 
     Raises:
         ConfigError: ``config.partial`` does not cut a stage into whole channels.

@@ -41,15 +41,15 @@ class ResNetConfig(BackboneConfig):
         depths: Blocks of each stage.
         hidden: Channels inside of each stage's bottlenecks; None for basic blocks.
         groups: Groups of the 3x3 convolutions.
-        stem: ``(width, kernel, stride)`` of each convolution before the pooling.
+        stem: Triples ``(width, kernel, stride)`` for each convolution before the pooling.
         pool: Side of the stem's max pooling, whose stride is 2: Darknet's 2, torchvision's 3.
         shortcut: Shortcuts between unequal shapes: ``"partial"`` or ``"project"``.
         merge_widths: Channels of each partial stage's output where U exists; None for those of ``widths``.
         split_linear: For each stage, whether its split convolutions go without activation; None: all with.
-        narrow_first: The first stage processes as many channels as the stem yields, and its first shortcut is partial,
-            as released; the networks called "c" mend it.
-        plain_first: The first stage of a partial network is plain.
-        elastic: Give half of each block's channels half the resolution; blocks then have no bottleneck.
+        narrow_first: Whether the first stage processes as many channels as the stem yields, and its first shortcut is
+            partial, as released; the networks called "c" mend it.
+        plain_first: Whether the first stage of a partial network is plain.
+        elastic: Whether half of each block's channels have half the resolution; blocks then have no bottleneck.
 
     Raises:
         ConfigError: The tuples differ in length, or a setting does not fit another.
@@ -85,6 +85,10 @@ class ResNetConfig(BackboneConfig):
     def has_residuals(self) -> bool:
         """See :meth:`BackboneConfig.has_residuals`."""
         return True
+
+    def build_stages(self) -> tuple[nn.Module, list[Stage]]:
+        """See :meth:`BackboneConfig.build_stages`."""
+        return _build(self)
 
 
 _WIDTHS = (256, 512, 1024, 2048)
@@ -146,7 +150,7 @@ _CSPRESNEXT50 = replace(
     merge_widths=None,
 )
 
-RESNETS: dict[str, ResNetConfig] = {
+BACKBONES: dict[str, ResNetConfig] = {
     **_PLAIN,
     **{
         f"{name}_torchvision": replace(
@@ -191,8 +195,8 @@ RESNETS: dict[str, ResNetConfig] = {
 }  # fmt: skip
 
 
-def build_resnet(config: ResNetConfig) -> tuple[nn.Module, list[Stage]]:
-    """Stem and stages of a row.
+def _build(config: ResNetConfig) -> tuple[nn.Module, list[Stage]]:
+    """Build stem and stages of a row.
 
     Raises:
         ConfigError: ``config.partial`` does not cut a stage into whole channels, or groups do not divide one.

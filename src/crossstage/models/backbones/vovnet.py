@@ -42,11 +42,11 @@ class VoVNetConfig(BackboneConfig):
         depths: OSA modules of each stage.
         layers: 3x3 convolutions of a module.
         stem: Channels of the stem's convolutions, the first of which strides.
-        stem_stride: How the stem comes to stride 4: ``"conv"``, by its last convolution (released code), or ``"pool"``,
-            by 3x3 max pooling after it (the paper). ``"none"`` for 32x32 images: no stride at all.
-        depthwise: Use separable convolutions, but for the stem's first.
-        attend: eSE in ``"all"`` modules, in the ``"last"`` of each stage, or in ``"none"`` (the first paper).
-        identity: Add a module's input to its output, from a stage's second module on.
+        stem_stride: The way the stem comes to stride 4: ``"conv"``, by its last convolution (released code), or
+            ``"pool"``, by 3x3 max pooling after it (the paper). ``"none"`` for 32x32 images: no stride at all.
+        depthwise: Whether convolutions are separable, but for the stem's first.
+        attend: The modules with eSE: ``"all"``, the ``"last"`` of each stage, or ``"none"`` (the first paper).
+        identity: Whether a module's input is added to its output, from a stage's second module on.
 
     Raises:
         ConfigError: The tuples differ in length, or a value is unknown.
@@ -77,6 +77,10 @@ class VoVNetConfig(BackboneConfig):
     def has_residuals(self) -> bool:
         """See :meth:`BackboneConfig.has_residuals`."""
         return self.identity
+
+    def build_stages(self) -> tuple[nn.Module, list[Stage]]:
+        """See :meth:`BackboneConfig.build_stages`."""
+        return _build(self)
 
 
 _FULL = {"widths": (128, 160, 192, 224), "outs": (256, 512, 768, 1024)}
@@ -120,7 +124,7 @@ _SMALL = VoVNetConfig(
     size=32,
 )
 
-VOVNETS: dict[str, VoVNetConfig] = {
+BACKBONES: dict[str, VoVNetConfig] = {
     **_PLAIN,
     **{
         f"csp{name}": replace(
@@ -141,8 +145,8 @@ VOVNETS: dict[str, VoVNetConfig] = {
 }
 
 
-def build_vovnet(config: VoVNetConfig) -> tuple[nn.Module, list[Stage]]:
-    """Stem and stages of a row.
+def _build(config: VoVNetConfig) -> tuple[nn.Module, list[Stage]]:
+    """Build stem and stages of a row.
 
     Raises:
         ConfigError: ``config.partial`` does not cut a stage into whole channels.

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from crossstage.models.necks.base import check_strides, check_widths, upsample
+from crossstage.models.contracts import Neck
+from crossstage.models.necks.base import NeckConfig, check_strides, check_widths, upsample
 from crossstage.models.necks.fusion import Ascent, FusionConfig, Narrow, deepest_path, halve, widened
 from crossstage.nn import Attend, ConvNormAct, ConvStyle
 
@@ -26,6 +27,10 @@ from crossstage.nn import Attend, ConvNormAct, ConvStyle
 @dataclass(frozen=True, kw_only=True)
 class EFMConfig(FusionConfig):
     """An Exact Fusion Model; ``attention="pointwise"`` is the paper's EFM(SAM)."""
+
+    def build(self, channels: Sequence[int], strides: Sequence[int], *, style: ConvStyle) -> Neck:
+        """See :meth:`NeckConfig.build`."""
+        return EFM(channels, strides, self, style=style)
 
 
 class Level(nn.Module):
@@ -139,3 +144,11 @@ class EFM(nn.Module):
         for index in range(len(features) - 2, 0, -1):
             fused.insert(0, self.levels[index - 1](features[index], features[index - 1], fused[0]))
         return self.ascent(fused)
+
+
+NECKS: dict[str, NeckConfig] = {
+    "efm": EFMConfig(),
+    "efm_sam": EFMConfig(attention="pointwise"),
+    "efm_spp": EFMConfig(spp=True),
+    "efm_sam_spp": EFMConfig(attention="pointwise", spp=True),
+}

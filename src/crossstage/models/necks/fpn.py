@@ -13,12 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
-from crossstage.models.necks.base import NeckConfig, TinyEntry, check_strides, check_widths, squeeze_expand, upsample
+from crossstage.models.contracts import Neck
+from crossstage.models.necks.base import (
+    NeckConfig,
+    PyramidConfig,
+    TinyEntry,
+    check_strides,
+    check_widths,
+    squeeze_expand,
+    upsample,
+)
 from crossstage.nn import ConvNormAct, ConvStyle, SpatialPyramidPool
 
 
 @dataclass(frozen=True, kw_only=True)
-class FPNConfig(NeckConfig):
+class FPNConfig(PyramidConfig):
     """A plain FPN.
 
     Attributes:
@@ -26,6 +35,10 @@ class FPNConfig(NeckConfig):
     """
 
     pyramid_channels: int = 256
+
+    def build(self, channels: Sequence[int], strides: Sequence[int], *, style: ConvStyle) -> Neck:
+        """See :meth:`NeckConfig.build`."""
+        return FPN(channels, strides, self, style=style)
 
 
 class FPN(nn.Module):
@@ -59,12 +72,13 @@ class FPN(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class YoloFPNConfig(NeckConfig):
+class YoloFPNConfig(PyramidConfig):
     """YOLOv3's neck.
 
     Attributes:
         neck_channels: Channels of the outputs, shallow to deep; convolutions between have half of them.
-        spp: Pool the deepest map over windows of 5, 9 and 13 pixels in the middle of its convolutions (YOLOv3-SPP).
+        spp: Whether the deepest map is pooled over windows of 5, 9 and 13 pixels in the middle of its convolutions
+            (YOLOv3-SPP).
     """
 
     neck_channels: tuple[int, ...] = (256, 512, 1024)
@@ -74,9 +88,13 @@ class YoloFPNConfig(NeckConfig):
         super().__post_init__()
         check_widths(type(self).__name__, self.neck_channels, len(self.reads))
 
+    def build(self, channels: Sequence[int], strides: Sequence[int], *, style: ConvStyle) -> Neck:
+        """See :meth:`NeckConfig.build`."""
+        return YoloFPN(channels, strides, self, style=style)
+
 
 def deepest(in_channels: int, width: int, spp: bool, style: ConvStyle) -> nn.Sequential:
-    """The convolutions on the deepest map, three of them before the spatial pyramid pooling and three after it."""
+    """Build the convolutions on the deepest map: five, or three before and three after spatial pyramid pooling."""
     half = width // 2
     if not spp:
         return squeeze_expand(in_channels, half, width, 5, style)
@@ -131,7 +149,7 @@ class YoloFPN(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TinyFPNConfig(NeckConfig):
+class TinyFPNConfig(PyramidConfig):
     """The neck of the tiny YOLO detectors.
 
     Attributes:
@@ -148,6 +166,10 @@ class TinyFPNConfig(NeckConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_widths(type(self).__name__, (*self.neck_channels, self.narrow), len(self.reads) + 1)
+
+    def build(self, channels: Sequence[int], strides: Sequence[int], *, style: ConvStyle) -> Neck:
+        """See :meth:`NeckConfig.build`."""
+        return TinyFPN(channels, strides, self, style=style)
 
 
 class TinyFPN(nn.Module):
@@ -204,3 +226,11 @@ class TinyFPN(nn.Module):
             carried = self.smooth[index](torch.cat([up, features[index]], dim=1))
             outputs.insert(0, carried)
         return outputs
+
+
+NECKS: dict[str, NeckConfig] = {
+    "fpn": FPNConfig(),
+    "yolo_fpn": YoloFPNConfig(),
+    "yolo_fpn_spp": YoloFPNConfig(spp=True),
+    "tiny_fpn": TinyFPNConfig(),
+}

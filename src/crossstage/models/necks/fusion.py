@@ -14,20 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossstage.models.necks.base import NeckConfig, check_widths
+from crossstage.models.necks.base import PyramidConfig, check_widths
 from crossstage.nn import Attention, ConvNormAct, ConvStyle, Maxout, PartialShortcut, Residual, SpatialPyramidPool
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionConfig(NeckConfig):
+class FusionConfig(PyramidConfig):
     """Settings of GFM and EFM.
 
     Attributes:
         reads: Strides of the maps; outputs are at all but the first, which is fused but not predicted from.
         neck_channels: Channels of the 3x3 convolutions of each output's level, shallow to deep.
-        attention: What gates the fused maps, see :mod:`crossstage.nn.attention`.
-        spp: Pool the deepest level over windows of 5, 9 and 13 pixels.
-        maxout: Narrow maps by :class:`~crossstage.nn.Maxout` before they are moved between scales or concatenated.
+        attention: The gate of the fused maps, see :mod:`crossstage.nn.attention`.
+        spp: Whether the deepest level is pooled over windows of 5, 9 and 13 pixels.
+        maxout: Whether :class:`~crossstage.nn.Maxout` narrows maps before they are moved between scales or
+            concatenated.
     """
 
     reads: tuple[int, ...] = (4, 8, 16, 32)
@@ -47,7 +48,7 @@ class Narrow(nn.Module):
     Shape: ``(N, in_channels, H, W) -> (N, out_channels, H, W)``.
 
     Attributes:
-        out_channels: ``width``, or those of the input.
+        out_channels: Number of channels of the output: ``width``, or that of the input.
     """
 
     def __init__(self, in_channels: int, width: int, maxout: bool) -> None:
@@ -56,12 +57,12 @@ class Narrow(nn.Module):
         self.out_channels = width if self.maxout is not None else in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Narrow."""
+        """Narrow the map, or pass it on."""
         return x if self.maxout is None else self.maxout(x)
 
 
 def widened(in_channels: int, width: int, style: ConvStyle) -> nn.Sequential:
-    """1x1 convolution to ``width`` channels and a residual 3x3."""
+    """Build a 1x1 convolution to ``width`` channels and a residual 3x3."""
     smooth = ConvNormAct(width, width, 3, style=style)
     return nn.Sequential(
         ConvNormAct(in_channels, width, style=style), Residual(smooth, nn.Identity(), style.activate())
@@ -69,7 +70,7 @@ def widened(in_channels: int, width: int, style: ConvStyle) -> nn.Sequential:
 
 
 def deepest_path(in_channels: int, width: int, spp: bool, style: ConvStyle) -> nn.Sequential:
-    """From the backbone's deepest map to half of ``width`` channels (114 to 116)."""
+    """Build the path from the backbone's deepest map to half of ``width`` channels (114 to 116)."""
     path = widened(in_channels, width, style)
     if spp:
         path.append(ConvNormAct(width, width // 4, style=style))
@@ -87,7 +88,7 @@ class Ascent(nn.Module):
     Args:
         fused: Channels of the fused maps.
         widths: Channels of each level's 3x3 convolution; the deepest has half.
-        maxout: Narrow the fused maps that are joined.
+        maxout: Whether the fused maps that are joined are narrowed.
         style: Normalisation and activation of every convolution.
     """
 
@@ -121,5 +122,5 @@ class Ascent(nn.Module):
 
 
 def halve(x: Tensor, times: int = 1) -> Tensor:
-    """Maxima of squares: ``(N, C, H, W) -> (N, C, H / 2**times, W / 2**times)``."""
+    """Take maxima of squares: ``(N, C, H, W) -> (N, C, H / 2**times, W / 2**times)``."""
     return F.max_pool2d(x, 2**times)

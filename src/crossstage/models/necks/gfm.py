@@ -13,18 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
-from crossstage.models.necks.base import NeckConfig, check_strides, check_widths, upsample
+from crossstage.models.contracts import Neck
+from crossstage.models.necks.base import NeckConfig, PyramidConfig, check_strides, check_widths, upsample
 from crossstage.models.necks.fusion import Ascent, FusionConfig, Narrow, deepest_path, halve
 from crossstage.nn import Attend, Attention, ConvNormAct, ConvStyle
 
 
 @dataclass(frozen=True, kw_only=True)
-class CEMConfig(NeckConfig):
+class CEMConfig(PyramidConfig):
     """A Context Enhancement Module.
 
     Attributes:
         context_channels: Channels of the fused map; outputs have half of them.
-        attention: What gates the map that each output reads, see :mod:`crossstage.nn.attention`.
+        attention: The gate of the map that each output reads, see :mod:`crossstage.nn.attention`.
     """
 
     reads: tuple[int, ...] = (16, 32)
@@ -38,6 +39,10 @@ class CEMConfig(NeckConfig):
                 f"CEM reads strides {self.reads} and fuses them to {self.context_channels} channels; expected two "
                 "strides and an even number"
             )
+
+    def build(self, channels: Sequence[int], strides: Sequence[int], *, style: ConvStyle) -> Neck:
+        """See :meth:`NeckConfig.build`."""
+        return CEM(channels, strides, self, style=style)
 
 
 class CEM(nn.Module):
@@ -88,6 +93,10 @@ class CEM(nn.Module):
 @dataclass(frozen=True, kw_only=True)
 class GFMConfig(FusionConfig):
     """A Global Fusion Model."""
+
+    def build(self, channels: Sequence[int], strides: Sequence[int], *, style: ConvStyle) -> Neck:
+        """See :meth:`NeckConfig.build`."""
+        return GFM(channels, strides, self, style=style)
 
 
 class GFM(nn.Module):
@@ -148,3 +157,10 @@ class GFM(nn.Module):
         for _ in range(len(self.strides) - 2):
             levels.insert(0, upsample(levels[0]))
         return self.ascent([*levels, halve(whole)])
+
+
+NECKS: dict[str, NeckConfig] = {
+    "cem": CEMConfig(),
+    "cem_sam": CEMConfig(attention="pointwise"),
+    "gfm": GFMConfig(),
+}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from crossstage.models.necks.base import check_strides, check_widths, squeeze_expand, upsample
+from crossstage.models.contracts import Neck
+from crossstage.models.necks.base import NeckConfig, check_strides, check_widths, squeeze_expand, upsample
 from crossstage.models.necks.fpn import YoloFPNConfig, deepest
 from crossstage.nn import ConvNormAct, ConvStyle
 
@@ -16,6 +17,10 @@ from crossstage.nn import ConvNormAct, ConvStyle
 @dataclass(frozen=True, kw_only=True)
 class PANetConfig(YoloFPNConfig):
     """A PANet; its settings are those of YOLOv3's neck."""
+
+    def build(self, channels: Sequence[int], strides: Sequence[int], *, style: ConvStyle) -> Neck:
+        """See :meth:`NeckConfig.build`."""
+        return PANet(channels, strides, self, style=style)
 
 
 class PANet(nn.Module):
@@ -64,3 +69,9 @@ class PANet(nn.Module):
             carried = self.up[index](torch.cat([self.shrink[index](carried), maps[index + 1]], dim=1))
             outputs.append(self.smooth[index + 1](carried))
         return outputs
+
+
+NECKS: dict[str, NeckConfig] = {
+    "panet": PANetConfig(),
+    "panet_spp": PANetConfig(spp=True),
+}

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from crossstage.models.necks.base import NeckConfig, TinyEntry, check_strides, check_widths, upsample
+from crossstage.models.contracts import Neck
+from crossstage.models.necks.base import NeckConfig, PyramidConfig, TinyEntry, check_strides, check_widths, upsample
 from crossstage.nn import ConvNormAct, ConvStyle, PartialShortcut
 
 
 @dataclass(frozen=True, kw_only=True)
-class PRNConfig(NeckConfig):
+class PRNConfig(PyramidConfig):
     """A PRN.
 
     Attributes:
@@ -31,6 +32,10 @@ class PRNConfig(NeckConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_widths(type(self).__name__, self.neck_channels, len(self.reads))
+
+    def build(self, channels: Sequence[int], strides: Sequence[int], *, style: ConvStyle) -> Neck:
+        """See :meth:`NeckConfig.build`."""
+        return PRN(channels, strides, self, style=style)
 
 
 class PRN(nn.Module):
@@ -82,3 +87,9 @@ class PRN(nn.Module):
             smooth = self.smooth[index](self.act(up + skip))
             outputs.insert(0, self.act(self.act(smooth + up) + skip))
         return outputs
+
+
+NECKS: dict[str, NeckConfig] = {
+    "prn": PRNConfig(),
+    "prn3l": PRNConfig(reads=(8, 16, 32), neck_channels=(128, 128, 256)),
+}

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from crossstage.models.necks.base import NeckConfig, check_strides
+from crossstage.models.contracts import Neck
+from crossstage.models.necks.base import NeckConfig, PyramidConfig, check_strides
 from crossstage.nn import ConvNormAct, ConvStyle, SpatialPyramidPool
 
 
 @dataclass(frozen=True, kw_only=True)
-class SPPConfig(NeckConfig):
+class SPPConfig(PyramidConfig):
     """Spatial pyramid pooling.
 
     Attributes:
@@ -20,6 +21,10 @@ class SPPConfig(NeckConfig):
     """
 
     windows: tuple[int, ...] = (5, 9, 13)
+
+    def build(self, channels: Sequence[int], strides: Sequence[int], *, style: ConvStyle) -> Neck:
+        """See :meth:`NeckConfig.build`."""
+        return SPP(channels, strides, self, style=style)
 
 
 class SPP(nn.Module):
@@ -50,3 +55,8 @@ class SPP(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Pool the deepest map."""
         return [*features[:-1], self.pool(features[-1])]
+
+
+NECKS: dict[str, NeckConfig] = {
+    "spp": SPPConfig(),
+}

@@ -1,0 +1,80 @@
+"""The verbs that say which models there are: models, info."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from crossstage.cli.arguments import Parser
+from crossstage.cli.console import console, table
+from crossstage.cli.verb import Verb
+from crossstage.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from crossstage.weights.cards import ModelCard
+
+
+def _declare_models(parser: Parser) -> None:
+    parser.positional("pattern", "Shell-style wildcards, such as 'csp*'; by default all.", default="*")
+
+
+def models(given: Namespace) -> int:
+    """Print the models that fit a pattern, with their costs."""
+    from rich.progress import track
+
+    from crossstage.weights.cards import list_models, model_info
+
+    found = list_models(given.pattern)
+    if not found:
+        close = did_you_mean(given.pattern.strip("*?"), list_models())
+        raise ConfigError(f"no model is called {given.pattern!r}{close}")
+    shown = table("model", "weights", "what", "M parameters", "GFLOPs", "at", numbers=3)
+    for name in track(found, "counting", console=console(stderr=True, quiet=given.quiet), transient=True):
+        card = model_info(name)
+        tags = " ".join(f"{weights.removeprefix(name)}{_download(card, weights)}" for weights in card.weights)
+        parameters, bflops = f"{card.parameters / 1e6:.3f}", f"{card.bflops:.3f}"
+        shown.add_row(name, tags, card.summary, parameters, bflops, f"{card.input_size[0]} x {card.input_size[1]}")
+    console().print(shown)
+    return 0
+
+
+def _declare_info(parser: Parser) -> None:
+    parser.positional("name", "A model's name, with or without the tag of its weights.")
+
+
+def info(given: Namespace) -> int:
+    """Print a model's card."""
+    from crossstage.weights.cards import model_info
+
+    shown = table("", given.name)
+    for key, value in _rows(model_info(given.name)).items():
+        shown.add_row(key, value)
+    console().print(shown)
+    return 0
+
+
+def _rows(card: ModelCard) -> dict[str, str]:
+    rows = {
+        "task": card.task + (", a reconstruction from published sizes" if card.reconstruction else ""),
+        "what": card.summary,
+        "source": card.source,
+        "input": f"{card.input_size[0]} x {card.input_size[1]}",
+        "classes": str(card.num_classes),
+        "parameters": f"{card.parameters:,}, of which {card.weights_only:,} weights",
+        "GFLOPs": f"{card.bflops:.3f} (two for each multiply-add; the papers' BFLOPs)",
+        "weights": ", ".join(f"{weights}{_download(card, weights)}" for weights in card.weights) or "none yet",
+    }
+    if card.provenance:
+        rows |= {f"weights' {key}".replace("_", " "): value for key, value in vars(card.provenance).items() if value}
+    if card.class_names:
+        rows["class names"] = ", ".join(card.class_names)
+    return rows
+
+
+def _download(card: ModelCard, weights: str) -> str:
+    """Return a mark for weights that are not in the package."""
+    return " (download)" if weights in card.downloads else ""
+
+
+MODELS = Verb("List the models.", _declare_models, models)
+INFO = Verb("Show a model's card: what it is, what it costs, where its weights come from.", _declare_info, info)

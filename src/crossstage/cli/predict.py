@@ -1,0 +1,86 @@
+"""The verb that finds objects in images and videos, or says what images show: predict."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crossstage.cli import names
+from crossstage.cli.arguments import Parser
+from crossstage.cli.console import console
+from crossstage.cli.opening import declare_opening, open_given
+from crossstage.cli.verb import FOUND_FAULTS, INTERRUPTED, Verb
+from crossstage.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crossstage.deploy.open import Opened
+
+MOST_DETECTIONS = 300
+
+
+def declare(parser: Parser) -> None:
+    """Declare the arguments of predict."""
+    parser.positional("source", "An image, folder, glob, .txt list, video file or camera number.")
+    declare_opening(parser)
+    parser.option("conf", "Detections that score more than this are kept.", float, 0.25)
+    declare_suppression(parser, MOST_DETECTIONS)
+    parser.several("classes", "Names or ids of the classes to look for, apart or with commas; by default all.")
+    parser.flag("compiled", "torch compiles the model, which takes a minute and pays off on long runs.")
+    parser.option("save", "The folder for annotated copies.")
+    parser.option("json", "The file for the detections, one JSON object for each image or frame.")
+
+
+def declare_suppression(parser: Parser, most: int) -> None:
+    """Declare how overlapping boxes are suppressed, and the most detections of an image."""
+    parser.option("iou", "Of two boxes of a class that overlap more than this, the weaker is dropped.", float, 0.45)
+    parser.option(
+        "nms",
+        "How that overlap is measured: by IoU, by distance-IoU, or by IoU whatever the classes are (agnostic); none "
+        "drops no box.",
+        default="iou",
+        choices=names.nms_kinds(),
+    )
+    parser.option("max_detections", "The most detections of an image, the best first.", int, most)
+
+
+def run(given: Namespace) -> int:
+    """Find objects, or classify images, and print and write what was found."""
+    from crossstage.deploy.open import streams_for
+    from crossstage.inference.sources import Source
+
+    images = Source(given.source)
+    streams = streams_for(given.threads, single=images.single, live=images.live)
+    opened = open_given(given, compiled=given.compiled, streams=streams)
+    return _classify(given, opened) if opened.classifier else _detect(given, opened)
+
+
+def _classify(given: Namespace, opened: Opened) -> int:
+    from crossstage.inference.classify import ClassPredictor, classify_to_files
+
+    if given.classes or given.save:
+        raise ConfigError(f"{given.model} is a classifier; classes and save are for detectors")
+    assert opened.classifier
+    predictor = ClassPredictor(opened.classifier, imgsz=given.imgsz, batch=given.batch, streams=opened.streams)
+    json = Path(given.json) if given.json else None
+    return FOUND_FAULTS if classify_to_files(predictor, given.source, console(), json=json) else 0
+
+
+def _detect(given: Namespace, opened: Opened) -> int:
+    from crossstage.inference.predictor import Predictor, class_ids_of
+    from crossstage.inference.run import predict_to_files, print_summary
+    from crossstage.ops.nms import NMS
+
+    assert opened.detector
+    class_ids = class_ids_of(given.classes, opened.detector.class_names)
+    settings = NMS(given.conf, given.iou, given.nms, given.max_detections, class_ids)
+    predictor = Predictor(opened.detector, settings, imgsz=given.imgsz, batch=given.batch, streams=opened.streams)
+    save, json = (Path(path) if path else None for path in (given.save, given.json))
+    summary = predict_to_files(predictor, given.source, save=save, json=json, progress=not given.quiet)
+    print_summary(summary, console())
+    if summary.interrupted:
+        return INTERRUPTED
+    return FOUND_FAULTS if summary.unreadable else 0
+
+
+VERB = Verb("Find objects in images and videos, or tell what images show.", declare, run)

@@ -1,0 +1,102 @@
+"""The verb that measures models on data: val."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossstage.cli import names
+from crossstage.cli.arguments import Parser
+from crossstage.cli.console import console
+from crossstage.cli.opening import declare_opening, open_given
+from crossstage.cli.predict import declare_suppression
+from crossstage.cli.verb import Verb
+from crossstage.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crossstage.deploy.open import Opened
+
+MOST_DETECTIONS = 100  # of an image, which COCO counts
+
+
+def declare(parser: Parser) -> None:
+    """Declare the arguments of val."""
+    parser.option("data", 'The dataset, see "crossstage data check --help".', required=True)
+    declare_opening(parser)
+    parser.option(
+        "split",
+        "The part to measure on: train, val or test; by default val, else test. For a folder with several annotation "
+        "files also a part of the name of one.",
+    )
+    parser.option(
+        "conf", "Detections that score more than this are counted; average precision wants it near 0.", float, 0.001
+    )
+    declare_suppression(parser, MOST_DETECTIONS)
+    parser.flag(
+        "nms_sweep",
+        "Measure at every threshold from 0.30 to 0.70 of iou, diou and agnostic instead, in one pass over the images.",
+    )
+    parser.option("on_bad_label", "Refuse broken labels, or skip them.", default="refuse", choices=names.on_bad_label())
+    parser.option("json", "The file for the report.")
+
+
+def run(given: Namespace) -> int:
+    """Measure a model on a dataset of its task."""
+    from crossstage.data.find import part_to_measure
+    from crossstage.data.records import ClassificationData
+
+    opened = open_given(given)
+    dataset = part_to_measure(given.data, given.split, given.on_bad_label)
+    holds_labels = isinstance(dataset, ClassificationData)
+    if bool(opened.classifier) != holds_labels:
+        held = "labels without boxes" if holds_labels else "boxes"
+        raise ConfigError(f"{given.data} holds {held}, which {given.model} does not find; expected data of its task")
+    return _classifier(given, opened, dataset) if opened.classifier else _detector(given, opened, dataset)
+
+
+def _classifier(given: Namespace, opened: Opened, dataset: Any) -> int:
+    from crossstage.evaluation import evaluate_classifier, print_classification
+
+    assert opened.classifier
+    if given.nms_sweep or given.nms != "iou":
+        raise ConfigError(f"{given.model} is a classifier; nms and nms_sweep are for detectors")
+    shown = {"progress": not given.quiet, "model_name": given.model}
+    report = evaluate_classifier(opened.classifier, dataset, imgsz=given.imgsz, batch=given.batch, **shown)
+    print_classification(report, console())
+    if given.json:
+        report.save(Path(given.json))
+    return 0
+
+
+def _detector(given: Namespace, opened: Opened, dataset: Any) -> int:
+    from dataclasses import replace
+
+    from crossstage.evaluation import evaluate, print_report
+    from crossstage.ops.nms import EVALUATION
+
+    assert opened.detector
+    settings = replace(EVALUATION, score=given.conf, max_detections=given.max_detections)
+    if given.nms_sweep:
+        return _sweep(given, opened, dataset, settings)
+    settings = replace(settings, iou=given.iou, kind=given.nms)
+    shown = {"progress": not given.quiet, "model_name": given.model}
+    report = evaluate(opened.detector, dataset, imgsz=given.imgsz, nms=settings, batch=given.batch, **shown)
+    print_report(report, console())
+    if given.json:
+        report.save(Path(given.json))
+    return 0
+
+
+def _sweep(given: Namespace, opened: Opened, dataset: Any, settings: Any) -> int:
+    from crossstage.evaluation.sweep import nms_sweep, print_sweep, save_sweep
+
+    assert opened.detector
+    rows = nms_sweep(opened.detector, dataset, imgsz=given.imgsz, nms=settings, progress=not given.quiet)
+    print_sweep(rows, console())
+    if given.json:
+        save_sweep(rows, Path(given.json))
+    return 0
+
+
+VERB = Verb("Measure a detector's average precision or a classifier's accuracy.", declare, run)

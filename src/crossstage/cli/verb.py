@@ -1,0 +1,41 @@
+"""What a verb is, and the exit codes that verbs share."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from crossstage.cli.arguments import Parser
+
+FOUND_FAULTS = 1
+FAILED = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line.
+
+    Attributes:
+        summary: What it does, in a sentence.
+        declare: Declares its arguments.
+        run: Carries it out, given the values of these arguments, and returns the exit code.
+    """
+
+    summary: str
+    declare: Callable[[Parser], None]
+    run: Callable[[Namespace], int]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Verbs under a common word.
+
+    Attributes:
+        summary: What they are about, in a sentence.
+        verbs: The verbs by their second word.
+    """
+
+    summary: str
+    verbs: dict[str, Verb]

@@ -1,0 +1,113 @@
+"""What a dataset format is: a record that says how the format is recognised and how its parts are read.
+
+A format is one file with a reader and a table ``FORMATS`` of one record, a :class:`DataFormat`. Those in this folder
+are gathered into :data:`crossstage.data.formats.FORMATS`; a program of its own adds its record to that table. Nothing
+else knows a format: recognition, ``--format``, ``crossstage data check``, training and measuring take it from there.
+
+1. Write the reader, a function that takes where a part lies and returns a :class:`~crossstage.data.faults.Reading`:
+   what is sound, and each :class:`~crossstage.data.faults.Fault` with its file and line. It raises nothing for a broken
+   label: who reads decides whether broken labels are refused or skipped. Boxes are collected by a
+   :class:`~crossstage.data.records.DetectionBuilder`, an image at a time; images with one label each become a
+   :class:`~crossstage.data.records.ClassificationData`.
+2. Write ``parts``, which returns a reader without arguments (:func:`functools.partial` makes one) for each of "train",
+   "val" and "test" that there are at a path, and nothing where the format is not. It reads no labels yet.
+3. Write ``fits_folder``, which looks at names to say whether a folder holds the format; or name the ``suffixes`` of the
+   format's files; or both.
+4. Add the record::
+
+       FORMATS = {
+           "csv": DataFormat(
+               task="detect",
+               parts=parts,
+               looked_for="boxes.csv",
+               suffixes=(".csv",),
+               fits_folder=lambda folder: (folder / "boxes.csv").is_file(),
+           )
+       }
+
+The first format that fits is taken, by ``order``: here are 10 (coco), 20 (voc), 40 (yolo), 50 (parquet) and 90
+(folder); YAML files, which name parts of any format, come at 30. Two formats of one order that both fit are refused as
+ambiguous. The command line lists the formats, so this folder imports torch inside functions alone, if at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from crossstage.data.faults import Reading
+
+Reader = Callable[[], Reading[Any]]
+Names = Sequence[str] | Mapping[str, str] | None
+"""Names of classes that a YAML file gives: by class id, or by folder; None where it gives none."""
+
+BORDER = 1.0  # pixels that a box may hang over its image, as the boxes of real datasets are rounded
+
+
+@dataclass(frozen=True)
+class ListedPart:
+    """A part of a dataset that a YAML file names.
+
+    Attributes:
+        split: "train", "val" or "test".
+        path: Where the part lies.
+        names: The names of the classes.
+        train: Where the training part lies; this part itself if the file names none.
+        file: The YAML file.
+    """
+
+    split: str
+    path: Path
+    names: Names
+    train: Path
+    file: Path
+
+
+@dataclass(frozen=True)
+class DataFormat:
+    """How a dataset format is recognised and read; its name is its key in ``FORMATS``.
+
+    Attributes:
+        task: What the labels are for: "detect" for boxes, "classify" for one label an image.
+        parts: Returns a reader of each part at a path, by "train", "val", "test" or a name of the format's own, in the
+            order they are shown; nothing where the format is not. Its second argument are the names of the classes, if
+            a YAML file gives them.
+        looked_for: What the format is recognised by, for the message that nothing was recognised.
+        suffixes: Lower-case endings of the format's files, such as ".json".
+        fits_folder: Whether a folder holds the format.
+        fits_file: Whether a file that ends in one of ``suffixes`` holds the format. Formats that say so are asked
+            before those that take every file of their suffixes, which is what None means.
+        order: Formats are tried in this order.
+        pick: Returns the reader of what a path means when a model is measured and the name of a part does not tell:
+            takes the path, and the name of a part or None. By default "val", else "test", else the first part.
+        fits_listed: Whether a part that a YAML file names is in this format, where that shows otherwise than by
+            ``suffixes`` and ``fits_folder``.
+        read_listed: Returns the reader of a part that a YAML file names. By default that of the same name among
+            ``parts``, else the first.
+    """
+
+    task: Literal["detect", "classify"]
+    parts: Callable[[Path, Names], Mapping[str, Reader]]
+    looked_for: str
+    suffixes: tuple[str, ...] = ()
+    fits_folder: Callable[[Path], object] = lambda _: False
+    fits_file: Callable[[Path], object] | None = None
+    order: int = 60
+    pick: Callable[[Path, str | None], Reader] | None = None
+    fits_listed: Callable[[Path], object] = lambda _: False
+    read_listed: Callable[[ListedPart], Reader] | None = None
+
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a word in a file's or folder's name tells, such as "val" of ``instances_val2017.json``."""
+    return next((_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS), None)

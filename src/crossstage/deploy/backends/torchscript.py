@@ -1,0 +1,52 @@
+"""TorchScript: the graph as PyTorch traces it, for programs in C++."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crossstage.deploy.backends.base import KEY, Backend, FileFormat, Recipe
+from crossstage.deploy.backends.shared import header_in_zip, silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from crossstage.deploy.backends.base import Floats
+    from crossstage.deploy.header import ExportHeader
+
+
+def write(recipe: Recipe, path: Path) -> ExportHeader:
+    """Trace a recipe's graph and save it with its weights frozen."""
+    import torch
+
+    with silent(), torch.inference_mode():
+        traced = torch.jit.trace(recipe.plan.graph, (recipe.plan.images,), check_trace=False)
+        extra = {KEY: recipe.plan.header.to_json()}
+        torch.jit.save(torch.jit.freeze(traced), str(path), _extra_files=extra)
+    return recipe.plan.header
+
+
+def check(path: Path, _header: ExportHeader, images: Tensor) -> list[Floats]:
+    """Return what PyTorch computes of a file."""
+    import torch
+
+    with silent(), torch.inference_mode():
+        return [output.numpy() for output in torch.jit.load(str(path))(images)]
+
+
+BACKENDS = {
+    "torchscript": Backend(
+        label="TorchScript",
+        module="torch",
+        install="torch",
+        preference=60,
+        distributions=("torch",),
+        format=FileFormat(
+            suffix=".torchscript",
+            options=frozenset({"half", "decode"}),
+            write=write,
+            read_header=header_in_zip,
+            check=check,
+        ),
+    )
+}

@@ -1,0 +1,86 @@
+"""Runtimes that run exported files: which are installed, and one started as a function from a batch to its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crossstage.deploy.backends import BACKENDS, runtimes
+from crossstage.deploy.backends.base import Arithmetic
+from crossstage.errors import ConfigError, ExportError
+from crossstage.machine import cores, has_bf16
+
+if TYPE_CHECKING:
+    from crossstage.deploy.backends.base import Session
+
+
+def installed(path: Path | None = None, precision: Arithmetic = "fp32") -> list[str]:
+    """Return the names of the installed runtimes that have a precision, and that read a file if one is given."""
+    return [
+        name
+        for name, runtime in runtimes().items()
+        if BACKENDS[name].installed
+        and (path is None or path.suffix in runtime.reads)
+        and precision in runtime.precisions
+    ]
+
+
+def start(
+    path: Path,
+    runtime: str,
+    outputs: Sequence[str],
+    *,
+    threads: int | None = None,
+    precision: Arithmetic = "fp32",
+    streams: int = 1,
+) -> Session:
+    """Load an exported file into a runtime.
+
+    Args:
+        path: The file that holds the graph.
+        runtime: The name of the backend that runs it.
+        outputs: Names of the outputs, in the order of the session's results.
+        threads: Number of threads that all passes together use; None leaves it to the runtime.
+        precision: What it computes in, if the processor has it. What a file stores as int8 stays int8.
+        streams: Number of threads that will call the session at once.
+
+    Raises:
+        ConfigError: The runtime is unknown or not installed, does not read such a file or has no such precision, or the
+            processor has not.
+        ExportError: The runtime cannot load the file.
+    """
+    backend = BACKENDS.get(runtime)
+    if backend is None or backend.runtime is None:
+        raise ConfigError(f"{runtime} runs no files; expected one of {', '.join(runtimes())}")
+    if not backend.installed:
+        raise ConfigError(f"{runtime} is not installed; try: pip install '{backend.install}'")
+    if path.suffix not in backend.runtime.reads:
+        raise ConfigError(f"{runtime} does not read {path}; expected {' or '.join(backend.runtime.reads)}")
+    if precision not in backend.runtime.precisions:
+        able = [name for name, other in BACKENDS.items() if other.prepare]
+        able += [name for name, other in runtimes().items() if precision in other.precisions]
+        raise ConfigError(f"{runtime} has no {precision} arithmetic on a CPU; {' and '.join(able)} have")
+    check_precision(precision)
+    if streams > 1:
+        threads = max(1, (threads or cores()) // streams)
+    try:
+        return backend.runtime.start(path, list(outputs), threads, precision, streams)
+    except Exception as error:  # each runtime has errors of its own, without a common base
+        raise ExportError(f"{path}: {runtime} cannot load it: {first_line(error)}") from error
+
+
+def check_precision(precision: Arithmetic) -> None:
+    """Refuse arithmetic that the processor does not have, and would imitate slowly.
+
+    Raises:
+        ConfigError: It has no bfloat16.
+    """
+    if precision == "bf16" and not has_bf16():
+        raise ConfigError("precision bf16: this processor has no bfloat16 arithmetic; expected fp32")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class's name if it has no message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
