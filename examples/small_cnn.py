@@ -1,4 +1,4 @@
-"""A network of one's own, for docs/convert.md: `crossstage convert examples/small_cnn.py:small_cnn`."""
+"""A network of one's own, for docs/guides/partial.md: `crossstage convert examples/small_cnn.py:small_cnn`."""
 
 import torch
 from torch import Tensor, nn

@@ -24,6 +24,7 @@ from torchvision import models
 
 from crossstage import create_model, fuse
 from crossstage.weights.from_peer import from_peer
+from crossstage.weights.ref import parse
 from research.bench.timing import machine, medians
 
 NAMES = (
@@ -47,9 +48,9 @@ DENSENETS = ("torchvision:densenet201", "densenet201", "densenet201 memory_effic
 
 def peer_of(name: str) -> nn.Module:
     """The peer's network, every norm and weight different from its neutral start."""
-    library, _, base = name.partition(":")
+    ref = parse(name)
     torch.manual_seed(0)
-    model = timm.create_model(base) if library == "timm" else models.get_model(base)
+    model = timm.create_model(ref.name) if ref.library == "timm" else models.get_model(ref.name)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -143,7 +144,8 @@ def print_memory() -> None:
     print(f"{machine()}, training step, batch 8, {SIZE} x {SIZE}")
     found: dict[str, float] = {}
     for name in DENSENETS:
-        run = subprocess.run([sys.executable, __file__, "--peak", name], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-m", "research.bench.backbones", "--peak", name]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
         found[name] = float(run.stdout)
         print(f"{name:34} {found[name]:8.0f} MiB   {found[name] / found[DENSENETS[0]]:5.2f} x torchvision", flush=True)
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from crossstage.files import write_text
-from research.bench.gpu_networks import MANY, ROWS, TRAINED, Row, work_network
+from research.bench.gpu_networks import MANY, ROWS, TRAINED, NetworkTime, work_network
 from research.bench.gpu_stages import BATCH, pieces_of, work_of, work_stages
 from research.bench.roofline import Ceilings, bound_ms, measure_ceilings
 from research.bench.timing import machine
@@ -142,7 +142,9 @@ time went on compiling beside it. What was measured then may be too slow.
 """
 
 
-def value(results: dict[str, Any], row: Row, side: str, form: str, batch: int, training: bool = False) -> float | None:
+def value(
+    results: dict[str, Any], row: NetworkTime, side: str, form: str, batch: int, training: bool = False
+) -> float | None:
     """Measured milliseconds, or None."""
     wanted = {"row": row.name, "side": side, "form": form, "batch": batch, "training": training}
     found = (entry.get("ms") for entry in results["rows"] if wanted.items() <= entry.items())
@@ -160,7 +162,7 @@ def shown(number: float | None, digits: int = 0, unit: str = "") -> str:
     return "–" if number is None else f"{number:,.{digits}f}{unit}"
 
 
-def network_row(results: dict[str, Any], row: Row, batch: int, ceilings: Ceilings) -> list[str]:
+def network_row(results: dict[str, Any], row: NetworkTime, batch: int, ceilings: Ceilings) -> list[str]:
     """Images a second (milliseconds for one image) in all forms, and ours against the rest."""
     times = [
         value(results, row, side, form, batch)

@@ -23,7 +23,7 @@ OUT_OF_MEMORY = torch.cuda.OutOfMemoryError
 
 
 @dataclass(frozen=True)
-class Row:
+class NetworkTime:
     """A network of the table.
 
     Attributes:
@@ -60,12 +60,12 @@ class Row:
 
 
 ROWS = (
-    Row("cspresnet50", 256, "cspresnet50"),
-    Row("cspresnext50", 256, "cspresnext50"),
-    Row("cspdarknet53", 256, "cspdarknet53"),
-    Row("csppeleenet", 224),
-    Row("vovnet39_v2", 224, "ese_vovnet39b"),
-    Row("cspdarknet53_tiny_yolo", 416),
+    NetworkTime("cspresnet50", 256, "cspresnet50"),
+    NetworkTime("cspresnext50", 256, "cspresnext50"),
+    NetworkTime("cspdarknet53", 256, "cspdarknet53"),
+    NetworkTime("csppeleenet", 224),
+    NetworkTime("vovnet39_v2", 224, "ese_vovnet39b"),
+    NetworkTime("cspdarknet53_tiny_yolo", 416),
 )
 
 
@@ -154,7 +154,7 @@ def prepare(variant: Variant, until: float) -> None:
     torch.cuda.empty_cache()
 
 
-def disagreement(row: Row) -> float:
+def disagreement(row: NetworkTime) -> float:
     """Norm of the difference of our network's logits and timm's, over the norm of timm's, in float32."""
     images = torch.rand(2, 3, row.size, row.size, device="cuda")
     with torch.no_grad():
@@ -162,7 +162,7 @@ def disagreement(row: Row) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def work_network(link: Link, row: Row, side: str, until: float) -> None:
+def work_network(link: Link, row: NetworkTime, side: str, until: float) -> None:
     """A process that prepares a network, and measures it when it is told "forward" and "training"."""
     torch.backends.cudnn.allow_tf32 = False
     if side == "ours" and row.peer is not None:

@@ -184,7 +184,7 @@ def _kernel(piece: Piece) -> KernelJoints | KernelReads:
     return KernelReads(piece.module) if isinstance(piece.module, Reads) else KernelJoints(piece.module)  # pyright: ignore[reportArgumentType]
 
 
-class Measured:
+class PieceTimes:
     """A piece on the device in its three forms."""
 
     def __init__(self, piece: Piece) -> None:
@@ -233,14 +233,14 @@ class Measured:
 def work_stages(link: Link, name: str, size: int, until: float) -> None:
     """A process that prepares a network's pieces, and measures them when it is told to."""
     torch.backends.cudnn.allow_tf32 = False  # the comparison is with float32
-    prepared: list[tuple[Measured, float]] = []
+    prepared: list[tuple[PieceTimes, float]] = []
     with torch.no_grad():
         for piece in pieces_of(name, size):
             if monotonic() > until:
                 link.send({"failed": piece.label, "why": "no time was left to compile it"})
                 continue
             try:
-                measured = Measured(piece)
+                measured = PieceTimes(piece)
                 prepared.append((measured, measured.prepare()))
             except Exception as error:  # compilers fail in many ways, and the others are measured
                 link.send({"failed": piece.label, "why": reason(error)})

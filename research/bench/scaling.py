@@ -41,7 +41,9 @@ def measured(name: str, size: int, rounds: int) -> float:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             output = model(images)
             loss = (
-                sum(o.square().mean() for o in output) if isinstance(output, list) else F.cross_entropy(output, labels)
+                sum(raw.square().mean() for raw in output.values())
+                if isinstance(output, dict)
+                else F.cross_entropy(output, labels)
             )
         torch.as_tensor(loss).backward()
         optimizer.step()

@@ -35,7 +35,7 @@ BASE = "yolov3_tiny"
 
 
 @dataclass(frozen=True)
-class Claim:
+class PublishedRate:
     """A row of the paper's table 5.
 
     Attributes:
@@ -55,22 +55,22 @@ class Claim:
 
 FOREIGN = "not a network of this package; its published rate is from another processor"
 CLAIMS_5 = (
-    Claim("YOLOv3-tiny", BASE, 416, 54),
-    Claim("YOLOv3-tiny-PRN", "yolov3_tiny_prn", 416, 71),
-    Claim("CSPPeleeNet Ref.-EFM(SAM)", "csppeleenet_ref_efm_sam", 320, None),
-    Claim("CSPDenseNet Ref.-EFM(SAM)", "cspdensenet_ref_efm_sam", 320, None),
-    Claim("CSPPeleeNet Ref.-PRN(3l)", "csppeleenet_ref_prn3l", 320, 52),
-    Claim("CSPPeleeNet Ref.-PRN", "csppeleenet_ref_prn", 320, 75),
-    Claim("CSPDenseNet Ref.-PRN", "cspdensenet_ref_prn", 320, 95),
-    Claim("CSPDenseNetb Ref.-PRN", "cspdensenetb_ref_prn", 320, 102),
-    Claim("SNet146-ThunderNet", None, 320, None, FOREIGN),
-    Claim("SNet49-ThunderNet", None, 320, None, FOREIGN),
+    PublishedRate("YOLOv3-tiny", BASE, 416, 54),
+    PublishedRate("YOLOv3-tiny-PRN", "yolov3_tiny_prn", 416, 71),
+    PublishedRate("CSPPeleeNet Ref.-EFM(SAM)", "csppeleenet_ref_efm_sam", 320, None),
+    PublishedRate("CSPDenseNet Ref.-EFM(SAM)", "cspdensenet_ref_efm_sam", 320, None),
+    PublishedRate("CSPPeleeNet Ref.-PRN(3l)", "csppeleenet_ref_prn3l", 320, 52),
+    PublishedRate("CSPPeleeNet Ref.-PRN", "csppeleenet_ref_prn", 320, 75),
+    PublishedRate("CSPDenseNet Ref.-PRN", "cspdensenet_ref_prn", 320, 95),
+    PublishedRate("CSPDenseNetb Ref.-PRN", "cspdensenetb_ref_prn", 320, 102),
+    PublishedRate("SNet146-ThunderNet", None, 320, None, FOREIGN),
+    PublishedRate("SNet49-ThunderNet", None, 320, None, FOREIGN),
 )
 ENGINES = runtime_names()
 
 
 @dataclass
-class Row:
+class RateRow:
     """What was measured of a claim.
 
     Attributes:
@@ -79,7 +79,7 @@ class Row:
         why: What did not run, and why.
     """
 
-    claim: Claim
+    claim: PublishedRate
     milliseconds: dict[str, list[float]]
     why: str = ""
 
@@ -96,9 +96,9 @@ class Row:
 
 
 @torch.inference_mode()
-def measure(rounds: int) -> list[Row]:
+def measure(rounds: int) -> list[RateRow]:
     """Open every network in every way, then time all in turns."""
-    rows = [Row(claim, {}, why=claim.why) for claim in CLAIMS_5]
+    rows = [RateRow(claim, {}, why=claim.why) for claim in CLAIMS_5]
     runs: dict[tuple[int, str], Callable[[], object]] = {}
     for number, row in enumerate(rows):
         if row.claim.ours is None:
@@ -112,7 +112,7 @@ def measure(rounds: int) -> list[Row]:
     return rows
 
 
-def _ways(row: Row) -> dict[str, Callable[[torch.Tensor], object]]:
+def _ways(row: RateRow) -> dict[str, Callable[[torch.Tensor], object]]:
     claim, threads = row.claim, cores()
     assert claim.ours
     torch.manual_seed(0)  # the files of an earlier run serve again
@@ -145,7 +145,7 @@ def _without_paths(error: CrossStageError) -> str:
     return re.sub(r"\S*/(\S)", r"\1", str(error))
 
 
-def markdown(rows: list[Row]) -> str:
+def markdown(rows: list[RateRow]) -> str:
     """The page."""
     lines = [
         "# Table 5: how fast detectors are on a processor",

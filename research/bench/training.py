@@ -30,7 +30,6 @@ from crossstage.data.augment import Augmentation
 from crossstage.data.find import find_data
 from crossstage.data.loading import Batch, train_loader
 from crossstage.data.records import DetectionData
-from crossstage.models.heads.yolo import YoloLoss
 from crossstage.models.one_stage import OneStageDetector
 from crossstage.training import TrainOptions
 from crossstage.training.checkpoint import Progress
@@ -99,7 +98,7 @@ def our_loop(dataset: DetectionData, batches: list[Batch], data: str) -> Callabl
         task=DetectionTask(model, dataset, dataset, options),
         batches=repeated,
         order=repeated,
-        scored=repeated,
+        val=repeated,
         options=options,
         progress=progress,
         reporter=Reporter(None, 1),
@@ -118,7 +117,6 @@ def our_loop(dataset: DetectionData, batches: list[Batch], data: str) -> Callabl
 def bare_loop(dataset: DetectionData, batches: list[Batch], memory_format: torch.memory_format) -> Callable[[], object]:
     """The same network and loss, as anyone would write it."""
     model = detector(dataset).to(memory_format=memory_format).train()  # pyright: ignore[reportCallIssue]
-    loss = YoloLoss(model.head.levels, model.head.num_classes)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
     placed = [_on_device(batch) for batch in batches]
 
@@ -126,8 +124,7 @@ def bare_loop(dataset: DetectionData, batches: list[Batch], memory_format: torch
         for batch in placed:
             images = batch.images.contiguous(memory_format=memory_format)
             assert not isinstance(batch.targets, Tensor)
-            parts = loss(model(images), batch.targets)
-            (parts.box + parts.objectness + parts.classes).backward()
+            sum(model.loss(images, batch.targets).values(), torch.zeros(())).backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -186,9 +183,8 @@ def main() -> None:
         run = bare_loop(dataset, batches, torch.contiguous_format)
         print(json.dumps(images / medians({"": run}, chosen.rounds, warm_up=1)[""] * 1e3))
         return
-    usual = float(
-        subprocess.run([sys.executable, *sys.argv, "--usual"], capture_output=True, check=True, text=True).stdout
-    )
+    command = [sys.executable, "-m", "research.bench.training", *sys.argv[1:], "--usual"]
+    usual = float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
     keep_freed_memory()
     runs = {
         "our loop": our_loop(dataset, batches, chosen.data),

@@ -13,7 +13,7 @@ from torch import nn
 from crossstage.analysis import Layer, count_flops, operations
 from crossstage.weights.loading import create_model
 
-Basis = Literal["cfg", "paper", "reconstruction"]
+DetectorBasis = Literal["cfg", "paper", "reconstruction"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DetectorRow:
     bflops: float
     weights: float | None
     ours: str
-    basis: Basis
+    basis: DetectorBasis
     why: str = ""
     act: str | None = None
 

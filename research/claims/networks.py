@@ -14,7 +14,7 @@ from crossstage.models.registry import find
 from crossstage.nn import Partial
 from crossstage.weights.loading import create_model
 
-Basis = Literal["cfg", "code", "paper", "reconstruction", "none"]
+NetworkBasis = Literal["cfg", "code", "paper", "reconstruction", "none"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class NetworkRow:
     bflops: float | None
     weights: float | None
     ours: str | None
-    basis: Basis
+    basis: NetworkBasis
     settings: tuple[tuple[str, Any], ...] = ()
     size: int | None = None
     all_in: bool = False

@@ -31,6 +31,7 @@ from crossstage.deploy.header import ExportHeader
 from crossstage.evaluation import evaluate
 from crossstage.inference.model import DetectionModel
 from crossstage.models.detector import Detector
+from crossstage.models.one_stage import OneStageDetector
 from crossstage.ops.nms import NMS
 from crossstage.weights.loading import load_detector
 from research.bench.peers import OpenCVDetector
@@ -134,6 +135,7 @@ def variants(
     yield "ncnn", "ncnn", lambda: scores(opened(folder), dataset)
     cfg = written("darknet")
     yield "Darknet", "crossstage.darknet", lambda: scores(load_darknet_detector(cfg), dataset)
+    assert isinstance(model, OneStageDetector)
     twin = OpenCVDetector(cfg, cfg.with_suffix(".weights"), model)
     yield "Darknet", "OpenCV 4", lambda: scores(twin, dataset)
 
@@ -158,7 +160,7 @@ def by_torch(module: Callable[..., tuple[torch.Tensor, ...]], header: ExportHead
 def in_opencv5(file: Path, data: Path, site: Path) -> tuple[float, float]:
     """In a process that finds OpenCV 5 first."""
     paths = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, __file__, str(data), "--one", str(file)]
+    command = [sys.executable, "-m", "research.pages.exported", str(data), "--one", str(file)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=True)
     ap, ap50 = done.stdout.split()[-2:]
     return float(ap), float(ap50)

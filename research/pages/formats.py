@@ -199,7 +199,7 @@ def difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
 
 HEAD = """# Formats and runtimes
 
-Every model of the registry, exported to every format that `crossstage export` writes ([how](../export.md)), and run. A
+Every model of the registry, exported to every format that `crossstage export` writes ([how](../guides/exporting.md)), and run. A
 figure is the largest difference to the outputs of PyTorch's unfused model in float32, relative to the largest output;
 the bar is 1e-4, and what misses it is **bold**. "-" does not run, for the reasons below the table.
 

@@ -3,7 +3,7 @@
     python -m research.pages.profiles > docs/tables/profile.md
     python -m research.pages.profiles --images docs/images
 
-The second draws the images of docs/profile.md; it needs a browser for the report's.
+The second draws the images of docs/guides/costs.md; it needs a browser for the report's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DRAWN = ("resnext50", "cspresnext50")
 PAGE = """\
 # What networks cost
 
-Written by `python -m research.pages.profiles` on {day}; [how to read it](../profile.md#how-to-read-it). All but the
+Written by `python -m research.pages.profiles` on {day}; [how to read it](../guides/costs.md#how-to-read-it). All but the
 last section is counted, not measured.
 
 ## An example

@@ -29,7 +29,9 @@ def command(options: TrainOptions) -> str:
     words = ["crossstage train", f"--model {options.model}", f"--data {data}"]
     for field in fields(options):
         value = getattr(options, field.name)
-        if field.name in ("augment", "loss"):
+        if field.name == "loss":
+            words += [f"--loss.{name.replace('_', '-')} {given}" for name, given in value.items()]
+        elif field.name == "augment":
             default: Any = field.default_factory()  # pyright: ignore[reportCallIssue]
             changed = [part.name for part in fields(value) if getattr(value, part.name) != getattr(default, part.name)]
             words += [f"--{field.name}.{name.replace('_', '-')} {getattr(value, name)}" for name in changed]

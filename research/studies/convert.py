@@ -30,6 +30,7 @@ from crossstage import Partial, to_partial
 from crossstage.csp import ConversionPlan, Trace, plan_network
 from crossstage.files import write_text
 from crossstage.nn.partial import Fusion, SplitKind
+from crossstage.weights.ref import parse
 from crossstage.weights.resolving import resolve
 from research.bench.timing import machine
 from research.places import EXAMPLES
@@ -88,7 +89,7 @@ def main() -> None:
 
 def short(name: str) -> str:
     """A network's name without where it comes from."""
-    return name.rpartition(":")[2]
+    return parse(name).name
 
 
 def training_images(data: Path) -> tuple[Tensor, Tensor]:

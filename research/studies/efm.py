@@ -24,7 +24,7 @@ from crossstage.data.anchors import scaled_sizes
 from crossstage.data.augment import Augmentation
 from crossstage.data.find import find_data, training_parts
 from crossstage.data.records import DetectionData
-from crossstage.models.heads.yolo import YoloLossConfig
+from crossstage.models.heads.yolo import YoloHead
 from crossstage.models.one_stage import OneStageDetector
 from crossstage.ops.boxes import shape_iou
 from research.bench.timing import machine, medians
@@ -32,7 +32,7 @@ from research.claims.detectors import TABLE_2, NeckRow
 
 
 @dataclass(frozen=True)
-class Row:
+class NeckTraining:
     """A training for a row of the paper's table 2.
 
     Attributes:
@@ -58,7 +58,7 @@ class Row:
         return f"{self.model}_{self.box}{'_fitted' * fitted}_s{seed}"
 
 
-ROWS = tuple(Row(row, "giou" if "GIoU" in row.model else "mse") for row in TABLE_2 if row.act is None)
+ROWS = tuple(NeckTraining(row, "giou" if "GIoU" in row.model else "mse") for row in TABLE_2 if row.act is None)
 METRICS = ("AP", "AP50", "AP75")
 # What the table is read for: the second is better than the first.
 ORDERINGS = (
@@ -68,7 +68,9 @@ ORDERINGS = (
 )
 
 
-def options(row: Row, seed: int, data: str, backbone: str, out: str, epochs: int, *, fitted: bool) -> TrainOptions:
+def options(
+    row: NeckTraining, seed: int, data: str, backbone: str, out: str, epochs: int, *, fitted: bool
+) -> TrainOptions:
     """One training; they differ in detector, loss of boxes and seed alone, and in whether anchors are fitted."""
     gain = 1.0 if row.box == "mse" else 3.0
     return TrainOptions(
@@ -83,7 +85,7 @@ def options(row: Row, seed: int, data: str, backbone: str, out: str, epochs: int
         fit_anchors=fitted,
         sample_every=0,
         augment=Augmentation(mosaic=0),
-        loss=YoloLossConfig(assign="best", box=row.box, box_gain=gain),  # pyright: ignore[reportArgumentType]
+        loss={"assign": "best", "box": row.box, "box_gain": gain},
         out=out,
         name=row.run(seed, fitted=fitted),
     )
@@ -117,6 +119,7 @@ def by_level(run: Path) -> list[float]:
     learned, _, _ = training_parts(find_data(chosen.data))
     assert isinstance(learned.data, DetectionData)
     sizes = torch.as_tensor(scaled_sizes(learned.data, detector.preprocessing)).float()
+    assert isinstance(detector.head, YoloHead)
     levels = detector.head.levels
     overlaps = shape_iou(sizes, torch.tensor([anchor for level in levels for anchor in level.anchors]))
     best = overlaps.argmax(1)
@@ -133,10 +136,10 @@ def told(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f}{spread}"
 
 
-Found = dict[str, list[dict[str, float]]]  # by head, a run's metrics for each seed
+ScoresByHead = dict[str, list[dict[str, float]]]  # by head, a run's metrics for each seed
 
 
-def table(found: Found) -> list[str]:
+def table(found: ScoresByHead) -> list[str]:
     """Accuracy and latency beside the published ones."""
     times = latencies()
     first = ROWS[0]
@@ -156,7 +159,7 @@ def table(found: Found) -> list[str]:
     return lines
 
 
-def readings(found: Found) -> list[str]:
+def readings(found: ScoresByHead) -> list[str]:
     """What the paper's table is read for, and whether it holds here."""
     lines = []
     for worse, better, metric in ORDERINGS:
@@ -176,7 +179,7 @@ def readings(found: Found) -> list[str]:
     return [*head, *lines, "", f"{held} of {len(lines)} hold at this budget."]
 
 
-def anchors(out: Path, found: Found, seeds: list[int]) -> list[str]:
+def anchors(out: Path, found: ScoresByHead, seeds: list[int]) -> list[str]:
     """What fitting the anchors to the data changes, for the rows of which there are such runs."""
     lines = [
         "| head | AP, COCO's anchors | AP, fitted | levels, COCO's | levels, fitted |",
@@ -218,12 +221,12 @@ HEAD = """\
 # The Exact Fusion Model at a small scale
 
 Written by `python -m research.studies.efm report`, whose `train` ran the trainings. Table 2 of the CSPNet paper
-compares necks on CSPPeleeNet after 500,000 steps on COCO. Here each neck was trained alike on groceries25 (3,921 images,
-25 classes, measured on 1,018 others): {epochs} epochs at 224 pixels, batch 16, from a CSPPeleeNet that had seen 12
-epochs of imagenette128, COCO's anchors, one prior for each ground truth, squared errors of boxes but where GIoU is named;
-seeds {seeds}. **That is a reduced budget on a CPU: {steps} steps of 16 images, against 500,000 of 64.** Differences
-of a point or so are within what another seed changes (± is half the range of the seeds), and levels say nothing of a
-full training.
+compares necks on CSPPeleeNet after 500,000 steps on COCO. Here each neck was trained alike on groceries25 (3,921
+images, 25 classes, measured on 1,018 others): {epochs} epochs at 224 pixels, batch 16, from a CSPPeleeNet that had seen
+12 epochs of imagenette128, COCO's anchors, one prior for each ground truth, squared errors of boxes but where GIoU is
+named; seeds {seeds}. **That is a reduced budget on a CPU: {steps} steps of 16 images, against 500,000 of 64.**
+Differences of a point or so are within what another seed changes (± is half the range of the seeds), and levels say
+nothing of a full training.
 
 Milliseconds are medians of forward passes of one image of 416 pixels, fused, all detectors in turns: {machine}.
 The last columns set them and the published frames a second (GTX 1080 Ti) in relation to PRN's.

@@ -21,8 +21,8 @@ PAGE = """\
 # PeleeNet's variants
 
 Written by `python -m research.studies.explore{rounds}` on {day}: {machine}, {size} x {size} pixels, {count} rounds;
-load {load:.1f} when it began, where 0 is a quiet machine. In brackets the change from the plain network; the networks of
-the first panel's front are **bold**.
+load {load:.1f} when it began, where 0 is a quiet machine. In brackets the change from the plain network; the networks
+of the first panel's front are **bold**.
 
 ![PeleeNet's variants](../images/explore.png)
 

@@ -20,7 +20,7 @@ from research.studies.study import Network, Recipe
 
 
 @dataclass(frozen=True)
-class Claim:
+class PublishedAggregation:
     """A network of the study.
 
     Attributes:
@@ -36,9 +36,9 @@ class Claim:
 
 # arXiv 1904.09730, section 3: accuracies of the text; that of 5 x 43 and DenseNet-40's own from its errors.
 CLAIMS = (
-    Claim(Network("DenseNet-40", "densenet40"), 94.76, 3.7),
-    Claim(Network("OSA, 12 layers of 20", "osanet40_12x20"), 93.6, 2.5),
-    Claim(Network("OSA, 5 layers of 43", "osanet40_5x43"), 94.56, None),
+    PublishedAggregation(Network("DenseNet-40", "densenet40"), 94.76, 3.7),
+    PublishedAggregation(Network("OSA, 12 layers of 20", "osanet40_12x20"), 93.6, 2.5),
+    PublishedAggregation(Network("OSA, 5 layers of 43", "osanet40_5x43"), 94.56, None),
 )
 DENSE = CLAIMS[0].network.label
 

@@ -16,7 +16,7 @@ from crossstage.weights.resolving import input_of, resolve
 
 
 def profile(
-    model: str | Path | nn.Module,
+    model: str | Path | Ref | nn.Module,
     input_size: int | Sequence[int] | None = None,
     *,
     batch: int = 1,
@@ -28,12 +28,16 @@ def profile(
     Only shapes go through the network, unless it is measured; weights are neither read nor allocated.
 
     Args:
-        model: What :func:`~crossstage.weights.resolving.resolve` takes, or a module.
+        model: What :func:`~crossstage.weights.resolving.resolve` takes, where ``"timm:<name>"`` is our network and
+            ``"timm-network:<name>"`` timm's own; or a module.
         input_size: Side of the input in pixels, its height and width, or its whole shape without the batch, such as
             ``(1, 28, 28)``; by default the network's own, see :class:`~crossstage.weights.resolving.Resolved`.
-        batch: Images of a pass.
+        batch: Number of images in a pass.
         measure: Time each operation, too, in float32 and with random weights, and this machine's best rates.
-        device: Where to measure a network given by name; None takes a GPU if there is one.
+        device: Device to measure a network on that is given by name; None takes a GPU if there is one.
+
+    Returns:
+        All that was counted, and measured.
 
     Raises:
         ConfigError: The name is unknown, a file fails, or the network cannot run on such an input.
@@ -57,7 +61,12 @@ def profile(
 
 
 def input_shape(own: Sequence[int], wanted: int | Sequence[int] | None, batch: int) -> tuple[int, ...]:
-    """The shape of a batch, from a network's own input and what was asked for; see :func:`profile`.
+    """Return the shape of a batch.
+
+    Args:
+        own: Channels, height and width of the network's own input.
+        wanted: What was asked for instead, as :func:`profile` takes it; None takes the network's own.
+        batch: Number of images.
 
     Raises:
         ConfigError: A size is not positive.

@@ -41,11 +41,12 @@ class TimmBackbone(nn.Module):
 
     Args:
         name: A name of :data:`crossstage.models.backbones.BACKBONES`.
-        num_classes: Classes of the head; 0 leaves the pooled features.
-        in_chans: Channels of the input.
+        num_classes: Number of classes of the head; 0 leaves the pooled features.
+        in_chans: Number of channels of the input.
         global_pool: Any of timm's poolings; ``""`` leaves the map.
-        drop_rate: Dropout before the linear layer; by default the network's own.
-        drop_path_rate: Stochastic depth, see :class:`~crossstage.models.backbones.BackboneConfig`.
+        drop_rate: Probability of dropout before the linear layer; by default the network's own.
+        drop_path_rate: Probability that the last residual block is left out in training, see
+            :class:`~crossstage.models.backbones.BackboneConfig`.
         **settings: Other values for fields of the network's row.
 
     Raises:
@@ -77,19 +78,19 @@ class TimmBackbone(nn.Module):
         self.grad_checkpointing = False
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:  # noqa: ARG002 (timm's signature)
-        """Parameters by depth, for layer-wise learning rates."""
+        """Return patterns that group the parameters by depth, for layer-wise learning rates."""
         return {"stem": r"^backbone\.stem", "blocks": r"^backbone\.stages\.(\d+)"}
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that timm should not decay beyond norms and biases: none."""
+        """Return the parameters that timm should not decay beyond norms and biases: none."""
         return set()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the stages' inputs for the backward pass and compute the rest again."""
+        """Set whether only the stages' inputs are kept for the backward pass, which computes the rest again."""
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer."""
+        """Return the linear layer."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -116,7 +117,7 @@ class TimmBackbone(nn.Module):
         output_fmt: Literal["NCHW"] = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps of the chosen stages, and the last one unless ``intermediates_only``.
+        """Return the maps of the chosen stages, with the last map before them unless ``intermediates_only``.
 
         Raises:
             ConfigError: Another order than NCHW is asked for.
@@ -134,7 +135,7 @@ class TimmBackbone(nn.Module):
         prune_norm: bool = False,  # noqa: ARG002 (timm's signature)
         prune_head: bool = True,
     ) -> list[int]:
-        """Leave out what the chosen stages do not need; the indices as counted from the first."""
+        """Leave out what the chosen stages do not need; return their indices, counted from the first."""
         chosen, last = take_indices(len(self.backbone.stages), indices)
         self.backbone.stages = self.backbone.stages[: last + 1]
         self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
@@ -143,20 +144,20 @@ class TimmBackbone(nn.Module):
         return chosen
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map."""
+        """Return the last map."""
         return self._maps(x, len(self.backbone.stages))[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pooled features, or logits."""
+        """Return logits, or the pooled features before them."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
+        """Return logits."""
         return self.forward_head(self.forward_features(x))
 
 
 def build_backbone_on_meta(config: Any) -> nn.ModuleList:
-    """The stages of a row, without memory for weights."""
+    """Return the stages of a row, on the meta device."""
     with torch.device("meta"):
         return build_backbone(config).stages
 

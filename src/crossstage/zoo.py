@@ -7,10 +7,11 @@ those of their new homes.
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crossstage.weights.peers import LIBRARIES
+from crossstage.weights.ref import NETWORKS, parse
 from crossstage.weights.resolving import Resolved
 from crossstage.weights.resolving import resolve as _resolve
 
@@ -35,11 +36,16 @@ def resolve(name: str | Path, device: str = "meta") -> Resolved:
     """Build a network as version 0.1.0 did, for which ``timm:<name>`` was timm's own network.
 
     Args:
-        name: See :func:`crossstage.weights.resolving.resolve`, but for the spelling above, torchvision's likewise.
+        name: See :func:`crossstage.weights.resolving.resolve`; ``timm:`` and ``torchvision:`` mean what
+            ``timm-network:`` and ``torchvision-network:`` mean there.
         device: Where the tensors are.
+
+    Raises:
+        ConfigError: The name is unknown, a file or function is not there, or a user's file fails.
+        WeightsError: A model file is damaged.
     """
-    library, colon, rest = str(name).partition(":")
-    return _resolve(f"{library}-network:{rest}" if colon and library in LIBRARIES else name, device)
+    ref = parse(name, NETWORKS)
+    return _resolve(replace(ref, kind="peer-network") if ref.kind == "peer" else ref, device)
 
 
 def __getattr__(name: str) -> Any:

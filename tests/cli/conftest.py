@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-FEW = 16  # images on which a detector is measured in a second
+FEW = 10  # images on which a detector is measured in a second
 
 
 @pytest.fixture(scope="session")

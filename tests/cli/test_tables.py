@@ -1,11 +1,8 @@
 """Tables stay whole: piped, or on a terminal that is narrower than they are."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 from crossstage.cli import main
 from crossstage.cli.console import table
 from crossstage.cli.whole import WholeConsole
+from crossstage.deploy.benchmark.results import Benchmark, BenchmarkRow
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 CFG = Path(__file__).parents[2] / "examples" / "darknet" / "yolov4-tiny.cfg"
@@ -38,7 +36,7 @@ def printed(words, columns: int, capsys, monkeypatch, *, terminal: bool) -> str:
 @pytest.mark.parametrize(
     "words",
     [
-        ["models", "csppelee*"],
+        ["models", "csppelee*_ref"],
         ["info", "cspdarknet53_tiny_yolo.coco"],
         ["darknet", "info", str(CFG)],
         ["profile", "cspdarknet53_tiny_yolo", "--imgsz", "64", "--layers"],
@@ -72,21 +70,23 @@ def test_names_of_files_stay_whole(tmp_path, capsys, monkeypatch):
         assert name in text and f"annotated copies: {out}" in text and f"detections: {lines}" in text
 
 
-def test_a_piped_benchmark_tells_its_rows_apart(tmp_path):
-    words = ["benchmark", "csppeleenet", "--imgsz", "64", "--rounds", "1", "--threads", "1", "--memory", "false"]
-    command = [sys.executable, "-m", "crossstage", *words, "--runtimes", "torch", "torch-bf16", "--quiet"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "40"}, cwd=tmp_path
+def test_a_benchmark_tells_its_rows_apart(capsys, monkeypatch):
+    rows = tuple(
+        BenchmarkRow("m", label, precision, 416, 7.0, (10.0, 12.0, 11.0), 300.0)
+        for label, precision in (("torch fused", "fp32"), ("torch fused", "bf16"), ("OpenCV DNN", "fp32"))
     )
-    rows = [line.split()[:3] for line in done.stdout.splitlines() if line.startswith("torch fused")]
-    assert [row[2] for row in rows] == ["fp32", "bf16"] or "bf16" in done.stdout
-    for title in ("median ms", "p10", "p90", "images/s", "MiB", "GFLOP/s", "of peak", "of direct", "x OpenCV"):
-        assert title in done.stdout
-    assert done.stderr == ""
+    measured = Benchmark("a processor with a name that is long", 2, rows, (), "noise", {})
+    monkeypatch.setattr("crossstage.deploy.benchmark.benchmark.benchmark", lambda *_, **__: measured)
+    for terminal in (False, True):
+        text = COLOURS.sub("", printed(["benchmark", "m"], 40, capsys, monkeypatch, terminal=terminal))
+        shown = [line.split()[2:] for line in text.splitlines() if line.startswith("torch fused")]
+        figures = ["11.0", "10.0", "12.0", "90.9", "300", "636"]
+        assert shown == [["fp32", *figures], ["bf16", *figures]]
+        assert all(title in text for title in ("median ms", "p10", "p90", "images/s", "MiB", "GFLOP/s", "of direct"))
 
 
 def test_a_val_report_and_a_sweep_stay_whole(few_coco, tmp_path, capsys, monkeypatch):
-    words = ["val", "--data", str(few_coco), "--imgsz", "96"]
+    words = ["val", "--data", str(few_coco), "--imgsz", "96", "--conf", "0.3"]
     for terminal in (False, True):
         text = printed(words, 40, capsys, monkeypatch, terminal=terminal)
         assert {"AP50", "AP75", "AR100"} <= set(words_of(text)) and "…" not in text
@@ -104,10 +104,25 @@ def test_a_table_is_folded_where_no_word_suffers():
     assert len(lines) > 2 and max(map(len, lines)) <= 40
 
 
-def test_quiet_shows_results_alone(shapes, tmp_path):
-    for words in (["predict", str(PHOTOS), "--imgsz", "160"], ["data", "check", str(shapes)]):
-        command = [sys.executable, "-m", "crossstage", *words, "--quiet"]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=True, env={**os.environ, "FORCE_COLOR": "1"}, cwd=tmp_path
-        )
-        assert done.stdout and done.stderr == ""
+@pytest.mark.parametrize("verb", ["predict", "data check", "val", "profile", "models"])
+def test_quiet_shows_results_alone(verb, shapes, few_coco, capsys, monkeypatch):
+    words = {
+        "predict": [str(PHOTOS), "--imgsz", "160"],
+        "data check": [str(shapes)],
+        "val": ["--data", str(few_coco), "--imgsz", "96", "--conf", "0.3"],
+        "profile": ["csppeleenet", "--imgsz", "64"],
+        "models": ["csppeleenet_ref"],
+    }[verb]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert main([*verb.split(), *words]) == 0
+    loud = capsys.readouterr()
+    assert main([*verb.split(), *words, "--quiet"]) == 0
+    quiet = capsys.readouterr()
+    assert loud.err and quiet.err == "" and quiet.out
+
+
+def test_a_quiet_training_says_how_it_ended(colours, tmp_path, capfd):
+    words = ["train", "--model", "csppeleenet", "--data", str(colours), "--imgsz", "32", "--epochs", "1", "--batch"]
+    assert main([*words, "12", "--workers", "0", "--out", str(tmp_path), "--name", "run", "--quiet"]) == 0
+    lines = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert len(lines) == 2 and lines[0].startswith("best ") and lines[1] == f"everything is in {tmp_path / 'run'}"

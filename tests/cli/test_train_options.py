@@ -128,5 +128,5 @@ def test_options_read_from_source_are_those_of_the_class():
 
 
 def test_a_wrong_value_of_a_nested_setting_is_refused():
-    with pytest.raises(ConfigError, match="Partial.gamma is 2"):
+    with pytest.raises(ConfigError, match=r"Partial\.gamma is 2"):
         options("--partial.gamma", "2")

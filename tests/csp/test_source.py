@@ -46,7 +46,7 @@ def test_the_file_computes_what_to_partial_does(make, partial, tmp_path):
 def test_alike_layers_are_narrowed_in_a_loop(tmp_path):
     plain = nets.densenet().eval()
     plan = make_plan(plain, Partial(), example_input=IMAGES)
-    source = write_source(plain, plan, carry_out(plain, plan)[1], origin_of("x", tmp_path), "A test.")
+    source = write_source(plain, plan, carry_out(plain, plan)[1], origin_of("darknet53", tmp_path), "A test.")
     assert (
         "for number, layer in enumerate(layers):\n        narrow(layer.norm, [(16, 32), *number * [(8, 16)]])" in source
     )

@@ -85,16 +85,16 @@ def test_options_decide_what_a_stage_is_made_of(make, fusion, split):
     saved = sum(stage.flops_before - stage.flops_after for stage in report.stages)
     assert report.flops_before - report.flops_after == saved
     stages = stages_of(converted)
-    for stage, told in zip(stages, report.stages, strict=True):
+    for stage, entry in zip(stages, report.stages, strict=True):
         assert isinstance(stage.transition, ConvNormAct) == (fusion != "first")
-        assert isinstance(stage.merge, ConvNormAct) == (fusion != "last" and told.merge == "stage")
-        assert (told.merge is None) == (fusion == "last")
-        x = torch.randn(2, told.in_channels, 16, 16)
+        assert isinstance(stage.merge, ConvNormAct) == (fusion != "last" and entry.merge == "stage")
+        assert (entry.merge is None) == (fusion == "last")
+        x = torch.randn(2, entry.in_channels, 16, 16)
         carried, processed = stage.split(x)
-        assert carried.shape[1] == told.carried
+        assert carried.shape[1] == entry.carried
         if split == "slice":
-            assert torch.equal(processed, x[:, told.carried :])
-        assert stage.blocks(processed).shape[1] == told.processed_out
+            assert torch.equal(processed, x[:, entry.carried :])
+        assert stage.blocks(processed).shape[1] == entry.processed_out
 
 
 def without_first_half(module, *, segments=1):

@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from crossstage import darknet
 from crossstage.darknet import DarknetNetwork
+from crossstage.darknet.layers import Implicit, Local, WeightedShortcut
 from crossstage.nn.conv import FrozenBatchNorm
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -361,4 +361,17 @@ def drawn(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 def load_text(text: str, folder: Path, name: str = "net") -> DarknetNetwork:
     """A network of a cfg's text, with random parameters."""
     (folder / f"{name}.cfg").write_text(text)
-    return randomize(darknet.load(folder / f"{name}.cfg"))
+    with torch.device("meta"):
+        network = DarknetNetwork.from_cfg(folder / f"{name}.cfg")
+    network.to_empty(device="cpu")
+    for module in network.modules():
+        if isinstance(module, (Implicit, Local, WeightedShortcut)):  # the rest is drawn below
+            module.reset_parameters()
+    return randomize(network).eval()
+
+
+def undrawn(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network whose parameters are whatever was in memory, to be filled from a file."""
+    with torch.device("meta"):
+        network = build()
+    return network.to_empty(device="cpu").eval()

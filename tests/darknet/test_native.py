@@ -13,14 +13,18 @@ from torch import nn
 
 from crossstage import darknet
 from crossstage.darknet.detector import load_darknet_detector
+from crossstage.darknet.weights import module_slots, read_into
+from crossstage.darknet.writer import write_darknet
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.inference.images import load_image
 from crossstage.inference.preprocessing import prepare
+from crossstage.nn import ConvNormAct, ConvStyle
+from crossstage.ops.nms import NMS
 from crossstage.structures import Preprocessing
 from crossstage.weights.from_darknet import load_darknet
 from crossstage.weights.loading import create_model, load, load_detector
 from tests.darknet import nets
-from tests.darknet.nets import conv, load_text, net, yolo, yolov4_tiny
+from tests.darknet.nets import conv, drawn, load_text, net, undrawn, yolo, yolov4_tiny
 from tests.darknet.test_opencv import opencv_twin
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
@@ -31,14 +35,15 @@ def test_yolov4_tiny_with_real_weights_on_a_real_photo(shared, tmp_path):
     weights = shared / "weights" / "yolov4-tiny.weights"
     (tmp_path / "net.cfg").write_text(yolov4_tiny())
     read = darknet.load(tmp_path / "net.cfg", weights)
-    native = create_model("cspdarknet53_tiny_yolo").eval()
+    native = undrawn(lambda: create_model("cspdarknet53_tiny_yolo"))
     assert load_darknet(native, "cspdarknet53_tiny_yolo", weights).exact
     tensor, _ = prepare(load_image(PHOTOS / "000000009483.jpg"), Preprocessing((416, 416)))
     x = tensor.unsqueeze(0)
     deep, shallow = read(x)
-    for ours, theirs in zip(native(x), (shallow, deep), strict=True):
+    raw = native(x)
+    for ours, theirs in zip(raw.values(), (shallow, deep), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-    boxes, scores = native.decode(native(x))
+    boxes, scores = native.decode(raw, (416, 416))
     their_boxes, their_scores = read.detections(x)
     count = shallow.shape[2] * shallow.shape[3] * 3
     torch.testing.assert_close(boxes, torch.cat([their_boxes[:, -count:], their_boxes[:, :-count]], 1))
@@ -71,7 +76,7 @@ RELEASED = {
 def test_classifiers_take_the_weights_of_the_released_topology(name, tmp_path):
     read = load_text(RELEASED[name](64), tmp_path)
     darknet.save_weights(read, tmp_path / "net.weights")
-    native = create_model(name).eval()
+    native = undrawn(lambda: create_model(name))
     load_darknet(native, name, tmp_path / "net.weights")
     x = torch.rand(2, 3, 64, 128)
     logits = read(x)[-1]
@@ -102,26 +107,26 @@ def test_detectors_take_the_weights_of_the_released_topology(name, tmp_path):
         head.weight *= 3 / largest  # or sizes, which are exponentials, would leave the range of numbers
     twin = opencv_twin(read, tmp_path / "net.cfg")
     darknet.save_weights(read, tmp_path / "net.weights")
-    native = create_model(name).eval()
+    native = undrawn(lambda: create_model(name))
     load_darknet(native, name, tmp_path / "net.weights")
     raw = native(x)
-    for ours, theirs in zip(raw, sorted(read(x), key=lambda tensor: -tensor.shape[2]), strict=True):
+    for ours, theirs in zip(raw.values(), sorted(read(x), key=lambda tensor: -tensor.shape[2]), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
-    boxes, scores = native.decode(raw)
+    boxes, scores = native.decode(raw, (64, 64))
     twin.setInput(x.numpy())
     outputs = [torch.from_numpy(out) for out in twin.forward(twin.getUnconnectedOutLayersNames())]
     found = sorted(outputs, key=len, reverse=True)  # x, y, w, h in shares of the input, objectness, scores
     at = 0
-    for theirs, level, tensor in zip(found, native.head.levels, raw, strict=True):
+    for theirs, level, tensor in zip(found, native.head.levels, raw.values(), strict=True):
         mine = slice(at, at + len(theirs))
         at += len(theirs)
         shape = (len(level.anchors), *tensor.shape[2:], -1)  # OpenCV's anchors are innermost
         ours = [t[0, mine].view(shape).permute(1, 2, 0, 3).flatten(0, 2) for t in (boxes, scores)]
-        told = theirs[:, 5:] > 0  # OpenCV leaves out scores below a threshold
-        assert told.any()
+        kept = theirs[:, 5:] > 0  # OpenCV leaves out scores below a threshold
+        assert kept.any()
         centre, half = theirs[:, :2], theirs[:, 2:4] / 2
         torch.testing.assert_close(ours[0] / 64, torch.cat([centre - half, centre + half], 1), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(ours[1][told], theirs[:, 5:][told], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours[1][kept], theirs[:, 5:][kept], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -130,10 +135,10 @@ def test_detectors_take_the_weights_of_the_released_topology(name, tmp_path):
 def test_yolov3_tiny_with_real_weights_finds_what_opencv_finds(photo, yolov3_tiny_weights, tmp_path):
     (tmp_path / "net.cfg").write_text(nets.yolov3_tiny())
     twin = opencv_twin(darknet.load(tmp_path / "net.cfg", yolov3_tiny_weights), tmp_path / "net.cfg")
-    native = create_model("yolov3_tiny").eval()
+    native = undrawn(lambda: create_model("yolov3_tiny"))
     load_darknet(native, "yolov3_tiny", yolov3_tiny_weights)
     x = prepare(load_image(photo), Preprocessing((416, 416)))[0].unsqueeze(0)
-    (found,) = native.detect(native(x), score_threshold=0.3, iou_threshold=0.45)
+    (found,) = native.detect(native(x), (416, 416), NMS(0.3, 0.45))
     twin.setInput(x.numpy())
     rows = np.concatenate(twin.forward(twin.getUnconnectedOutLayersNames()))
     candidates, classes = (rows[:, 5:] > 0.3).nonzero()
@@ -152,7 +157,7 @@ def test_omega_networks_are_the_same_graphs_with_mish(tmp_path):
     text = nets.cspresnet50(64).replace("activation=leaky", "activation=mish")
     read = load_text(text, tmp_path)
     darknet.save_weights(read, tmp_path / "net.weights")
-    native = create_model("cspresnet50", act="mish").eval()
+    native = undrawn(lambda: create_model("cspresnet50", act="mish"))
     load_darknet(native, "cspresnet50", tmp_path / "net.weights")
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -162,8 +167,32 @@ def test_omega_networks_are_the_same_graphs_with_mish(tmp_path):
 
 def test_group_norm_has_no_place_in_a_darknet_file(tmp_path):
     (tmp_path / "net.weights").write_bytes(b"")
+    with torch.device("meta"):
+        grouped = create_model("darknet53", norm="group")
     with pytest.raises(ConfigError, match=r"backbone\.stem\.0 is normalised by GroupNorm"):
-        load_darknet(create_model("darknet53", norm="group"), "darknet53", tmp_path / "net.weights")
+        load_darknet(grouped, "darknet53", tmp_path / "net.weights")
+
+
+@pytest.mark.parametrize(("norm", "bn"), [("frozen", 1), ("none", 0)])
+def test_a_frozen_norm_is_stored_as_batch_norm_and_without_norm_there_are_biases(norm, bn, tmp_path):
+    read = load_text(net(16) + conv(4, 3, bn=bn) + conv(6, bn=bn), tmp_path)
+    darknet.save_weights(read, tmp_path / "net.weights")
+    style = ConvStyle(norm=norm)
+    native = undrawn(lambda: nn.Sequential(ConvNormAct(3, 4, 3, style=style), ConvNormAct(4, 6, style=style)))
+    assert read_into(tmp_path / "net.weights", module_slots([("native", native)])).exact
+    x = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(native(x), read(x)[0])
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen", "none"])
+def test_every_norm_but_groups_is_written_as_darknets(norm, tmp_path):
+    style = ConvStyle(norm=norm)
+    model = drawn(lambda: nn.Sequential(ConvNormAct(3, 4, 3, 2, style=style), ConvNormAct(4, 6, style=style))).eval()
+    x = torch.rand(1, 3, 16, 16)
+    write_darknet(torch.export.export(model, (x,)), tmp_path / "net.cfg", name="a test", size=(16, 16))
+    with torch.no_grad():
+        (read,) = darknet.load(tmp_path / "net.cfg", tmp_path / "net.weights")(x)
+        torch.testing.assert_close(read, model(x))
 
 
 @pytest.fixture

@@ -254,10 +254,10 @@ def test_ap_is_the_same(tiny, tiny_onnx, coco256, runtime):
 
 def crossstage_part(folder: Path):
     from crossstage.data.find import part_to_measure
-    from crossstage.data.formats.coco import CocoDataset
+    from crossstage.data.records import DetectionData
 
     dataset = part_to_measure(folder)
-    assert isinstance(dataset, CocoDataset)
+    assert isinstance(dataset, DetectionData)
     return dataset
 
 

@@ -1,7 +1,10 @@
 """Exported files opened: as a user would, and as an enemy would."""
 
+import json
 import random
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,6 +24,7 @@ from crossstage.deploy.sessions import start
 from crossstage.errors import ExportError
 from crossstage.models.detector import Detector
 from crossstage.models.heads.yolo import YoloConfig
+from crossstage.ops.nms import NMS
 from crossstage.ops.priors import AnchorLevel
 from crossstage.structures import Preprocessing
 
@@ -181,3 +185,89 @@ def test_a_missing_runtime_is_named(small, monkeypatch):
 
 def test_exported_files_are_known_by_their_names(small, tmp_path):
     assert is_exported(small) and not is_exported(tmp_path) and not is_exported("cspdarknet53_tiny_yolo.coco")
+
+
+def changed(**parts) -> str:
+    """The header with other values; those of ``head`` and ``row`` inside of it."""
+    content = json.loads(HEADER.to_json())
+    row = content["head"]["row"]["YoloConfig"]
+    row |= parts.pop("row", {})
+    if isinstance(parts.get("head"), dict):
+        content["head"] |= parts.pop("head")
+    return json.dumps(content | parts)
+
+
+LEVEL = {"AnchorLevel": {"stride": 32, "anchors": [[1.0, 2.0]], "scale_x_y": 1.0}}
+DEEP: list = []
+for _ in range(200):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        changed(head={"channels": [10**9]}),
+        changed(head={"channels": [10**30]}),
+        changed(head={"channels": [-1]}),
+        changed(head={"channels": [True]}),
+        changed(head={"channels": ["1"]}),
+        changed(head={"channels": "1"}),
+        changed(head={"channels": [1] * 10_000, "strides": [32] * 10_000}),
+        changed(head={"channels": []}),
+        changed(head={"strides": [0]}),
+        changed(head={"strides": [16, 32]}),
+        changed(head={"num_classes": 10**12}),
+        changed(head={"num_classes": 3}),
+        changed(head={"num_classes": None}),
+        changed(head={"row": None}),
+        changed(head={"row": {"Path": {"0": "/etc/passwd"}}}),
+        changed(head={"row": {"Partial": {}}}),
+        changed(head={"row": {"YoloConfig": {"levels": [LEVEL], "color": 1}}}),
+        changed(head={"row": {"YoloConfig": {}, "Partial": {}}}),
+        changed(head={"row": DEEP}),
+        changed(row={"levels": 5}),
+        changed(row={"levels": "wide"}),
+        changed(row={"levels": [[]]}),
+        changed(row={"levels": DEEP}),
+        changed(row={"levels": [LEVEL] * 5_000}),
+        changed(row={"levels": [{"AnchorLevel": {"stride": 10**9, "anchors": [[1, 2]], "scale_x_y": 1.0}}]}),
+        changed(row={"loss": {"YoloLossConfig": {"box_gain": float("inf")}}}),
+        changed(head="a head"),
+        changed(size_divisor=0),
+        changed(size_divisor=1e400),
+        changed(size_divisor=10**9),
+        changed(batch=-3),
+        changed(batch=[1]),
+        changed(preprocessing={"size": [10**9, 10**9], "resize": "stretch"}),
+        changed(preprocessing={"size": [0, 64], "resize": "stretch"}),
+        changed(preprocessing={"size": [64], "resize": "stretch"}),
+        changed(preprocessing="stretched"),
+        changed(class_names=7),
+        changed(class_names=None),
+        changed(nms={"score": 0.1, "iou": 0.5, "kind": "iou", "max_detections": 300}),
+        changed(outputs="detections"),
+        changed(outputs="detections", head=None, nms={"score": 7, "iou": 0.5, "kind": "iou", "max_detections": 300}),
+        changed(outputs="detections", head=None, nms={"score": 0.1, "iou": 0.5, "kind": "soft", "max_detections": 1}),
+        changed(outputs="boxes"),
+        changed(task="steal"),
+        changed(format="2"),
+        changed(format=None),
+        "{}",
+        "7",
+        "null",
+        '"format"',
+        '{"format": 1}',
+        '{"format": 1, "levels": [{}], "class_names": []}',
+    ],
+)
+def test_a_hostile_header_ends_in_our_error_at_once(text):
+    begun = time.perf_counter()
+    with pytest.raises(WeightsError, match=r"there\.onnx: "):
+        ExportHeader.from_json(text, "there.onnx")
+    assert time.perf_counter() - begun < 2
+
+
+def test_suppression_and_heads_survive_their_file():
+    nms = NMS(0.125, 0.5, "iou", 7)
+    for header in (HEADER, replace(HEADER, outputs="detections", head=None, nms=nms)):
+        assert ExportHeader.from_json(header.to_json(), "x") == header

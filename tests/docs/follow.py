@@ -1,14 +1,16 @@
-"""Do what a page says, in its order: run its Python and its commands in the current folder.
+"""Do what pages say, in their order: run their Python and their consoles' commands in the current folder.
 
-    python -m tests.docs.follow PAGE
+    python -m tests.docs.follow PAGE...
 
-The page's files are in place already; programs that stand beside it are not run.
+The pages' files are in place already; programs that stand beside it are not run.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ PROGRAMS = {"file", "program", "no-run"}
 
 
 def follow(page: Path, changed: Mapping[str, str] | None = None) -> None:
-    """Run a page's blocks of Python and its commands of crossstage.
+    """Run a page's blocks of Python and the commands of its consoles.
 
     Args:
         page: The page.
@@ -37,12 +39,16 @@ def follow(page: Path, changed: Mapping[str, str] | None = None) -> None:
 
 def _run(block: Block, changed: Mapping[str, str]) -> None:
     expected = int(block.notes.get("exit", 0))
-    for words in block.commands():
-        if words[0] == "crossstage":
-            given = [changed.get(before, word) for before, word in zip(words, words[1:], strict=False)]
+    for program, *words in block.commands():
+        if program == "crossstage":
+            given = [changed.get(before, word) for before, word in pairwise(["", *words])]
             code = main(given)
-            assert code == expected, f"{block}: {' '.join(words)}: exit code {code}; expected {expected}"
+        else:
+            assert program == "python", f"{block}: {program}"
+            code = subprocess.run([sys.executable, *words], check=False).returncode
+        assert code == expected, f"{block}: {' '.join(words)}: exit code {code}; expected {expected}"
 
 
 if __name__ == "__main__":
-    follow(Path(sys.argv[1]))
+    for argument in sys.argv[1:]:
+        follow(Path(argument))

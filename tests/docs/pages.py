@@ -48,8 +48,8 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Return every page of the repository, but for what tools and runs leave behind."""
-    folders = ("docs", "examples", "research", "src", "tests")
+    """Return every page of the repository, but for what tools, runs and old versions leave behind."""
+    folders = ("docs", "examples", "research", "src")
     return sorted([*ROOT.glob("*.md"), *(page for folder in folders for page in (ROOT / folder).rglob("*.md"))])
 
 

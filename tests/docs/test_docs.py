@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -21,12 +22,13 @@ from crossstage.errors import ConfigError
 from crossstage.models.backbones import BACKBONES
 from crossstage.models.heads import HEADS
 from examples.draw_shapes import draw
+from research.pages import reference
 from tests.docs.follow import follow
 from tests.docs.pages import ROOT, Block, anchors, blocks, links, pages
 
 DOCS = ROOT / "docs"
 HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
-TEXTS = [DOCS / "index.md", *sorted((DOCS / "guides").glob("*.md"))]
+TEXTS = [ROOT / "README.md", DOCS / "index.md", *sorted((DOCS / "guides").glob("*.md"))]
 TUTORIAL = DOCS / "tutorial.md"
 TABLES = (HEADS, BACKBONES, FORMATS, BACKENDS)
 
@@ -97,6 +99,19 @@ def test_commands_are_ones_that_there_are():
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_reference_is_what_the_package_has():
+    assert (DOCS / "reference.md").read_text() == reference.page()
+
+
+def test_figures_of_the_readme_are_those_of_generated_pages():
+    text = (ROOT / "README.md").read_text()
+    measured = "".join(page.read_text() for page in (DOCS / "tables").glob("*.md"))
+    figures = re.findall(r"(?<![\w./(])\d+\.\d+(?![\w./])", re.sub(r"\]\([^)]*\)", "", text))
+    wanted = set(figures) - {"3.11", "2.0", "0.5"}  # versions of Python, licences and a γ
+    assert len(wanted) >= 7
+    assert not [figure for figure in wanted if not re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.])", measured)]
+
+
 def _fault(words: list[str], makefile: str) -> str:
     """Return what is wrong with a command."""
     if words[0] == "make":
@@ -131,18 +146,18 @@ def test_the_tutorial_can_be_followed(desk: Path):
     follow(TUTORIAL, {"--epochs": "1", "--imgsz": "64"})
 
 
-@pytest.mark.parametrize("page", HOW_TO, ids=_named)
-def test_a_file_in_the_room_is_all_that_it_takes(page: Path, desk: Path):
-    (file,) = [block for block in blocks(page) if "file" in block.notes]
+def test_files_in_their_rooms_are_all_that_the_how_to_pages_take(desk: Path):
     (desk / "src").unlink()
     shutil.copytree(ROOT / "src", desk / "src", copy_function=os.symlink)
-    assert not (desk / file.notes["file"]).exists(), f"{file}: the tree has such a file already"
-    (desk / file.notes["file"]).write_text(file.text)
-    assert f"`{file.notes['file']}`" in page.read_text(), f"{page}: does not say where the file goes"
-    path = os.pathsep.join(map(str, (desk / "src", ROOT)))
+    for page in HOW_TO:
+        (file,) = [block for block in blocks(page) if "file" in block.notes]
+        place = desk / file.notes["file"]
+        assert not place.exists(), f"{file}: the tree has such a file already"
+        assert f"`{file.notes['file']}`, complete:" in page.read_text(), f"{page}: does not say where the file goes"
+        place.write_text(file.text)
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.docs.follow", str(page)],
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-m", "tests.docs.follow", *map(str, HOW_TO)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (desk / "src", ROOT)))},
         cwd=desk, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]

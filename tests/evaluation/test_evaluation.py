@@ -18,6 +18,7 @@ from crossstage.data.records import DetectionData
 from crossstage.errors import DataError
 from crossstage.evaluation import CocoReport, coco_metrics, coco_result, evaluate, match_classes, print_report
 from crossstage.evaluation.coco import coco_content
+from crossstage.ops.nms import EVALUATION
 from crossstage.structures import Instances, Preprocessing
 
 
@@ -119,7 +120,7 @@ class Centre:
     def __call__(self, images):
         return [images]
 
-    def detect(self, raw, image_size, nms):
+    def detect(self, raw, image_size, nms=EVALUATION):
         return [Instances(torch.tensor([[16.0, 16, 48, 48]] * 2), torch.tensor([0.9, 0.8]), torch.tensor([1, 0]))]
 
 

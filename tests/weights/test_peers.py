@@ -12,8 +12,8 @@ import crossstage
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.nn import SeparableConv
 from crossstage.structures import Preprocessing
-from crossstage.weights.loading import create_model
 from crossstage.weights.from_peer import from_peer
+from crossstage.weights.loading import create_model
 from crossstage.weights.peers import LIBRARIES, peers
 from crossstage.weights.peers.from_detectron2 import from_detectron2
 from crossstage.weights.starting import start_model

@@ -13,8 +13,8 @@ from crossstage.models.classifier import Classifier
 from crossstage.ops.nms import NMS
 from crossstage.weights.loading import load
 from crossstage.weights.model_file import read_spec, write_model
-from crossstage.weights.stored import read_stored
 from crossstage.weights.ref import parse
+from crossstage.weights.stored import read_stored
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
 TOLD = json.loads((FIXTURES / "expected.json").read_text())

@@ -174,7 +174,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def layers(self, output: Any) -> list[Layer]:
-        """Return what was recorded, with the number of values held during each, once the pass has returned its output."""
+        """Return the recorded operations with the values held during each, once the pass has returned its output."""
         for tensor in _tensors(output):
             self._use(tensor)
         changes = [0] * (len(self.found) + 1)

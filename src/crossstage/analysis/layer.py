@@ -44,9 +44,9 @@ class Layer:
         weights: Number of values of a convolution's or linear layer's kernel, without its bias.
         read: Number of values of its inputs, without learned ones.
         written: Number of values of its output.
-        live: Number of values of all maps that are held while it runs: those it reads and writes, and those that a later
-            operation or the caller still needs. A map is held once however many operations overwrite it in place or see
-            it through views.
+        live: Number of values of all maps that are held while it runs: those it reads and writes, and those that a
+            later operation or the caller still needs. A map is held once however many operations overwrite it in place
+            or see it through views.
         seconds: The time that it took; None if it was not measured.
     """
 

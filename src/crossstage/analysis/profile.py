@@ -191,7 +191,7 @@ class Profile:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each layer, see :meth:`Layer.to_dict`; timed ones with their limit and how near it they come."""
+        """Return a row for each layer, see :meth:`Layer.to_dict`; if timed, with what limits it and how far."""
         if self.roof is None:
             return [layer.to_dict() for layer in self.layers]
         return [

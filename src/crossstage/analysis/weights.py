@@ -27,10 +27,11 @@ class WeightNorms:
 
     Attributes:
         name: Dotted name of the block.
-        sources: Names of what is read: ``"input"``, then the block's layers from ``"1"`` on; ``"carried"`` is last where the
-            transition reads a partial stage's other part as well.
-        targets: Names of what reads: the layers from ``"1"`` on, and ``"transition"``, the 1x1 convolution (or the classifier's
-            linear layer) behind a dense block, and in a one-shot aggregation the convolution of its concatenation.
+        sources: Names of what is read: ``"input"``, then the block's layers from ``"1"`` on; ``"carried"`` is last
+            where the transition reads a partial stage's other part as well.
+        targets: Names of what reads: the layers from ``"1"`` on, and ``"transition"``, the 1x1 convolution (or the
+            classifier's linear layer) behind a dense block, and in a one-shot aggregation the convolution of its
+            concatenation.
         values: ``(sources, targets)``, the mean of ``|w|`` over the weights by which a target reads a source; NaN where
             it does not.
     """

@@ -50,7 +50,7 @@ def apply_edit(model: nn.Module, edit: Edit) -> None:
 
 
 def cross_stage(blocks: list[nn.Module], plan: StagePlan) -> CrossStage:
-    """The partial stage around blocks that are narrow already."""
+    """Build the partial stage around blocks that are narrow already."""
     first, *rest = blocks
     following = rest if plan.opening else blocks
     return CrossStage(
@@ -62,7 +62,7 @@ def cross_stage(blocks: list[nn.Module], plan: StagePlan) -> CrossStage:
 
 
 def merge(plan: StagePlan) -> nn.Module:
-    """U."""
+    """Build the transition U of a stage."""
     return transition(plan.merge, plan.joined_channels, plan.out_channels, style=plan.style)
 
 
@@ -77,7 +77,7 @@ def _split(first: nn.Module, plan: StagePlan) -> Split:
 
 
 def _pooled(layer: nn.Module, plan: StagePlan) -> nn.Module:
-    """The layer on the averages that the carried part is made of where the stage changes the resolution."""
+    """Put the averaging of the carried part beside a layer, where the stage changes the resolution."""
     if plan.pool is None:
         return layer
     step, ceil = plan.pool

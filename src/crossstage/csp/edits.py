@@ -24,7 +24,7 @@ class _Unit:
 
 
 def narrowing(model: nn.Module, plan: StagePlan) -> Iterator[str]:
-    """Lines that make the blocks narrower, which are called ``blocks``."""
+    """Yield lines that make the blocks narrower, which are called ``blocks``."""
     paths = plan.stage.paths
     yield from _lines("blocks", _units(model, plan.edits, paths), "block")
 
@@ -44,7 +44,7 @@ def _units(model: nn.Module, edits: Sequence[Edit], paths: Sequence[str]) -> lis
 
 
 def _lines(sequence: str, units: Sequence[_Unit], name: str) -> Iterator[str]:
-    """Lines for the units of a sequence, runs of units that are alike in a loop."""
+    """Yield lines for the units of a sequence, with a loop for a run of units that are alike."""
     start = 0
     while start < len(units):
         stop = start + 1
@@ -60,7 +60,7 @@ def _lines(sequence: str, units: Sequence[_Unit], name: str) -> Iterator[str]:
 
 
 def _loop(sequence: str, units: Sequence[_Unit], start: int, stop: int, growth: _Growth, name: str) -> Iterator[str]:
-    """Lines for units ``start`` to ``stop``, which differ by their growth alone."""
+    """Yield lines for units ``start`` to ``stop``, which differ by their growth alone."""
     unit = units[start]
     if not unit.edits:
         return
@@ -88,7 +88,7 @@ _Growth = dict[tuple[int, int], tuple[int, int]]
 
 
 def _growth(before: _Unit, after: _Unit) -> _Growth | None:
-    """How a unit differs from the one before; None if by more than one more part here and there."""
+    """Return how a unit differs from the one before; None if by more than one more part here and there."""
     was, now = ([(edit.path, edit.tensor, len(edit.channels)) for edit in unit.edits] for unit in (before, after))
     if was != now:
         return None
@@ -104,7 +104,7 @@ def _growth(before: _Unit, after: _Unit) -> _Growth | None:
 
 
 def _worth_a_loop(units: Sequence[_Unit]) -> bool:
-    """Whether most of a block's edits are in children that are alike."""
+    """Tell whether most of a block's edits are in children that are alike."""
     pairs = sum(
         len(after.edits)
         for before, after in pairwise(units)

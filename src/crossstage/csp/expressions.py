@@ -8,7 +8,13 @@ from torch import nn
 
 
 def access(model: nn.Module, path: str, root: str = "network") -> str:
-    """The expression for a module of this name."""
+    """Return the expression for a module of this name.
+
+    Args:
+        model: The network.
+        path: Dotted name of the module in it.
+        root: The expression for the network.
+    """
     expression = root
     for name in path.split(".") if path else ():
         if isinstance(model, (nn.Sequential, nn.ModuleList)) and not name.isidentifier():
@@ -24,7 +30,7 @@ def access(model: nn.Module, path: str, root: str = "network") -> str:
 
 
 def assignment(model: nn.Module, path: str, value: str) -> str:
-    """The statement that puts something in the place of a module of this name."""
+    """Return the statement that puts a value in the place of a module of this name."""
     target = access(model, path)
     if target.endswith(")"):
         parent, _, name = path.rpartition(".")

@@ -25,11 +25,11 @@ class Flow:
     """The channels of a stage.
 
     Args:
-        trace: The network.
-        region: The stage.
+        trace: The network that was traced.
+        region: The operations of the stage.
 
     Attributes:
-        parts: What all axes consist of.
+        parts: The parts that all axes consist of.
         source: Channels of the input.
         result: Channels of the output.
         weights: Channels of the parameters and buffers, by their names in the state dict.
@@ -75,13 +75,13 @@ class Flow:
         raise ChannelsError(f"{name} is not an operation whose channels are known")
 
     def of(self, node: Node) -> Axes:
-        """The channels along each dimension of a tensor."""
+        """Return the channels along each dimension of a tensor."""
         if node in self._names and node not in self._axes:  # a weight that is met outside a layer
             self._axes[node] = tuple(self.parts.new(size) if size > 1 else None for size in shape_of(node))
         return self._axes[node]
 
     def channels(self, node: Node, dim: int) -> Axis:
-        """The channels along one dimension; ones that cannot be narrowed if nothing is known of them."""
+        """Return the channels along one dimension; ones that cannot be narrowed if nothing is known of them."""
         axis = self.of(node)[dim]
         if axis is None:
             axis = self.parts.new(shape_of(node)[dim])
@@ -89,7 +89,7 @@ class Flow:
         return axis
 
     def set_weight(self, node: Node | None, *axes: Axis | None) -> None:
-        """Say what the dimensions of a weight are; those not named have no channels."""
+        """Record what the dimensions of a weight are; those not named have no channels."""
         if node is None:
             return
         given = (*axes, *[None] * (len(shape_of(node)) - len(axes)))
@@ -99,13 +99,13 @@ class Flow:
         self._axes[node] = given
 
     def set_norm(self, node: Node, axis: Axis, *tensors: Node | None) -> None:
-        """Say which channels a norm works on, and hence what its weights are."""
+        """Record which channels a norm works on, and hence what its weights are."""
         self.norms[module_paths(node)[-1].partition("@")[0]] = axis
         for tensor in tensors:
             self.set_weight(tensor, axis)
 
     def pointwise(self, node: Node) -> Axes:
-        """Sums, products, activations: channels that meet are the same."""
+        """Return the channels of a sum, product or activation: channels that meet are the same."""
         shape = shape_of(node)
         made: list[Axis | None] = [None] * len(shape)
         for operand in node.all_input_nodes:

@@ -11,7 +11,7 @@ from crossstage.csp.parts import Kept
 
 NormLayer = nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm
 KeptChannels = int | Sequence[tuple[int, int]]
-"""How many channels stay, the last ones; or of channels that were concatenated, (how many stay, of how many) each."""
+"""The number of channels that stay, the last ones; or for concatenated ones, pairs (how many stay, of how many)."""
 
 TENSORS = ("weight", "bias", "running_mean", "running_var")
 
@@ -24,8 +24,9 @@ def narrow(layer: nn.Module, outputs: KeptChannels | None = None, inputs: KeptCh
 
     Args:
         layer: A convolution, linear layer or norm.
-        outputs: KeptChannels of the output, and of the input too if it is a norm or works in groups; None for all.
-        inputs: KeptChannels of the input; None for all.
+        outputs: Channels of the output that stay, and of the input too if it is a norm or works in groups; None for
+            all.
+        inputs: Channels of the input that stay; None for all.
     """
     if isinstance(layer, (nn.Conv2d, nn.Linear)):
         before = layer.weight.shape[0]
@@ -56,9 +57,9 @@ def narrow_tensor(module: nn.Module, name: str, *channels: KeptChannels | None) 
     """Leave a parameter or buffer that a module holds itself fewer channels, in place.
 
     Args:
-        module: Its owner.
-        name: Of the tensor.
-        channels: What stays along each dimension; None for all, as along dimensions that are not named.
+        module: The module that holds the tensor.
+        name: Name of the tensor in it.
+        channels: The channels that stay along each dimension; None for all, as along dimensions that are not named.
     """
     _cut(module, name, *channels)
 
@@ -83,7 +84,7 @@ def _cut(module: nn.Module, name: str, *channels: KeptChannels | None) -> None:
 
 
 def _last(stay: KeptChannels, size: int) -> Tensor:
-    """Indices of the channels that stay."""
+    """Return the indices of the channels that stay."""
     pieces: list[Tensor] = []
     offset = 0
     for kept, of in [(stay, size)] if isinstance(stay, int) else stay:
@@ -93,5 +94,5 @@ def _last(stay: KeptChannels, size: int) -> Tensor:
 
 
 def width_of(kept: Kept) -> int:
-    """KeptChannels that stay."""
+    """Return the number of channels that stay."""
     return sum(stay for stay, _ in kept)

@@ -27,9 +27,9 @@ class ConversionPlan:
     """What is to be done to a network.
 
     Attributes:
-        partial: What was asked for.
+        partial: The settings that were asked for.
         stages: The stages that become partial, and what each costs before and after.
-        left: The stages that do not, and why.
+        left: Names of the stages that do not, and the reasons.
         example: The network's input.
     """
 
@@ -62,9 +62,9 @@ def to_partial(
 
     Args:
         model: The network, which is left untouched; on any device, the meta device included.
-        partial: gamma, fusion and split; by default ``Partial()``.
-        stages: Which stages, by their names or numbers in the order they run; by default those that get cheaper, or
-            all if none does.
+        partial: The gamma, fusion and split; by default ``Partial()``.
+        stages: The stages to convert, by their names or by their numbers in the order in which they run; by default
+            those that get cheaper, or all if none does.
         example_input: A batch that the network takes, ``(N, C, H, W)``; costs are counted at its size. By default one
             224 x 224 image with the channels of the network's first convolution.
 
@@ -119,7 +119,7 @@ def plan_network(trace: Trace, partial: Partial, stages: Sequence[str | int] | N
     for stage in chosen:
         try:
             plan = plan_stage(trace, stage, partial, blocks)
-            report = _try(trace.model, sketch, plan)
+            report = _try(trace, sketch, plan)
         except ConfigError as error:
             if stages is not None:
                 raise
@@ -154,10 +154,10 @@ def _choose(found: Sequence[FoundStage], wanted: Sequence[str | int]) -> list[Fo
     return [found[index] for index in sorted(chosen)]
 
 
-def _try(model: nn.Module, sketch: nn.Module, plan: StagePlan) -> StageReport:
+def _try(trace: Trace, sketch: nn.Module, plan: StagePlan) -> StageReport:
     """Convert a stage of a sketch, a copy that takes no memory; see that the stage runs, and count what it costs."""
     stage, region = plan.stage, plan.stage.region
-    plain = nn.Sequential(*(model.get_submodule(path) for path in stage.paths))
+    plain = nn.Sequential(*(trace.model.get_submodule(path) for path in stage.paths))
     try:
         partial = convert_stage(sketch, plan)
         flops = count_flops(partial, region.in_shape)
@@ -183,7 +183,7 @@ def _try(model: nn.Module, sketch: nn.Module, plan: StagePlan) -> StageReport:
         processed_out=plan.processed_out,
         transition=plan.transition,
         merge=(plan.merge_after or "stage") if plan.merge else None,
-        flops_before=count_flops(plain, region.in_shape),
+        flops_before=trace.flops(stage.paths, region.in_shape),
         flops_after=flops,
         parameters_before=_parameters(plain),
         parameters_after=parameters,

@@ -12,7 +12,7 @@ from math import lcm, prod
 
 Axis = tuple[int, ...]
 Kept = tuple[tuple[int, int], ...]
-"""For each part of an axis, how many of its channels stay, the last ones, and how many there were."""
+"""For each part of an axis, the number of its channels that stay, the last ones, and the number there were."""
 
 
 class ChannelsError(Exception):
@@ -29,7 +29,7 @@ class Parts:
         self._whole: list[bool] = []
 
     def new(self, size: int) -> Axis:
-        """Channels that nothing is known of yet."""
+        """Make channels that nothing is known of yet."""
         self._became.append(None)
         self._size.append(size)
         self._unit.append(1)
@@ -37,7 +37,7 @@ class Parts:
         return (len(self._size) - 1,)
 
     def resolve(self, axis: Axis) -> Axis:
-        """The parts as they are now."""
+        """Return an axis as the parts it consists of now."""
         found: list[int] = []
         for part in axis:
             became = self._became[part]
@@ -45,7 +45,7 @@ class Parts:
         return tuple(found)
 
     def size(self, axis: Axis) -> int:
-        """Channels of an axis."""
+        """Return the number of channels of an axis."""
         return sum(self._size[part] for part in axis)
 
     def unite(self, one: Axis, other: Axis) -> None:
@@ -70,7 +70,7 @@ class Parts:
             position += 1
 
     def slice(self, axis: Axis, start: int, stop: int) -> Axis:
-        """Channels ``start`` to ``stop``.
+        """Return channels ``start`` to ``stop``, for which parts are cut.
 
         Raises:
             ChannelsError: A group of channels would be cut.
@@ -113,17 +113,17 @@ class Parts:
             self._unit[part] = lcm(self._unit[part], width)
 
     def keep_whole(self, axis: Axis) -> None:
-        """Have all channels stay."""
+        """Mark all channels of an axis as ones that stay."""
         for part in self.resolve(axis):
             self._whole[part] = True
 
     def kept(self, axis: Axis, share: float, *, whole: Iterable[int] = ()) -> Kept:
-        """The channels that stay when ``share`` of each part does, rounded to whole groups, at least one.
+        """Return the channels that stay when a share of each part does, rounded to whole groups, at least one.
 
         Args:
             axis: The channels.
-            share: In (0, 1).
-            whole: Parts that keep all of theirs.
+            share: The share that stays, in (0, 1).
+            whole: Parts that keep all of their channels.
         """
         return tuple(
             (self._size[part] if part in whole else self._kept(part, share), self._size[part])
@@ -150,13 +150,13 @@ class Parts:
 def regroup(
     parts: Parts, shape: Sequence[int], new_shape: Sequence[int], axes: Sequence[Axis | None]
 ) -> tuple[Axis | None, ...]:
-    """The axes of a tensor whose dimensions were parted or joined, as view and flatten do.
+    """Return the axes of a tensor whose dimensions were parted or joined, as view and flatten do.
 
     Args:
-        parts: Those that the axes consist of.
-        shape: Before.
-        new_shape: After.
-        axes: Before; None where a dimension holds no channels.
+        parts: The parts that the axes consist of.
+        shape: The tensor's shape before.
+        new_shape: The tensor's shape after.
+        axes: The tensor's axes before; None where a dimension holds no channels.
 
     Raises:
         ChannelsError: Channels are mixed with other dimensions so that no dimension holds them alone.

@@ -23,9 +23,9 @@ class Edit:
     """A layer that becomes narrower.
 
     Attributes:
-        path: Its name in the network.
-        channels: What stays along each dimension of its tensors, see :func:`~crossstage.csp.narrow`.
-        tensor: Name of the only tensor meant, where it is not a layer that torch knows.
+        path: The layer's dotted name in the network.
+        channels: The channels that stay along each dimension of its tensors, see :func:`~crossstage.csp.narrow`.
+        tensor: Name of the only tensor meant, where the layer is none that torch knows.
     """
 
     path: str
@@ -38,21 +38,21 @@ class StagePlan:
     """How a stage becomes partial.
 
     Attributes:
-        stage: The blocks.
-        partial: What was asked for.
-        carried: Channels that bypass the blocks.
-        processed: Channels that the blocks read.
-        processed_out: Channels that the blocks give.
-        transition: Channels after T; None if there is no T.
+        stage: The stage as it was found.
+        partial: The settings that were asked for.
+        carried: Number of channels that bypass the blocks.
+        processed: Number of channels that the blocks read.
+        processed_out: Number of channels that the blocks give.
+        transition: Number of channels after T; None if there is no T.
         merge: Whether there is a U.
-        pool: How many pixels the carried part is averaged over, in either direction, and whether a rest counts as one
-            more; None if the stage keeps the resolution.
+        pool: The number of pixels that the carried part is averaged over, in either direction, and whether a rest
+            counts as one more; None if the stage keeps the resolution.
         opening: Whether the first block, which changes the resolution, reads the whole input and so does the work of
             the projection of the processed part.
         merge_after: Name of the pooling layer that alone reads the stage's output and after which U runs; None if U
             ends the stage.
-        style: Of the layers that are added.
-        edits: Layers of the blocks that become narrower.
+        style: Normalisation and activation of the layers that are added.
+        edits: The layers of the blocks that become narrower.
     """
 
     stage: FoundStage
@@ -92,9 +92,9 @@ def plan_stage(trace: Trace, stage: FoundStage, partial: Partial, blocks_of_stag
     Every width inside the blocks is multiplied by ``1 - gamma``, rounded so that groups stay whole.
 
     Args:
-        trace: The network.
+        trace: The network that was traced.
         stage: One of its stages.
-        partial: What it should become.
+        partial: The settings of the partial stage.
         blocks_of_stages: Names of all blocks of all stages; pooling layers in them are left alone.
 
     Raises:
@@ -148,7 +148,7 @@ def plan_stage(trace: Trace, stage: FoundStage, partial: Partial, blocks_of_stag
 
 
 def _edits(model: nn.Module, flow: Flow, share: float, whole: tuple[int, ...]) -> Iterator[Edit]:
-    """The layers that become narrower, in the order they run."""
+    """Yield the layers that become narrower, in the order in which they run."""
 
     def of(axis: Axis | None) -> Kept | None:
         kept = () if axis is None else flow.parts.kept(axis, share, whole=whole)
@@ -171,7 +171,7 @@ def _edits(model: nn.Module, flow: Flow, share: float, whole: tuple[int, ...]) -
 
 
 def _pooling(trace: Trace, stage: FoundStage) -> tuple[int, bool]:
-    """How the carried part reaches the resolution of the blocks' output."""
+    """Work out how the carried part reaches the resolution of the blocks' output, see :class:`StagePlan`."""
     region = stage.region
     steps = {round(before / after) for before, after in zip(region.in_shape[2:], region.out_shape[2:], strict=True)}
     step = steps.pop()
@@ -189,7 +189,7 @@ def _pooling(trace: Trace, stage: FoundStage) -> tuple[int, bool]:
 
 
 def _pool_after(trace: Trace, stage: FoundStage, blocks_of_stages: Iterable[str]) -> str | None:
-    """The pooling layer over windows that alone reads the stage's output."""
+    """Return the name of the pooling layer over windows that alone reads the stage's output; None if there is none."""
     readers = list(stage.region.result.users)
     if len(readers) != 1:
         return None
@@ -212,8 +212,9 @@ _ACTIVATIONS = {
 
 
 def _style(trace: Trace, stage: FoundStage) -> ConvStyle:
-    """What the layers to be added look like: the stage's usual activation; batch norm where the network has it, else
-    group norm, which does not mix images either.
+    """Return the style of the layers to be added: the stage's usual activation, and batch norm if the network has it.
+
+    Where the network has layer or group norms alone it is group norm, which does not mix images either.
     """
     found = Counter(name for node in stage.region.nodes if (name := _activation(node)))
     names = {str(getattr(node.target, "overloadpacket", "")) for node in trace.nodes}

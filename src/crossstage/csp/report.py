@@ -13,20 +13,20 @@ class StageReport:
     """A stage before and after.
 
     Attributes:
-        name: In the network.
-        block: Class of its blocks.
-        blocks: How many there are.
-        in_channels: Of its input.
-        out_channels: Of its output; both stay what they were.
-        carried: Channels that bypass the blocks.
-        processed: Channels that the blocks read.
-        processed_out: Channels that the blocks give.
-        transition: Channels after T; None without T.
-        merge: Where U runs: ``"stage"``, the name of the pooling layer that it follows, or None without U.
-        flops_before: Two for each multiply-add of convolutions and linear layers, U included wherever it runs.
-        flops_after: The same of the partial stage.
-        parameters_before: All that is trained.
-        parameters_after: The same of the partial stage, U included.
+        name: The stage's name in the network.
+        block: Name of the class of its blocks.
+        blocks: Number of its blocks.
+        in_channels: Number of channels of its input, which stays what it was.
+        out_channels: Number of channels of its output, which stays what it was.
+        carried: Number of channels that bypass the blocks.
+        processed: Number of channels that the blocks read.
+        processed_out: Number of channels that the blocks give.
+        transition: Number of channels after T; None without T.
+        merge: The place of U: ``"stage"``, the name of the pooling layer that it follows, or None without U.
+        flops_before: Operations of the plain stage, two for each multiply-add of convolutions and linear layers.
+        flops_after: Operations of the partial stage, U included wherever it runs.
+        parameters_before: Number of learned values of the plain stage.
+        parameters_after: Number of learned values of the partial stage, U included.
     """
 
     name: str
@@ -61,17 +61,17 @@ class Report:
     """What a conversion changed.
 
     Attributes:
-        partial: What was asked for.
-        input_shape: ``(N, C, H, W)`` that costs were counted at.
+        partial: The settings that were asked for.
+        input_shape: Shape of the input that costs were counted at, ``(N, C, H, W)``.
         stages: The stages that are partial now.
-        left: The stages that are not, and why.
-        flops_before: Of the whole network.
-        flops_after: Of the whole network.
-        parameters_before: Of the whole network.
-        parameters_after: Of the whole network.
-        whole: Tensors of the converted network's state dict that are the plain network's.
-        cut: Those that were cut from the plain network's wider ones.
-        new: Those of the added layers, which are drawn anew.
+        left: Names of the stages that are not, and the reasons.
+        flops_before: Operations of the whole plain network.
+        flops_after: Operations of the whole converted network.
+        parameters_before: Number of learned values of the whole plain network.
+        parameters_after: Number of learned values of the whole converted network.
+        whole: Names of the tensors of the converted network's state dict that are the plain network's.
+        cut: Names of the tensors that were cut from the plain network's wider ones.
+        new: Names of the tensors of the added layers, which are drawn anew.
     """
 
     partial: Partial
@@ -89,13 +89,13 @@ class Report:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Stages, or the whole network, whose computation grows."""
-        told = [f"{stage.name}: {stage.growth}" for stage in self.stages if stage.growth]
+        found = [f"{stage.name}: {stage.growth}" for stage in self.stages if stage.growth]
         if self.flops_after > self.flops_before:
-            told.append("the network costs more than it did")
-        return tuple(told)
+            found.append("the network costs more than it did")
+        return tuple(found)
 
     def rows(self) -> list[list[str]]:
-        """The table of stages as people read it, the whole network last; see ``COLUMNS``."""
+        """Return the table of stages as text, the whole network last; see ``COLUMNS``."""
         rows = [
             [
                 stage.name,
@@ -110,7 +110,7 @@ class Report:
         return [*rows, ["network", "", "", "", *total]]
 
     def notes(self) -> list[str]:
-        """What the table does not hold: where U runs, weights, stages left, warnings."""
+        """Return what the table does not hold, a line each: where U runs, weights, stages left, warnings."""
         kept, cut, new = len(self.whole), len(self.cut), len(self.new)
         return [
             *(
@@ -128,8 +128,10 @@ class Report:
 
 
 COLUMNS = ("stage", "blocks", "channels", "carried + processed", "BFLOPs", "", "M parameters", "")
-"""Of :meth:`Report.rows`: channels of the input > of the output, of the two parts > of the blocks' output, and what is
-measured as before > after, and as a change.
+"""Titles of the columns of :meth:`Report.rows`.
+
+Channels are those of the input > of the output, and of the two parts > of the blocks' output; costs are given as
+before > after, and as a change.
 """
 
 

@@ -28,13 +28,13 @@ _RESERVED = {"plain", "convert", "build", "nn", *(name for names in _NAMES.value
 
 
 def write_source(model: nn.Module, plan: ConversionPlan, report: Report, origin: Origin, title: str) -> str:
-    """A file that does what a plan says.
+    """Return the text of a file that does what a plan says.
 
     Args:
         model: The plain network.
-        plan: What is to be done to it.
-        report: What that changes.
-        origin: How the network is made.
+        plan: The plan of its conversion.
+        report: The report of what the conversion changes.
+        origin: The source that makes the network.
         title: The network's name, and the command that the file is written by, for its docstring.
     """
     functions, calls = _stage_functions(model, plan)
@@ -87,7 +87,7 @@ def _totals(report: Report) -> str:
 
 
 def _stage_functions(model: nn.Module, plan: ConversionPlan) -> tuple[list[str], list[str]]:
-    """A function for each kind of stage, and the lines that call them."""
+    """Return a function for each kind of stage, and the lines that call them."""
     users: dict[str, list[StageReport]] = {}  # by what the function does
     calls: list[str] = []
     for stage, report in plan.stages:
@@ -161,7 +161,7 @@ def _parts(plan: StagePlan) -> Iterator[str]:
 
 
 def _listed(model: nn.Module, path: str) -> str:
-    """A container as a thing to slice: a subclass may be made in its own way, and then cannot be cut by slicing."""
+    """Return the expression for a container that can be sliced, which a subclass with another constructor cannot be."""
     plain = type(model.get_submodule(path)) in (nn.Sequential, nn.ModuleList)
     return access(model, path) if plain else f"[*{access(model, path)}]"
 
@@ -191,7 +191,7 @@ def _call(model: nn.Module, plan: StagePlan, function: str) -> Iterator[str]:
 
 
 def _positions(parent: nn.Module, children: Sequence[str]) -> list[int] | None:
-    """Where children are in a list, if they are in one and follow each other."""
+    """Return where children are in a list; None if they are in none."""
     if not isinstance(parent, (nn.Sequential, nn.ModuleList)):
         return None
     names = [name for name, _ in parent.named_children()]

@@ -21,12 +21,12 @@ class FoundStage:
     """Blocks in a row.
 
     Attributes:
-        parent: Name of the module that holds them.
-        children: Their names in it.
-        block: What they are, for people.
-        region: What they compute.
-        first: What the first of them computes.
-        whole: Whether they are all that a ``Sequential`` holds.
+        parent: Dotted name of the module that holds the blocks.
+        children: Names of the blocks in it.
+        block: Name of the blocks' class, for people.
+        region: The operations of all blocks.
+        first: The operations of the first block.
+        whole: Whether the blocks are all that a ``Sequential`` holds.
     """
 
     parent: str
@@ -58,7 +58,7 @@ class _Block:
 
 
 def find_stages(trace: Trace) -> list[FoundStage]:
-    """The stages of a network, in the order they run.
+    """Find the stages of a network, in the order in which they run.
 
     A block is a module that reads one feature map, gives one, and holds at least two convolutions or linear layers at
     the resolution of its output. A stage is a row of blocks of one kind, each reading what the one before gives and
@@ -76,12 +76,12 @@ def find_stages(trace: Trace) -> list[FoundStage]:
 
 
 def joined(parent: str, child: str) -> str:
-    """The name of a child."""
+    """Return the dotted name of a child."""
     return f"{parent}.{child}" if parent else child
 
 
 def _all_blocks(trace: Trace) -> dict[str, list[_Block]]:
-    """Blocks by the name of their parent. A ``Sequential`` of blocks is none itself."""
+    """Return the blocks by the name of their parent. A ``Sequential`` of blocks is none itself."""
     found: dict[str, list[_Block]] = {}
     for path, module in reversed(list(trace.model.named_modules())):  # children before parents
         found[path] = [
@@ -116,7 +116,7 @@ def _stages_below(
 
 
 def _rows(blocks: Sequence[_Block]) -> list[list[_Block]]:
-    """Blocks of one kind that follow each other, cut where the resolution changes."""
+    """Return rows of blocks of one kind that follow each other, cut where the resolution changes."""
     rows: list[list[_Block]] = []
     for block in blocks:
         before = rows[-1][-1] if rows else None
@@ -128,7 +128,7 @@ def _rows(blocks: Sequence[_Block]) -> list[list[_Block]]:
 
 
 def _follows(region: Subgraph, before: Subgraph) -> bool:
-    """Whether a region alone reads what the one before gives."""
+    """Tell whether a region alone reads what the one before gives."""
     return region.source is before.result and set(region.nodes).issuperset(before.result.users)
 
 
@@ -142,12 +142,12 @@ def _stage(trace: Trace, path: str, module: nn.Module, row: Sequence[_Block]) ->
 
 
 def runs_in_order(module: nn.Module) -> bool:
-    """Whether a module is a ``Sequential`` that calls its children one after the other."""
+    """Tell whether a module is a ``Sequential`` that calls its children one after the other."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def _plain_stages(trace: Trace, path: str, module: nn.Module) -> Iterator[FoundStage]:
-    """Rows of single layers in a ``Sequential``, such as VGG's, from the first that reads a feature map."""
+    """Yield rows of single layers in a ``Sequential``, such as VGG's, from the first that reads a feature map."""
     rows: list[list[_Block]] = [[]]
     for name, child in module.named_children():
         inner = list(_plain_stages(trace, joined(path, name), child))
@@ -166,14 +166,14 @@ def _plain_stages(trace: Trace, path: str, module: nn.Module) -> Iterator[FoundS
 
 
 def _layers(found: Subgraph | FoundStage) -> int:
-    """Convolutions and linear layers at the resolution of the output."""
+    """Count convolutions and linear layers at the resolution of the output."""
     region = found.region if isinstance(found, FoundStage) else found
     places = region.out_shape[2] * region.out_shape[3]
     return sum(node.target in _LAYERS and _places(node) == places for node in region.nodes)
 
 
 def _places(node: Node) -> int:
-    """Positions of a feature map: pixels of (N, C, H, W) after a convolution, of (N, ..., C) after a linear layer."""
+    """Count the positions of a map: pixels of (N, C, H, W) after a convolution, of (N, ..., C) after a linear layer."""
     shape = shape_of(node)
     inner = shape[1:-1] if node.target is torch.ops.aten.linear.default else shape[2:]
     result = 1
@@ -183,7 +183,7 @@ def _places(node: Node) -> int:
 
 
 def _kind(module: nn.Module) -> Hashable:
-    """What makes blocks alike: their class, or for a ``Sequential`` the kinds of its children."""
+    """Return what alike blocks share: their class, or for a ``Sequential`` the kinds of its children."""
     if type(module) is nn.Sequential:
         return tuple(_kind(child) for child in module)
     return type(module)

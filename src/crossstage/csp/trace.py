@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from crossstage.analysis import count_flops
 from crossstage.errors import ConfigError
 
 
@@ -20,9 +21,9 @@ class Subgraph:
     """The operations of a module that reads one feature map and gives one.
 
     Attributes:
-        nodes: Its operations, in order.
-        source: Where its input comes from.
-        result: Its output.
+        nodes: The operations, in the order in which they run.
+        source: The node that the input comes from.
+        result: The node whose value is the output.
     """
 
     nodes: tuple[Node, ...]
@@ -50,12 +51,12 @@ class Trace:
 
     Args:
         model: The network.
-        example: Its input.
+        example: A batch that the network takes.
 
     Attributes:
         model: A copy of the network on the meta device, in evaluation mode.
-        example: Its input.
-        nodes: All operations, in order.
+        example: The batch that it was traced on.
+        nodes: All operations, in the order in which they run.
         names: Name in the state dict of each node that stands for a parameter or buffer.
         inputs: The nodes that stand for what the network is given.
 
@@ -86,13 +87,15 @@ class Trace:
         self.names = {node: tensors[node.name] for node in program.graph.nodes if node.name in tensors}
         self.inputs = {node for node in program.graph.nodes if node.op == "placeholder"} - self.names.keys()
         self._members: Mapping[str, list[Node]] = defaultdict(list)
+        self._flops: dict[tuple[str, ...], int] = {}
         for node in self.nodes:
             for path in module_paths(node):
                 self._members[path].append(node)
 
     def region(self, paths: Iterable[str]) -> Subgraph | None:
-        """What the modules of these names compute together; None if they read or give more than one feature map, or
-        share their weights with others.
+        """Return what the modules of these names compute together.
+
+        It is None if they read or give more than one feature map, or share their weights with others.
         """
         nodes = tuple(node for path in paths for node in self._members.get(path, ()))
         inside = set(nodes)
@@ -105,18 +108,30 @@ class Trace:
         made = Subgraph(nodes, sources.pop(), results[0])
         return made if len(made.in_shape) == 4 and len(made.out_shape) == 4 else None
 
+    def flops(self, paths: tuple[str, ...], input_shape: Sequence[int]) -> int:
+        """Count the operations of modules that run in a row, once however many plans ask.
+
+        Args:
+            paths: Names of the modules, in the order in which they run.
+            input_shape: Shape of what the first reads, ``(N, C, H, W)``.
+        """
+        if paths not in self._flops:
+            row = nn.Sequential(*(self.model.get_submodule(path) for path in paths))
+            self._flops[paths] = count_flops(row, input_shape)
+        return self._flops[paths]
+
 
 def module_paths(node: Node) -> list[str]:
-    """Names of the modules that an operation runs in, outermost first; a second call's ends in ``@1``."""
+    """Return names of the modules that an operation runs in, outermost first; a second call's ends in ``@1``."""
     return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
 
 
 def shape_of(node: Node) -> tuple[int, ...]:
-    """Shape of a node's tensor, empty if it is none."""
+    """Return the shape of a node's tensor; empty if its value is none."""
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in a line."""
+    """Return the first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

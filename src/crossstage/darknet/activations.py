@@ -78,5 +78,9 @@ NAMES: tuple[str, ...] = (*_SHARED, *_FUNCTIONS)
 
 
 def darknet_activation(name: str) -> nn.Module:
-    """Build one of ``NAMES``. Those shared with :mod:`crossstage.nn` work in place: give them a fresh tensor."""
+    """Build an activation. Those shared with :mod:`crossstage.nn` work in place: give them a fresh tensor.
+
+    Args:
+        name: One of ``NAMES``.
+    """
     return _Function(name, _FUNCTIONS[name]) if name in _FUNCTIONS else ACTIVATIONS[name]()

@@ -49,9 +49,9 @@ class Section:
 
     Attributes:
         kind: The section's name in its long form: ``[conv]`` is ``convolutional``.
-        path: The file, for messages.
+        path: Name of the file, for messages.
         line: Line of the header, counted from 1.
-        options: By key; of duplicates the first.
+        options: The options by key; of duplicates the first.
     """
 
     kind: str
@@ -60,36 +60,36 @@ class Section:
     options: dict[str, Option] = field(default_factory=dict)
 
     def error(self, message: str, key: str | None = None) -> ConfigError:
-        """A ``ConfigError`` that names the file, the option's line (or the section's) and the section."""
+        """Return a ``ConfigError`` that names the file, the option's line (or the section's) and the section."""
         line = self.options[key].line if key in self.options else self.line
         return ConfigError(f"{self.path}:{line}: [{_cut(self.kind)}] {message}")
 
     def text(self, key: str, default: str) -> str:
-        """An option's text."""
+        """Return an option's text, or the default if it is not given."""
         return self.options[key].text if key in self.options else default
 
     def integer(self, key: str, default: int, *, low: int = -(1 << 31), high: int = (1 << 31) - 1) -> int:
-        """A whole number between ``low`` and ``high``, both allowed."""
+        """Return an option's whole number between ``low`` and ``high``, both allowed."""
         if key not in self.options:
             return default
         return self._integer(key, self.options[key].text, low, high)
 
     def number(self, key: str, default: float) -> float:
-        """A finite number."""
+        """Return an option's finite number."""
         if key not in self.options:
             return default
         return self._number(key, self.options[key].text)
 
     def flag(self, key: str) -> bool:
-        """Whether an option is given and not 0."""
+        """Tell whether an option is given and not 0."""
         return self.number(key, 0.0) != 0
 
     def integers(self, key: str) -> list[int]:
-        """A comma-separated list of whole numbers; empty if the option is not given."""
+        """Return an option's comma-separated list of whole numbers; empty if it is not given."""
         return [self._integer(key, item, -(1 << 31), (1 << 31) - 1) for item in self._items(key)]
 
     def numbers(self, key: str) -> list[float]:
-        """A comma-separated list of finite numbers; empty if the option is not given."""
+        """Return an option's comma-separated list of finite numbers; empty if it is not given."""
         return [self._number(key, item) for item in self._items(key)]
 
     def _items(self, key: str) -> list[str]:
@@ -177,7 +177,7 @@ def _header(line: str, path: str, number: int, *, first: bool) -> Section:
 
 
 def shorten(text: str) -> str:
-    """Text of a file for a message: quoted, escaped and no longer than a line."""
+    """Return text of a file for a message: quoted, escaped and no longer than a line."""
     return repr(_cut(text))
 
 

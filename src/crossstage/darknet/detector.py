@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from crossstage import darknet
+from crossstage.darknet.loading import load
 from crossstage.darknet.names import read_names
+from crossstage.darknet.network import DarknetNetwork
 from crossstage.errors import ConfigError
 from crossstage.models.detector import Detector
 from crossstage.structures import Preprocessing
@@ -25,7 +26,7 @@ class DarknetDetector(Detector):
         ConfigError: The network has no box output, or the number of names is not its number of classes.
     """
 
-    def __init__(self, network: darknet.DarknetNetwork, class_names: Sequence[str] | None = None) -> None:
+    def __init__(self, network: DarknetNetwork, class_names: Sequence[str] | None = None) -> None:
         classes = network.num_classes
         names = [str(index) for index in range(classes)] if class_names is None else class_names
         if len(names) != classes:
@@ -40,7 +41,7 @@ class DarknetDetector(Detector):
         return {f"output{number}": tensor for number, tensor in enumerate(self.network(images))}
 
     def decode(self, raw: Mapping[str, Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """See :meth:`Detector.decode`."""
+        """Turn raw tensors into boxes and scores, see :meth:`Detector.decode`."""
         return self.network.decode(list(raw.values()), image_size)
 
 
@@ -55,12 +56,15 @@ def load_darknet_detector(
         names: Text file with a class name in each line; by default the one beside the cfg with its name and ``.names``,
             if there is one.
 
+    Returns:
+        The detector in evaluation mode.
+
     Raises:
         ConfigError: The cfg cannot be read, or its network cannot be built or holds no boxes.
         WeightsError: A file cannot be read, or the weights do not fit.
     """
     cfg = Path(cfg)
-    network = darknet.load(cfg, weights or cfg.with_suffix(".weights"))
+    network = load(cfg, weights or cfg.with_suffix(".weights"))
     beside = cfg.with_suffix(".names")
     names = names or (beside if beside.is_file() else None)
     return DarknetDetector(network, read_names(names) if names else None).eval()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crossstage.darknet.cfg import shorten
 from crossstage.darknet.operations import Softmax
-from crossstage.darknet.plan import PlannedLayer, Scope, Shape
+from crossstage.darknet.plan import FeatureShape, PlannedLayer, Scope
 from crossstage.errors import ConfigError
 from crossstage.ops.boxes import cell_grid, cxcywh_to_xyxy, decode_yolo
 
@@ -29,11 +29,14 @@ class BoxOutput(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, raw: Tensor, input_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, classes)``.
+        """Turn a raw tensor into boxes and scores.
 
         Args:
             raw: The tensor that enters the layer.
             input_size: Height and width of the network's input in pixels.
+
+        Returns:
+            Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, classes)``.
         """
 
 
@@ -131,7 +134,7 @@ def _anchors(scope: Scope, count: int) -> AnchorSizes:
 
 
 def _masked_anchors(scope: Scope) -> AnchorSizes:
-    """The anchors that ``mask`` picks of ``num``; all of them without a mask."""
+    """Return the anchors that ``mask`` picks of ``num``; all of them without a mask."""
     total = scope.section.integer("num", 1, low=1, high=1000)
     mask = scope.section.integers("mask") or list(range(total))
     if not all(0 <= index < total for index in mask):
@@ -203,7 +206,7 @@ def _softmax(scope: Scope) -> PlannedLayer:
         raise section.error(f"temperature={temperature}; expected a positive number", "temperature")
     if not spatial and shape.elements % groups:
         raise section.error(f"groups={groups} does not divide {shape.elements} values", "groups")
-    return scope.layer(Shape(*shape), lambda _: Softmax(temperature, groups, spatial=spatial), is_output=True)
+    return scope.layer(FeatureShape(*shape), lambda _: Softmax(temperature, groups, spatial=spatial), is_output=True)
 
 
 OUTPUT_KINDS: dict[str, Callable[[Scope], PlannedLayer]] = {

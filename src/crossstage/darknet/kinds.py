@@ -12,7 +12,7 @@ from crossstage.darknet import layers, operations
 from crossstage.darknet.activations import NAMES, darknet_activation
 from crossstage.darknet.cfg import Section, shorten
 from crossstage.darknet.heads import OUTPUT_KINDS
-from crossstage.darknet.plan import MAX_ELEMENTS, PlannedLayer, Scope, Shape
+from crossstage.darknet.plan import MAX_ELEMENTS, FeatureShape, PlannedLayer, Scope
 from crossstage.nn import BN_EPS, Maxout
 
 
@@ -24,7 +24,7 @@ def _activation(scope: Scope, default: str) -> Callable[[], nn.Module]:
 
 
 def _strides(scope: Scope) -> tuple[int, int]:
-    """Vertical and horizontal step; ``stride_x`` and ``stride_y`` below 1 mean ``stride``."""
+    """Return the vertical and horizontal step; ``stride_x`` and ``stride_y`` below 1 mean ``stride``."""
     stride = scope.section.integer("stride", 1)
     x, y = (scope.section.integer(key, -1) for key in ("stride_x", "stride_y"))
     steps = (y if y > 0 else stride, x if x > 0 else stride)
@@ -36,7 +36,7 @@ def _strides(scope: Scope) -> tuple[int, int]:
 def _antialias(
     scope: Scope, channels: int, sides: list[int], stride: tuple[int, int]
 ) -> tuple[operations.Blur | None, list[int]]:
-    """The blur that ``antialiasing`` adds, which takes over the stride, and the sides of what leaves it."""
+    """Return the blur that ``antialiasing`` adds, which takes over the stride, and the sides of what leaves it."""
     kind = scope.section.integer("antialiasing", 0)
     if not kind:
         return None, sides
@@ -46,7 +46,7 @@ def _antialias(
 
 
 def _slide(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Positions of a window that slides over ``size`` pixels with ``padding`` more in all; 0 if it does not fit."""
+    """Count a window's positions on ``size`` pixels with ``padding`` more in all; 0 if it does not fit."""
     return max(0, (size + padding - kernel) // stride + 1)
 
 
@@ -89,7 +89,7 @@ def _convolutional(scope: Scope) -> PlannedLayer:
         )
 
     return scope.layer(
-        Shape(filters, *blurred),
+        FeatureShape(filters, *blurred),
         build,
         parameters=0 if shared is not None else weights + filters * (2 if normalize else 1),
         operations=2 * weights * sides[0] * sides[1],
@@ -97,7 +97,7 @@ def _convolutional(scope: Scope) -> PlannedLayer:
 
 
 def _weight_shape(section: Section, channels: int) -> tuple[int, int, int, int]:
-    """Shape of the weights of a convolution that reads ``channels``."""
+    """Return the shape of the weights of a convolution that reads ``channels``."""
     size = section.integer("size", 1)
     return section.integer("filters", 1), channels // section.integer("groups", 1), size, size
 
@@ -107,7 +107,7 @@ def _normalizes(section: Section) -> bool:
 
 
 def _shared(scope: Scope) -> int | None:
-    """The convolution whose weights ``share_index`` borrows."""
+    """Return the index of the convolution whose weights ``share_index`` borrows; None if it borrows none."""
     if "share_index" not in scope.section.options:
         return None
     (index,) = scope.references("share_index")[:1]
@@ -131,7 +131,7 @@ def _connected(scope: Scope) -> PlannedLayer:
     normalize = section.flag("batch_normalize")
     act = _activation(scope, "logistic")
     return scope.layer(
-        Shape(outputs, 1, 1),
+        FeatureShape(outputs, 1, 1),
         lambda _: layers.Connected(inputs, outputs, act(), normalize=normalize),
         parameters=inputs * outputs + outputs * (2 if normalize else 1),
     )
@@ -149,7 +149,7 @@ def _local(scope: Scope) -> PlannedLayer:
     places = out[0] * out[1]
     weights = places * filters * channels * size * size
     return scope.layer(
-        Shape(filters, *out),
+        FeatureShape(filters, *out),
         lambda _: layers.Local(channels, filters, size, stride, padding, out, act()),
         parameters=weights + filters * places,
         operations=2 * weights,
@@ -167,7 +167,7 @@ def _pool(scope: Scope, *, mean: bool) -> PlannedLayer:
         return _maxout(scope)
     size = section.integer("size", section.integer("stride", 1), low=1)
     padding = section.integer("padding", size - 1, low=0)
-    padded = Shape(channels, *(side + padding for side in sides))
+    padded = FeatureShape(channels, *(side + padding for side in sides))
     if padded.elements > MAX_ELEMENTS:
         raise section.error(f"pads its input to {padded}; more than {MAX_ELEMENTS:,} values")
     full_stride = _strides(scope)
@@ -175,7 +175,7 @@ def _pool(scope: Scope, *, mean: bool) -> PlannedLayer:
     sides = [_slide(side, size, step, padding) for side, step in zip(sides, stride, strict=True)]
     blur, blurred = (None, sides) if mean else _antialias(scope, channels, sides, full_stride)
     return scope.layer(
-        Shape(channels, *blurred),
+        FeatureShape(channels, *blurred),
         lambda _: operations.Pool(size, stride, padding, mean=mean, blur=blur),
         operations=size * size * channels * sides[0] * sides[1],
     )
@@ -188,14 +188,14 @@ def _maxout(scope: Scope) -> PlannedLayer:
     if out > channels:
         raise section.error(f"out_channels={out} of {channels} channels; expected at most as many", "out_channels")
     return scope.layer(
-        Shape(out, height, width),
+        FeatureShape(out, height, width),
         lambda _: Maxout(out),
         operations=size * size * channels * height * width,
     )
 
 
 def _avgpool(scope: Scope) -> PlannedLayer:
-    return scope.layer(Shape(scope.shape.channels, 1, 1), lambda _: operations.GlobalAverage())
+    return scope.layer(FeatureShape(scope.shape.channels, 1, 1), lambda _: operations.GlobalAverage())
 
 
 def _route(scope: Scope) -> PlannedLayer:
@@ -215,7 +215,9 @@ def _route(scope: Scope) -> PlannedLayer:
         if shape.channels % groups:
             raise section.error(f"groups={groups} does not divide layer {source}'s {shape.channels} channels", "groups")
     channels = sum(shape.channels for shape in shapes) // groups
-    return scope.layer(Shape(channels, *shapes[0][1:]), lambda _: operations.Route(groups, group_id), sources=sources)
+    return scope.layer(
+        FeatureShape(channels, *shapes[0][1:]), lambda _: operations.Route(groups, group_id), sources=sources
+    )
 
 
 def _shortcut(scope: Scope) -> PlannedLayer:
@@ -247,7 +249,7 @@ def _shortcut(scope: Scope) -> PlannedLayer:
 
 
 def _check_addend(scope: Scope, source: int) -> None:
-    """A shortcut's other map may be a whole number of times larger or smaller, the same in both directions."""
+    """Refuse a shortcut whose other map is not a whole number of times larger or smaller, alike in both directions."""
     own, other = scope.shape, scope.shape_of(source)
     if own.height // other.height != own.width // other.width or other.height // own.height != other.width // own.width:
         raise scope.section.error(
@@ -261,7 +263,9 @@ def _scale_channels(scope: Scope) -> PlannedLayer:
     section, own, source = scope.section, scope.shape, scope.references("from")[0]
     other, act = scope.shape_of(source), _activation(scope, "linear")
     fits = (
-        own.channels == 1 and own[1:] == other[1:] if section.flag("scale_wh") else own == Shape(other.channels, 1, 1)
+        own.channels == 1 and own[1:] == other[1:]
+        if section.flag("scale_wh")
+        else own == FeatureShape(other.channels, 1, 1)
     )
     if not fits:
         expected = f"1 x {other.height} x {other.width}" if section.flag("scale_wh") else f"{other.channels} x 1 x 1"
@@ -284,7 +288,9 @@ def _sam(scope: Scope) -> PlannedLayer:
 def _upsample(scope: Scope) -> PlannedLayer:
     channels, height, width = scope.shape
     factor, scale = scope.section.integer("stride", 2, low=1), scope.section.number("scale", 1)
-    return scope.layer(Shape(channels, height * factor, width * factor), lambda _: operations.Upsample(factor, scale))
+    return scope.layer(
+        FeatureShape(channels, height * factor, width * factor), lambda _: operations.Upsample(factor, scale)
+    )
 
 
 def _reorg(scope: Scope, build: Callable[[int], nn.Module]) -> PlannedLayer:
@@ -294,7 +300,7 @@ def _reorg(scope: Scope, build: Callable[[int], nn.Module]) -> PlannedLayer:
         raise section.error("reverse=1 is not supported", "reverse")
     if height % stride or width % stride or (section.kind == "reorg" and channels % stride**2):
         raise section.error(f"stride={stride} does not divide the layer before, {scope.shape}", "stride")
-    return scope.layer(Shape(channels * stride**2, height // stride, width // stride), lambda _: build(stride))
+    return scope.layer(FeatureShape(channels * stride**2, height // stride, width // stride), lambda _: build(stride))
 
 
 def _normalization(scope: Scope) -> PlannedLayer:
@@ -312,7 +318,7 @@ def _crop(scope: Scope) -> PlannedLayer:
     if out[0] > height or out[1] > width:
         raise section.error(f"crops {out[0]} x {out[1]} out of {height} x {width}")
     adjust = not section.flag("noadjust")
-    return scope.layer(Shape(channels, *out), lambda _: operations.Crop(*out, adjust=adjust))
+    return scope.layer(FeatureShape(channels, *out), lambda _: operations.Crop(*out, adjust=adjust))
 
 
 def _implicit(scope: Scope) -> PlannedLayer:
@@ -320,7 +326,7 @@ def _implicit(scope: Scope) -> PlannedLayer:
     filters, atoms = section.integer("filters", 128, low=1), section.integer("atoms", 1, low=1)
     mean, spread = section.number("mean", 0.0), section.number("std", 0.2)
     return scope.layer(
-        Shape(filters, atoms, 1),
+        FeatureShape(filters, atoms, 1),
         lambda _: layers.Implicit(filters, atoms, mean, spread),
         parameters=filters * atoms,
     )

@@ -14,10 +14,16 @@ from torch import Tensor, nn
 
 from crossstage.darknet.operations import Blur, partial_add
 from crossstage.nn import BN_EPS
+from crossstage.nn.conv import FrozenBatchNorm
 
 
-def conv_file_tensors(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> list[Tensor]:
-    """What a convolution keeps in a ``.weights`` file, in order: biases, batch norm, weights."""
+def conv_file_tensors(conv: nn.Conv2d, bn: nn.BatchNorm2d | FrozenBatchNorm | None) -> list[Tensor]:
+    """Return what a convolution keeps in a ``.weights`` file, in order: biases, batch norm, weights.
+
+    Args:
+        conv: The convolution; without a norm it has a bias.
+        bn: The batch norm behind it, frozen or not; None if there is none.
+    """
     if bn is not None:
         assert bn.running_mean is not None and bn.running_var is not None
         return [bn.bias, bn.weight, bn.running_mean, bn.running_var, conv.weight]
@@ -30,7 +36,7 @@ class StoredLayer(nn.Module, ABC):
 
     @abstractmethod
     def file_tensors(self) -> list[Tensor]:
-        """What the file keeps of the layer, in file order."""
+        """Return the tensors that the file keeps of the layer, in file order."""
 
 
 class StoredConvolution(StoredLayer):
@@ -136,8 +142,8 @@ class WeightedShortcut(StoredLayer):
     """A shortcut whose addends are scaled by learned weights, one each or one for each channel of each (BiFPN's idea).
 
     Args:
-        count: Addends, the layer before included.
-        channels: Channels of a weight: 1 (``per_feature``) or the layer's (``per_channel``).
+        count: Number of addends, the layer before included.
+        channels: Number of channels of a weight: 1 (``per_feature``) or the layer's (``per_channel``).
         normalization: ``none``, ``relu`` or ``softmax`` across the addends.
         act: Activation of the sum.
     """

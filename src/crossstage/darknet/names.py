@@ -10,7 +10,10 @@ MAX_BYTES = 16 << 20
 
 
 def read_names(path: str | Path) -> tuple[str, ...]:
-    """Read a ``.names`` file; blank lines do not count.
+    """Read a text file of names; blank lines do not count.
+
+    Args:
+        path: The ``.names`` file, in UTF-8.
 
     Raises:
         ConfigError: The file cannot be read, is no text, or holds no name.

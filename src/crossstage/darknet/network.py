@@ -13,7 +13,7 @@ from crossstage.darknet.cfg import Section, read_cfg
 from crossstage.darknet.heads import BoxOutput
 from crossstage.darknet.kinds import KINDS
 from crossstage.darknet.layers import StoredLayer
-from crossstage.darknet.plan import PlannedLayer, Shape, plan_network
+from crossstage.darknet.plan import FeatureShape, PlannedLayer, plan_network
 from crossstage.darknet.weights import Slot, WeightsHeader
 from crossstage.errors import ConfigError
 
@@ -29,14 +29,14 @@ class LayerRow:
         index: Position after ``[net]``, from 0.
         kind: The section's name.
         output_shape: Channels, height and width at the cfg's own input size.
-        parameters: Learned values; running statistics of batch norm are not counted.
+        parameters: Number of learned values; running statistics of batch norm are not counted.
         bflops: Billions of operations in Darknet's counting: convolutions two for each multiply-add, pools the window's
             size for each output, shortcuts one for each addition, nothing else.
     """
 
     index: int
     kind: str
-    output_shape: Shape
+    output_shape: FeatureShape
     parameters: int
     bflops: float
 
@@ -48,8 +48,8 @@ class DarknetNetwork(nn.Module):
     take other sizes than the cfg's as long as the layers they join still meet.
 
     Args:
-        sections: What :func:`crossstage.darknet.cfg.read_cfg` returned. Memory is taken as soon as the shapes are known
-            to fit; under ``torch.device("meta")`` none is.
+        sections: The sections that :func:`crossstage.darknet.cfg.read_cfg` returned. Memory is taken as soon as the
+            shapes are known to fit; under ``torch.device("meta")`` none is.
 
     Attributes:
         input_shape: Channels, height and width that the cfg states.
@@ -57,13 +57,13 @@ class DarknetNetwork(nn.Module):
         header: Version and images seen, of the weights file if one was read.
 
     Raises:
-        ConfigError: See :func:`crossstage.darknet.plan.plan_network`.
+        ConfigError: The network cannot be planned, see :func:`crossstage.darknet.plan.plan_network`.
     """
 
     def __init__(self, sections: Sequence[Section]) -> None:
         super().__init__()
         shape, self.layers = plan_network(sections, KINDS)
-        self.input_shape: Shape = shape
+        self.input_shape: FeatureShape = shape
         self.letter_box: bool = sections[0].flag("letter_box")
         self.header = WeightsHeader()
         built: list[nn.Module] = []
@@ -114,10 +114,10 @@ class DarknetNetwork(nn.Module):
         return raw or [maps[self.layers[-1].index]]
 
     def detections(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Decoded boxes and scores of every box output, in file order, before any filtering.
+        """Return decoded boxes and scores of every box output, in file order, before any filtering.
 
         Args:
-            x: ``(N, C, H, W)`` RGB in [0, 1].
+            x: A batch of images, ``(N, C, H, W)`` RGB in [0, 1].
 
         Returns:
             Boxes ``(N, K, 4)`` as xyxy in pixels of ``x``, and scores ``(N, K, classes)``, objectness times class, in
@@ -129,7 +129,11 @@ class DarknetNetwork(nn.Module):
         return self.decode(self(x), (x.shape[2], x.shape[3]))
 
     def decode(self, raw: Sequence[Tensor], input_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Boxes and scores of what :meth:`forward` returned for an input of ``input_size``; see :meth:`detections`.
+        """Turn raw tensors into boxes and scores; see :meth:`detections`.
+
+        Args:
+            raw: What :meth:`forward` returned.
+            input_size: Height and width of the input in pixels.
 
         Raises:
             ConfigError: The network has no box output, or its outputs have different classes.
@@ -157,23 +161,23 @@ class DarknetNetwork(nn.Module):
 
     @property
     def max_stride(self) -> int:
-        """What heights and widths of the input should be multiples of."""
+        """The number that heights and widths of the input should be multiples of, in pixels."""
         return max((self.input_shape.height // self.layers[index].shape.height for index in self.outputs), default=1)
 
     def input_size_of(self, raw: Sequence[Tensor]) -> tuple[int, int]:
-        """Height and width of the input that gave these raw tensors, from their size and the cfg's own."""
+        """Return height and width of the input that gave these raw tensors, from their size and the cfg's own."""
         planned, (_, height, width) = self.layers[self.outputs[0]].shape, self.input_shape
         return raw[0].shape[2] * height // planned.height, raw[0].shape[3] * width // planned.width
 
     def table(self) -> list[LayerRow]:
-        """One row for each layer; see :class:`LayerRow` for the counting."""
+        """Return one row for each layer; see :class:`LayerRow` for the counting."""
         return [
             LayerRow(layer.index, layer.kind, layer.shape, layer.parameters, layer.operations / 1e9)
             for layer in self.layers
         ]
 
     def slots(self) -> list[Slot]:
-        """What a ``.weights`` file keeps of this network, in file order."""
+        """Return what a ``.weights`` file keeps of this network, in file order."""
         slots: list[Slot] = []
         for layer, module in zip(self.layers, self.stack, strict=True):
             if isinstance(module, StoredLayer) and (tensors := module.file_tensors()):
@@ -195,7 +199,7 @@ class DarknetNetwork(nn.Module):
 
 
 def _output_indices(layers: Sequence[PlannedLayer]) -> tuple[int, ...]:
-    """Output layers, but for a softmax whose result another layer goes on with."""
+    """Return the indices of output layers, but for a softmax whose result another layer goes on with."""
     read = {source for layer in layers if layer.kind not in _PASSIVE for source in layer.sources}
     return tuple(
         layer.index for layer in layers if layer.is_output and not (layer.kind == "softmax" and layer.index in read)

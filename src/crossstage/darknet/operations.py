@@ -14,9 +14,9 @@ class Blur(nn.Module):
     """The fixed low-pass filter that ``antialiasing`` puts where the stride was (arXiv 1904.11486).
 
     Args:
-        channels: Channels, each filtered alone.
-        size: 3 for the binomial kernel with zero padding of 1, 2 for the 2x2 mean without padding.
-        stride: Vertical and horizontal step.
+        channels: Number of channels, each of which is filtered alone.
+        size: Side of the kernel: 3 for the binomial one with zero padding of 1, 2 for the 2x2 mean without padding.
+        stride: Vertical and horizontal step in pixels.
     """
 
     def __init__(self, channels: int, size: int, stride: tuple[int, int]) -> None:
@@ -82,7 +82,7 @@ class Route(nn.Module):
 
 
 def partial_add(x: Tensor, other: Tensor) -> Tensor:
-    """Darknet's shortcut: add the first ``min(c)`` channels of ``other`` to ``x``, whose shape the sum keeps.
+    """Add the first ``min(c)`` channels of ``other`` to ``x``, whose shape the sum keeps: Darknet's shortcut.
 
     A map of n times the size is read at every n-th pixel, n being the whole quotient of the widths; a smaller one is
     added to every n-th pixel.
@@ -219,9 +219,9 @@ class Softmax(nn.Module):
     """Softmax over all values of a vector, or across channels at each pixel.
 
     Args:
-        temperature: Divides the logits.
-        groups: Parts of the vector that are normalised apart.
-        spatial: Across channels at each pixel instead.
+        temperature: Number that divides the logits.
+        groups: Number of parts of the vector that are normalised apart.
+        spatial: Whether channels are normalised at each pixel instead.
     """
 
     def __init__(self, temperature: float, groups: int, *, spatial: bool) -> None:

@@ -14,7 +14,7 @@ MAX_PARAMETERS = 1 << 29  # 2 GiB of float32; the largest published network, YOL
 MAX_ELEMENTS = 1 << 31  # values in one feature map
 
 
-class Shape(NamedTuple):
+class FeatureShape(NamedTuple):
     """A feature map without its batch dimension."""
 
     channels: int
@@ -36,19 +36,19 @@ class PlannedLayer:
 
     Attributes:
         index: Position after ``[net]``, from 0.
-        section: Where it stands in the cfg.
+        section: The section of the cfg that describes it.
         sources: Indices of the layers it reads; -1 is the network's input.
-        shape: Its output at the cfg's own input size.
-        build: Makes the module, given those of the layers before it.
-        parameters: Learned values, running statistics of batch norm excluded.
-        operations: Floating-point operations in Darknet's counting.
+        shape: FeatureShape of its output at the cfg's own input size.
+        build: Function that makes the module from those of the layers before it.
+        parameters: Number of learned values, running statistics of batch norm excluded.
+        operations: Number of floating-point operations in Darknet's counting.
         is_output: Whether its input is an output of the network.
     """
 
     index: int
     section: Section
     sources: tuple[int, ...]
-    shape: Shape
+    shape: FeatureShape
     build: Callable[[Sequence[nn.Module]], nn.Module]
     parameters: int = 0
     operations: int = 0
@@ -71,7 +71,7 @@ class Scope:
 
     section: Section
     layers: list[PlannedLayer]
-    net_shape: Shape
+    net_shape: FeatureShape
 
     @property
     def index(self) -> int:
@@ -84,16 +84,16 @@ class Scope:
         return self.index - 1
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> FeatureShape:
         """Output shape of the layer just before."""
         return self.shape_of(self.previous)
 
-    def shape_of(self, index: int) -> Shape:
-        """Output shape of an earlier layer, or of the network's input for -1."""
+    def shape_of(self, index: int) -> FeatureShape:
+        """Return the output shape of an earlier layer, or of the network's input for -1."""
         return self.layers[index].shape if index >= 0 else self.net_shape
 
     def references(self, key: str) -> tuple[int, ...]:
-        """The earlier layers an option names: negative counts back from this layer, else from the start.
+        """Return the earlier layers that an option names: negative numbers count back from here, others from the start.
 
         Raises:
             ConfigError: The option is missing, or it names this layer, a later one, or one before the first.
@@ -116,7 +116,7 @@ class Scope:
 
     def layer(
         self,
-        shape: Shape,
+        shape: FeatureShape,
         build: Callable[[Sequence[nn.Module]], nn.Module],
         *,
         sources: tuple[int, ...] | None = None,
@@ -142,12 +142,12 @@ class Scope:
 
 def plan_network(
     sections: Sequence[Section], kinds: dict[str, Callable[[Scope], PlannedLayer]]
-) -> tuple[Shape, list[PlannedLayer]]:
+) -> tuple[FeatureShape, list[PlannedLayer]]:
     """Plan every layer of a network.
 
     Args:
-        sections: ``[net]`` and the layers, see :func:`crossstage.darknet.cfg.read_cfg`.
-        kinds: How to plan a layer, by section name.
+        sections: The sections of the cfg, ``[net]`` first, see :func:`crossstage.darknet.cfg.read_cfg`.
+        kinds: Functions that plan a layer, by section name.
 
     Returns:
         The network's input shape and its layers.
@@ -174,14 +174,14 @@ def plan_network(
     return net_shape, layers
 
 
-def _net_shape(net: Section) -> Shape:
+def _net_shape(net: Section) -> FeatureShape:
     width, height = net.integer("width", 0, low=0), net.integer("height", 0, low=0)
     channels = net.integer("channels", 0, low=0)
     if not (width or height or channels):
         inputs = net.integer("inputs", 0, low=0)
-        shape = Shape(inputs, 1, 1)
+        shape = FeatureShape(inputs, 1, 1)
     else:
-        shape = Shape(channels, height, width)
+        shape = FeatureShape(channels, height, width)
     if min(shape) < 1:
         raise net.error(f"width={width} height={height} channels={channels}; expected positive sizes")
     if shape.elements > MAX_ELEMENTS:

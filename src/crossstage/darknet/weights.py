@@ -21,6 +21,7 @@ from crossstage.darknet.layers import conv_file_tensors
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.files import whole_file
 from crossstage.nn import ConvNormAct
+from crossstage.nn.conv import FrozenBatchNorm
 
 _FLOAT = np.dtype("<f4")
 _HIGHEST_VERSION = 10_000  # junk read as a header has numbers far beyond
@@ -55,8 +56,8 @@ class Slot:
     """The tensors of one layer in file order.
 
     Attributes:
-        name: The layer, for messages.
-        tensors: What the file keeps of it.
+        name: The layer's name, for messages.
+        tensors: The tensors that the file keeps of it.
     """
 
     name: str
@@ -73,12 +74,12 @@ class WeightsReport:
     """How a file fits a network.
 
     Attributes:
-        path: The file.
-        header: Its head.
+        path: Name of the file.
+        header: The head of the file.
         filled: Names of the layers that the file fills, in file order.
         missing: Names of the layers that it ends before.
         cut: The first missing layer when the file ends inside it, else None.
-        surplus: Bytes after the last layer.
+        surplus: Number of bytes after the last layer.
     """
 
     path: str
@@ -105,7 +106,7 @@ class WeightsReport:
 
 
 def module_slots(modules: Iterable[tuple[str, nn.Module]]) -> list[Slot]:
-    """Slots of native networks: each :class:`ConvNormAct`, convolution or linear layer, in registration order.
+    """Return the slots of native networks: each :class:`ConvNormAct`, convolution or linear layer, as registered.
 
     Args:
         modules: Names and modules in the order of the Darknet file.
@@ -118,12 +119,13 @@ def module_slots(modules: Iterable[tuple[str, nn.Module]]) -> list[Slot]:
         inside: set[nn.Module] = set()
         for name, module in root.named_modules(prefix=prefix):
             if isinstance(module, ConvNormAct):
-                if not isinstance(module.bn, nn.BatchNorm2d):
-                    raise ConfigError(
-                        f"{name} is normalised by {type(module.bn).__name__}; Darknet knows batch norm alone"
-                    )
+                norm = module.bn
+                if isinstance(norm, nn.Identity):
+                    norm = None
+                elif not isinstance(norm, (nn.BatchNorm2d, FrozenBatchNorm)):
+                    raise ConfigError(f"{name} is normalised by {type(norm).__name__}; Darknet knows batch norm alone")
                 inside.add(module.conv)
-                slots.append(Slot(name, conv_file_tensors(module.conv, module.bn)))
+                slots.append(Slot(name, conv_file_tensors(module.conv, norm)))
             elif isinstance(module, (nn.Conv2d, nn.Linear)) and module not in inside:
                 assert module.bias is not None
                 slots.append(Slot(name, [module.bias, module.weight]))
@@ -186,14 +188,19 @@ def check_whole_layers(report: WeightsReport) -> None:
     """Refuse a file that ends inside a layer or fills none.
 
     Raises:
-        WeightsError: It does.
+        WeightsError: The file is refused.
     """
     if report.cut or (report.missing and not report.filled):
         raise WeightsError(f"{report}; expected an end between two layers" if report.cut else str(report))
 
 
 def save_slots(path: str | Path, slots: Sequence[Slot], header: WeightsHeader) -> None:
-    """Write a ``.weights`` file beside ``path``, then move it there.
+    """Write a ``.weights`` file, which appears when it is complete.
+
+    Args:
+        path: The file; its folder exists.
+        slots: The network's tensors in file order.
+        header: The head of the file; one that is of an old version is replaced by a new one.
 
     Raises:
         WeightsError: The file cannot be written.

@@ -49,28 +49,55 @@ def exported_file(
     format = able.int8_format if calibration else able.format
     if not format:
         raise ConfigError(f"{runtime} does not run int8")
-    kind = formats()[format]
-    if batch > 1 and "dynamic" not in kind.options:
+    if batch > 1 and "dynamic" not in formats()[format].options:
         raise ConfigError(f"{BACKENDS[runtime].label} takes one image at a time; expected batch 1, not {batch}")
+    return exported_as(model, name, format, imgsz=imgsz, dynamic=batch > 1, calibration=calibration)
+
+
+def exported_as(
+    model: Model,
+    name: str,
+    format: str,
+    *,
+    imgsz: int | None,
+    dynamic: bool = False,
+    calibration: Sequence[Tensor] = (),
+) -> Path:
+    """Return the file that holds the graph of a model in a format, in the cache.
+
+    Args:
+        model: The model with its weights.
+        name: The model's name, for the file's header.
+        format: One of :func:`~crossstage.deploy.backends.formats`.
+        imgsz: Side of the input in pixels; None for the size the model was trained at.
+        dynamic: Whether the file takes any number of images of any size.
+        calibration: Inputs to quantise to int8 by; empty for floats.
+
+    Raises:
+        ConfigError: The format has no such option, the size does not fit, or a package that exports is missing.
+        DataError: The cache cannot be written.
+        ExportError: The model cannot be exported.
+    """
+    kind = formats()[format]
     file = f"model{kind.suffix}"
 
     def make(folder: Path) -> None:
         calib = list(calibration) or None
-        export(model, Path(name).name, format, folder / file, imgsz=imgsz, dynamic=batch > 1, calib=calib)
+        export(model, Path(name).name, format, folder / file, imgsz=imgsz, dynamic=dynamic, calib=calib)
 
-    key = fingerprint(model, format, imgsz, batch > 1, *map(_digest, calibration), versions(format))
+    key = fingerprint(model, format, imgsz, dynamic, *map(_digest, calibration), versions(format))
     return kind.graph_file(cached("exported", key, make) / file)
 
 
 def cached(kind: str, key: str, make: Callable[[Path], None]) -> Path:
-    """A folder of the cache, made when first needed, and again if it no longer holds what was written.
+    """Return a folder of the cache, made when first needed, and again if it no longer holds what was written.
 
     Its name ends with a hash of its content, and it appears when it is complete, so that processes which make it at
     once, or are killed, leave nothing behind that another would take for whole.
 
     Args:
-        kind: Where in the cache.
-        key: All that its content depends on, hashed.
+        kind: Name of the part of the cache that the folder lies in.
+        key: A hash of all that the folder's content depends on.
         make: Fills an empty folder.
 
     Raises:
@@ -84,8 +111,8 @@ def cached(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     try:
         return settled_folder(home, make, lambda made: f"{key}-{_content(made)}")
     except OSError as error:
-        told = error.strerror or error
-        raise DataError(f"{home}: cannot be written: {told}; $CROSSSTAGE_CACHE names another folder") from None
+        reason = error.strerror or error
+        raise DataError(f"{home}: cannot be written: {reason}; $CROSSSTAGE_CACHE names another folder") from None
 
 
 def _content(folder: Path) -> str:
@@ -101,9 +128,15 @@ def _content(folder: Path) -> str:
 
 
 def fingerprint(model: Model, *about: object) -> str:
-    """A short hash of a model's structure, classes and tensors, and of whatever else matters."""
+    """Return a short hash of a model's structure, settings, classes and tensors.
+
+    Args:
+        model: The model.
+        about: Whatever else the hash is to depend on, by its ``repr``.
+    """
     digest = hashlib.sha256()
-    known = (type(model).__name__, str(model), model.class_names, model.preprocessing, *about)
+    row = getattr(getattr(model, "head", None), "row", None)
+    known = (type(model).__name__, str(model), row, model.class_names, model.preprocessing, *about)
     digest.update(repr(known).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -21,7 +21,7 @@ MOST = 300  # images: more of them do not move a scale
 
 
 def calibration_inputs(data: str | Path, preprocessing: Preprocessing) -> list[Tensor]:
-    """Images as a network takes them, spread evenly over a dataset's training part or a folder.
+    """Read images as a network takes them, spread evenly over a dataset's training part or a folder.
 
     Args:
         data: A dataset, see :func:`~crossstage.data.find.find_data`, or a folder, glob or list of images.
@@ -45,7 +45,7 @@ def calibration_inputs(data: str | Path, preprocessing: Preprocessing) -> list[T
 def _images(data: str | Path) -> Iterator[Any]:
     try:
         source = find_data(data)
-    except DataError:  # no dataset, but perhaps images: Source tells what is wrong if not
+    except DataError:  # no dataset, but perhaps images: Source says what is wrong if not
         return (entry.pixels for entry in islice(Source(data), MOST) if not isinstance(entry, Unreadable))
     part = source.read("train" if "train" in source.parts else next(iter(source.parts)))
     chosen = [image.path for image in part.images] if isinstance(part, DetectionData) else part.images

@@ -15,7 +15,7 @@ import torch
 from crossstage.deploy.header_v1 import head_of_v1, nms_of_v1
 from crossstage.errors import WeightsError
 from crossstage.models.heads.base import Head, HeadConfig
-from crossstage.models.registry import Task
+from crossstage.models.registry import TaskName
 from crossstage.models.rows import decode, encode
 from crossstage.ops.nms import NMS
 from crossstage.structures import Preprocessing
@@ -27,6 +27,7 @@ MAX_NUMBER = 1 << 16  # of channels, strides, images and whole numbers in rows: 
 MAX_MAPS = 64
 MAX_PIXELS = 1 << 28  # of an input
 MAX_DEPTH = 32  # of lists and mappings in rows
+MAX_VALUES = 2_000  # in a row; three levels with three anchors each hold 60
 
 Outputs = Literal["logits", "raw", "boxes", "detections"]
 
@@ -124,7 +125,7 @@ class ExportHeader:
     """
 
     name: str
-    task: Task
+    task: TaskName
     outputs: Outputs
     size_divisor: int
     preprocessing: Preprocessing | None
@@ -187,7 +188,7 @@ def _read(content: dict[str, Any], version: int) -> ExportHeader:
         raise ValueError(f"outputs {outputs} do not go with a head of {head} and suppression {nms}")
     return ExportHeader(
         name=str(content["name"]),
-        task=_one_of(Task, content["task"]),
+        task=_one_of(TaskName, content["task"]),
         outputs=outputs,
         size_divisor=_number(content, "max_stride" if version == 1 else "size_divisor"),
         preprocessing=_preprocessing(content["preprocessing"]) if content["preprocessing"] else None,
@@ -237,15 +238,19 @@ def _whole(name: str, value: Any) -> int:
     return value
 
 
-def _check_plain(value: Any, depth: int = 0) -> None:
-    """Refuse a row whose numbers or depth would make what is built from it large.
+def _check_plain(row: Any) -> None:
+    """Refuse a row whose numbers, length or depth would make what is built from it large.
 
     Raises:
         ValueError: They would.
     """
-    if depth > MAX_DEPTH:
-        raise ValueError(f"settings of a head nested more than {MAX_DEPTH} deep")
-    if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) <= MAX_NUMBER):
-        raise ValueError(f"{value!r} among the settings of a head; expected numbers up to {MAX_NUMBER:,}")
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_plain(part, depth + 1)
+    pending, count = [(row, 0)], 0
+    while pending:
+        value, depth = pending.pop()
+        count += 1
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            raise ValueError(f"settings of a head nested more than {MAX_DEPTH} deep, or more than {MAX_VALUES:,}")
+        if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) <= MAX_NUMBER):
+            raise ValueError(f"{value!r} among the settings of a head; expected numbers up to {MAX_NUMBER:,}")
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        pending.extend((part, depth + 1) for part in parts)

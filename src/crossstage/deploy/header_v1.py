@@ -16,7 +16,7 @@ MAX_PER_CLASS = 300  # boxes that 0.1.0's suppression inside a graph kept of eac
 def head_of_v1(content: Mapping[str, Any]) -> tuple[HeadConfig, tuple[int, ...], tuple[int, ...]] | None:
     """Return a head's settings, channels and strides; None where the outputs are not raw.
 
-    The channels were not told, and decoding does not need them.
+    The header does not hold the channels, and decoding does not need them: they are given as 1.
 
     Raises:
         ValueError, TypeError, KeyError: The levels are no such thing.

@@ -26,7 +26,8 @@ from crossstage.machine import cores
 from crossstage.models.classifier import Classifier
 from crossstage.models.registry import Model
 from crossstage.ops.nms import NMS, NMSKind
-from crossstage.weights.loading import load_on
+from crossstage.weights.loading import LOADED, load_on
+from crossstage.weights.ref import parse
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -142,9 +143,11 @@ def open_model(
     if threads is not None:
         torch.set_num_threads(threads)
     opened: dict[str, Any] = {"imgsz": imgsz, "batch": batch, "streams": streams}
-    if isinstance(model, (str, Path)) and is_exported(model):
-        exported = _exported(Path(model), runtime, device, threads, precision, compiled, streams)
-        return _opened(exported, exported.runtime, **opened)
+    if isinstance(model, (str, Path)):
+        ref = parse(model, (*LOADED, "exported"), is_exported)
+        if ref.kind == "exported":
+            exported = _exported(ref.file, runtime, device, threads, precision, compiled, streams)
+            return _opened(exported, exported.runtime, **opened)
     prepare = BACKENDS[runtime or REFERENCE].prepare if runtime != AUTO else None
     if prepare is None and (compiled or device not in (None, "cpu")):
         raise ConfigError(f"{runtime} runs on the CPU and does not compile; device and compiled are for torch")

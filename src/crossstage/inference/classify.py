@@ -33,11 +33,11 @@ class Classification:
     """What an image shows.
 
     Attributes:
-        source: The image.
-        class_ids: The likeliest classes, best first.
-        class_names: Their names.
-        probabilities: Theirs, from 0 to 1.
-        milliseconds: Preprocessing and forward pass.
+        source: What to call the image in messages, usually its path.
+        class_ids: Ids of the likeliest classes, best first.
+        class_names: Names of these classes.
+        probabilities: Probabilities of these classes, from 0 to 1.
+        milliseconds: How long preprocessing and forward pass took.
     """
 
     source: str
@@ -53,7 +53,7 @@ class ClassPredictor:
     Args:
         model: Any classifier; a module is put in evaluation mode.
         imgsz: Side of the input in pixels; None takes the size it was trained at.
-        top: How many classes to tell.
+        top: How many classes to name, the likeliest first.
         batch: Images that share a forward pass.
         streams: Passes that :meth:`predict` computes side by side, which share torch's threads.
 
@@ -110,7 +110,7 @@ class ClassPredictor:
         ]
 
     def predict(self, source: Any) -> Iterator[Classification | Unreadable]:
-        """Classify every image of a source, see :class:`~crossstage.inference.Source`.
+        """Classify every image of a source, see :class:`~crossstage.inference.sources.Source`.
 
         The next images are read and prepared by threads meanwhile; JPEGs of at least four times the input's size are
         read at a reduced scale.
@@ -134,7 +134,7 @@ class ClassPredictor:
 
 
 def classify_to_files(predictor: ClassPredictor, source: Any, console: Console, *, json: Path | None = None) -> int:
-    """Classify every image of a source, print what they show, and write it as JSON lines if asked to.
+    """Classify every image of a source, print what they show, and write it as JSON lines if there is a file for them.
 
     Returns:
         How many files could not be read.
@@ -148,20 +148,20 @@ def classify_to_files(predictor: ClassPredictor, source: Any, console: Console, 
         for entry in predictor.predict(source):
             if isinstance(entry, Unreadable):
                 unreadable += 1
-                _tell(console, f"skipped {entry.reason}", style="yellow")
+                _print(console, f"skipped {entry.reason}", style="yellow")
                 continue
             counts[entry.class_names[0]] += 1
             if lines:
                 lines.write(_line(entry))
             if counts.total() <= LISTED:
-                told = ", ".join(f"{n} {p:.2f}" for n, p in zip(entry.class_names, entry.probabilities, strict=True))
-                _tell(console, f"{entry.source}: {told}")
+                classes = zip(entry.class_names, entry.probabilities, strict=True)
+                _print(console, f"{entry.source}: {', '.join(f'{name} {share:.2f}' for name, share in classes)}")
     total = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    _tell(console, f"{counts.total()} images: {total}")
+    _print(console, f"{counts.total()} images: {total}")
     return unreadable
 
 
-def _tell(console: Console, text: str, style: str | None = None) -> None:
+def _print(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -73,7 +73,7 @@ def load_reduced(path: Path, at_least: tuple[int, int]) -> tuple[Pixels, tuple[i
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image file as people see it, from its header alone.
+    """Read height and width of an image file as people see it, from its header alone.
 
     Raises:
         DataError: The file cannot be read or is no image.
@@ -173,7 +173,7 @@ def _to_rgb(image: Image.Image, name: str) -> Pixels:
 
 
 def _scale_grey(values: NDArray) -> Pixels:
-    """Greys of more than 8 bits to RGB: whole numbers up to 65535; floats up to 1, or to 255 if any is above 1."""
+    """Turn greys of more than 8 bits into RGB: integers up to 65535; floats up to 1, or to 255 if any is above 1."""
     if np.issubdtype(values.dtype, np.floating):
         values = np.nan_to_num(values)
         grey = values * (255 if values.max(initial=0) <= 1 else 1)

@@ -89,7 +89,7 @@ def _prepare(preprocessing: Preprocessing, read: Reader) -> Prepared | Unreadabl
 def ahead(
     items: Iterator[Item], work: Callable[[Item], Result], *, depth: int, workers: int = WORKERS, inner: int = 1
 ) -> Generator[Result]:
-    """Results of ``work`` in the order of ``items``, which one thread draws and others work on.
+    """Yield results of ``work`` in the order of ``items``, which one thread draws and others work on.
 
     Args:
         items: Drawn in a thread of their own; a generator is closed there, too.
@@ -136,7 +136,7 @@ def ahead(
 
 
 def side_by_side(groups: Generator[Item], work: Callable[[Item], Result], streams: int) -> Generator[Result]:
-    """Results of ``work`` in order: in the caller's thread, or in several at once, which share torch's threads.
+    """Yield results of ``work`` in order: from the caller's thread, or from several, which share torch's threads.
 
     Args:
         groups: What to work on; closed at the end.
@@ -155,7 +155,7 @@ def _in_turn(groups: Generator[Item], work: Callable[[Item], Result]) -> Generat
 
 
 def side_threads(workers: int = 1, inner: int = 1) -> ThreadPoolExecutor:
-    """Threads that keep torch's operations within themselves, or share each among ``inner`` threads.
+    """Start threads that keep torch's operations within themselves, or share each among ``inner`` threads.
 
     Operations that share their work wait for their slowest part, which costs more than it saves while other threads use
     the cores.

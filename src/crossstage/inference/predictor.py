@@ -95,7 +95,7 @@ class Predictor:
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
 
     def detect(self, image: np.ndarray) -> tuple[Instances, Placement, tuple[float, float, float]]:
-        """:meth:`detect_batch` of one image."""
+        """Find objects in one image; see :meth:`detect_batch`."""
         return self.detect_batch([image])[0]
 
     @torch.inference_mode()
@@ -142,8 +142,8 @@ class Predictor:
         """Do the second half of :meth:`detect`: return the objects.
 
         Args:
-            raw: What :meth:`forward` returned.
-            placement: Likewise.
+            raw: The raw tensors that :meth:`forward` returned.
+            placement: The placement that it returned with them.
         """
         (found,) = self.model.detect(raw, placement.input_size, self.nms)
         return found
@@ -161,7 +161,7 @@ class Predictor:
         )
 
     def predict(self, source: Any) -> Iterator[Prediction | Unreadable]:
-        """Find objects in every image of a source, see :class:`~crossstage.inference.Source`.
+        """Find objects in every image of a source, see :class:`~crossstage.inference.sources.Source`.
 
         The next images are read and prepared by threads meanwhile.
 
@@ -174,7 +174,7 @@ class Predictor:
         return self.stream(Source(source))
 
     def stream(self, images: Source, *, whole: bool = True) -> Generator[Prediction | Unreadable]:
-        """:meth:`predict` for a source that has been looked up.
+        """Find objects in every image of a source that has been looked up; see :meth:`predict`.
 
         Args:
             images: The source.
@@ -219,7 +219,7 @@ class Predictor:
         ]
 
     def detections(self, source: Any) -> Iterator[Detections]:
-        """:meth:`predict` without the frills: detections alone, a warning for an unreadable file.
+        """Find objects as :meth:`predict` does, but return detections alone, and warn of an unreadable file.
 
         JPEGs of at least four times the input's size are read at a reduced scale.
 

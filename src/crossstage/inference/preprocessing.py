@@ -40,7 +40,7 @@ def place(image_size: tuple[int, int], preprocessing: Preprocessing) -> Placemen
     else:
         resized = max(1, height * columns // width), columns
     top, left = (rows - resized[0]) // 2, (columns - resized[1]) // 2
-    if preprocessing.resize == "crop":  # halves are rounded towards the middle, as torchvision and timm do
+    if preprocessing.resize == "crop":  # of an odd rest, the larger half is cut off below and to the right
         top, left = -((resized[0] - rows) // 2), -((resized[1] - columns) // 2)
     elif preprocessing.resize == "shortest" or preprocessing.align == "top-left":
         top, left = 0, 0
@@ -85,7 +85,7 @@ def resize(image: Pixels, size: tuple[int, int], preprocessing: Preprocessing) -
     Args:
         image: ``(H, W, 3)`` RGB uint8.
         size: Height and width to resize to.
-        preprocessing: Its way of resizing counts, not its size.
+        preprocessing: How images become input; its way of resizing counts here, not its size.
 
     Returns:
         ``(3, *size)`` float32 RGB in [0, 1].
@@ -99,7 +99,7 @@ def pad(image: Tensor, size: tuple[int, int], colour: Colour, offset: tuple[int,
     Args:
         image: ``(3, H, W)``.
         size: Height and width of the canvas.
-        colour: Of the canvas, in the image's terms.
+        colour: Colour of the canvas, in the order and scale of the image's.
         offset: Rows and columns of the canvas before the image.
 
     Returns:

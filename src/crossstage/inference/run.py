@@ -54,7 +54,7 @@ class Summary:
         listed: Name, size and finds of the first images.
         unreadable: Files that were skipped.
         interrupted: Whether Ctrl-C ended the run before its source.
-        medians: Of the milliseconds of each stage.
+        medians: The median milliseconds of each stage, so far.
         seconds: How long the run took, in which stages overlap.
         save: Folder of the annotated copies.
         json: File of the detections.
@@ -79,7 +79,7 @@ class Summary:
 
     @property
     def images_per_second(self) -> float:
-        """By the clock on the wall."""
+        """Images per second of the whole run, in which stages overlap."""
         return self.images / self.seconds if self.seconds else 0.0
 
     def add(self, prediction: Prediction) -> None:
@@ -105,11 +105,11 @@ def predict_to_files(
     """Find objects in every image of a source, with a progress bar on stderr, and write what was asked for.
 
     Other threads read images ahead of the network, and draw and write behind it. When nothing is drawn, large
-    JPEGs are read at a reduced scale, see :meth:`~crossstage.inference.Predictor.stream`.
+    JPEGs are read at a reduced scale, see :meth:`~crossstage.inference.predictor.Predictor.stream`.
 
     Args:
         predictor: A detector and its options.
-        source: See :class:`~crossstage.inference.Source`.
+        source: Anything that :class:`~crossstage.inference.sources.Source` takes.
         save: Folder for annotated copies.
         json: File for JSON lines, see :func:`~crossstage.inference.writing.as_json`.
         progress: Whether to show the bar.
@@ -199,7 +199,7 @@ def _counted(number: int, thing: str) -> str:
 
 
 def _finds(prediction: Prediction) -> str:
-    """How many of each class and the best confidence: 2 person 0.98, dog 0.71."""
+    """Return how many there are of each class and the best confidence: 2 person 0.98, dog 0.71."""
     found = prediction.detections
     best: dict[str, float] = {}
     counts: Counter[str] = Counter()

@@ -51,7 +51,7 @@ class SourceImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the whole image, in whose pixels detections are told."""
+        """Height and width of the whole image, in whose pixels detections are."""
         return self.whole_size or (self.pixels.shape[0], self.pixels.shape[1])
 
 
@@ -105,7 +105,7 @@ class Source:
         return (read() for read in self.readers())
 
     def readers(self, at_least: tuple[int, int] | None = None) -> Iterator[Reader]:
-        """A function for each image, which reads it, in any thread and in any order.
+        """Yield a function for each image, which reads it, in any thread and in any order.
 
         What has an order or an owner is read before its function is given out: frames of videos, and images in
         memory, of which a generator's are copied, since it may fill the same array again.
@@ -149,7 +149,7 @@ def _resolve(what: Any) -> Iterator[_Item]:
 
 
 def _resolve_entry(entry: Any) -> Iterator[_Item]:
-    """As :func:`_resolve`, but of many entries a missing file is left to be reported when its turn comes."""
+    """Resolve one of many entries: unlike in :func:`_resolve`, a missing file is reported when its turn comes."""
     if isinstance(entry, (str, Path)) and not _exists(Path(entry)) and not glob.has_magic(str(entry)):
         yield _Item(Path(entry), str(entry), PurePath(Path(entry).name))
     else:
@@ -183,7 +183,7 @@ def _resolve_folder(folder: Path) -> Iterator[_Item]:
 
 
 def _resolve_list(path: Path) -> Iterator[_Item]:
-    """Paths of a text file, one in each line, below the file's folder or else the working directory."""
+    """Read paths from a text file, one in each line, below the file's folder or else the working directory."""
     with path.open("rb") as file:
         data = file.read(MAX_LIST_BYTES + 1)
     if len(data) > MAX_LIST_BYTES:

@@ -145,7 +145,7 @@ class AnnotatedCopies:
                 video.close()
 
     def _place(self, relative: PurePath, name: str, suffix: str | None = None) -> Path:
-        """A path that no other source's copy has taken."""
+        """Return a path that no other source's copy has taken."""
         suffix = suffix or ("" if relative.suffix.lower() in _KEPT_SUFFIXES else ".jpg")
         first = relative if suffix == relative.suffix else relative.with_name(relative.name + suffix)
         path, number = self._folder / first, 1

@@ -16,7 +16,7 @@ from crossstage.models.necks import NeckConfig
 from crossstage.models.published import DETECTORS, DetectorConfig, compose
 from crossstage.models.spec import ModelSpec
 
-Task = Literal["classify", "detect"]
+TaskName = Literal["classify", "detect"]
 Model = Detector | Classifier
 Builder = Callable[[ModelSpec], Model]
 Row = TypeVar("Row", BackboneConfig, DetectorConfig)
@@ -36,7 +36,7 @@ class Entry:
         reconstruction: Only its size and cost were published; the structure is ours.
     """
 
-    task: Task
+    task: TaskName
     summary: str
     source: str
     num_classes: int
@@ -143,6 +143,8 @@ def lookup(name: str) -> Entry | None:
     """
     if name in REGISTRY:
         return REGISTRY[name]
+    if name in BACKBONES:  # a row that a program added
+        return _entry(BACKBONES[name])
     composed = compose(name)
     return _entry(composed) if composed else None
 

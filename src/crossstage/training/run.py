@@ -107,7 +107,7 @@ class _Run:
             kinds = ("boxes", "a classifier") if isinstance(started.model, Classifier) else ("labels", "a detector")
             raise ConfigError(f"{options.data} holds {kinds[0]}, and {options.model} is {kinds[1]}; expected one task")
         if options.resize == "crop" and not isinstance(started.model, Classifier):
-            raise ConfigError("resize is 'crop', which cuts objects off; expected stretch or letterbox for a detector")
+            raise ConfigError("resize is 'crop', which cuts objects off; expected another way for a detector")
         if options.fit_anchors:
             head = getattr(started.model, "head", None)
             if not isinstance(head, Head) or not head.row.anchors or not isinstance(train, DetectionData):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from crossstage.analysis.cost import count_flops
-from crossstage.models.registry import REGISTRY, Task, find
+from crossstage.models.registry import REGISTRY, TaskName, find
 from crossstage.models.spec import Provenance
 from crossstage.weights.published import PRETRAINED, weights_of
 from crossstage.weights.ref import NAMED, Ref, parse
@@ -40,7 +40,7 @@ class ModelCard:
     """
 
     name: str
-    task: Task
+    task: TaskName
     summary: str
     source: str
     input_size: tuple[int, int]

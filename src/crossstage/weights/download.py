@@ -38,7 +38,7 @@ class Download:
 
     @property
     def path(self) -> Path:
-        """Where the file is kept: in the folder ``weights`` of the cache, see :func:`~crossstage.machine.cache_folder`."""
+        """Where the file is kept: the folder ``weights`` of :func:`~crossstage.machine.cache_folder`."""
         return cache_folder() / "weights" / self.file_name
 
     def is_kept(self) -> bool:
@@ -97,9 +97,10 @@ class Download:
         return digest.hexdigest(), length
 
     def _error(self, why: str) -> WeightsError:
+        instead = ", in place of the damaged file there" if self.path.exists() else ""
         return WeightsError(
             f"{self.file_name} cannot be fetched: {why}. To go on without the net, fetch {self.url} elsewhere "
-            f"({self.size:,} bytes, sha256 {self.sha256}) and put it at {self.path}"
+            f"({self.size:,} bytes, sha256 {self.sha256}) and put it at {self.path}{instead}"
         )
 
 

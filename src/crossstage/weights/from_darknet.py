@@ -145,6 +145,8 @@ def convert_darknet(
         sha256=hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
         trained_on=trained_on,
     )
-    spec, state = read_darknet(weights, replace(default_spec(name, len(class_names), class_names), provenance=provenance))
+    spec, state = read_darknet(
+        weights, replace(default_spec(name, len(class_names), class_names), provenance=provenance)
+    )
     write_model(out, halved(state, weights) if half else state, spec)
     return spec

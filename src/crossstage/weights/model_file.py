@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from crossstage.errors import WeightsError
 from crossstage.files import whole_file
-from crossstage.models.spec import ModelSpec, Provenance
+from crossstage.models.spec import ModelSpec
 
 _KEY = "crossstage"  # the only key of the header: with more, their order in the file would be random
 

@@ -92,7 +92,9 @@ class Pretrained:
         """
         if self.kind == "darknet":
             names = read_names(FOLDER / self.class_names)
-            provenance = Provenance(self.source, self.licence, self.url.rsplit("/", 1)[-1], self.sha256, self.trained_on)
+            provenance = Provenance(
+                self.source, self.licence, self.url.rsplit("/", 1)[-1], self.sha256, self.trained_on
+            )
             return ModelSpec(self.model, len(names), names, provenance=provenance)
         return None if self.needs_download else read_spec(self.path)
 

@@ -19,7 +19,7 @@ is always a path.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -113,14 +113,18 @@ class Ref:
         return path.stem if self.kind in ("file", "cfg") else path.name
 
 
-def parse(text: str | Path | Ref, accepted: Collection[Kind] = tuple(KINDS), exported: Collection[str] = ()) -> Ref:
+def parse(
+    text: str | Path | Ref,
+    accepted: Collection[Kind] = tuple(KINDS),
+    is_exported: Callable[[Path], bool] = lambda _: False,
+) -> Ref:
     """Find out what a text or path refers to.
 
     Args:
         text: What a user wrote; a ``Ref`` is only checked.
         accepted: The kinds that the caller can use.
-        exported: Suffixes, such as ".onnx", by which the caller tells exported files, and folders that hold one of
-            them, from model files and trainings.
+        is_exported: Recognises exported files, and folders that hold one, by which the caller tells them from model
+            files and trainings; by default nothing is "exported".
 
     Raises:
         ConfigError: It refers to nothing, or to something of another kind; the message says what was expected.
@@ -130,7 +134,7 @@ def parse(text: str | Path | Ref, accepted: Collection[Kind] = tuple(KINDS), exp
         >>> ref.kind, ref.library, ref.name, ref.tag
         ('peer', 'timm', 'cspresnet50', 'ra_in1k')
     """
-    ref = text if isinstance(text, Ref) else _parsed(text, exported)
+    ref = text if isinstance(text, Ref) else _parsed(text, is_exported)
     if ref.kind not in accepted:
         expected = [KINDS[kind] for kind in KINDS if kind in accepted]
         raise ConfigError(f"{ref} is {KINDS[ref.kind]}; expected {_listed(expected)}{_other_spelling(ref, accepted)}")
@@ -150,13 +154,13 @@ def check_twin(ref: Ref) -> None:
     raise ConfigError(f"{ref.text!r} has no twin here, no network of ours that takes its weights; {own}{hint}")
 
 
-def _parsed(text: str | Path, exported: Collection[str]) -> Ref:
+def _parsed(text: str | Path, is_exported: Callable[[Path], bool]) -> Ref:
     name = str(text)
     if not name.strip() or max(map(len, Path(name).parts), default=0) > _LONGEST:
         raise ConfigError(f"{name[:60]!r} names no model; expected {_listed(list(KINDS.values()))}")
     if isinstance(text, Path) and text.exists():
-        return _path(name, exported)
-    return _peer(name) or _file(name, exported) or _ours(name) or _path(name, exported)
+        return _file(name) or _path(name, is_exported)
+    return _peer(name) or _file(name) or _ours(name) or _path(name, is_exported)
 
 
 def _peer(text: str) -> Ref | None:
@@ -171,7 +175,7 @@ def _peer(text: str) -> Ref | None:
     return Ref(text, kind, name, tag, library)
 
 
-def _file(text: str, exported: Collection[str]) -> Ref | None:
+def _file(text: str) -> Ref | None:
     """Recognise what is a file by its suffix, whether it is there or not."""
     file, colon, function = text.rpartition(":")
     if colon and file.endswith(".py"):
@@ -179,7 +183,7 @@ def _file(text: str, exported: Collection[str]) -> Ref | None:
     suffix = Path(text).suffix
     if suffix == ".py":
         raise ConfigError(f"{text}: expected the name of a function too, as in {text}:build")
-    kinds: dict[str, Kind] = {**dict.fromkeys(exported, "exported"), ".cfg": "cfg", ".safetensors": "file"}
+    kinds: dict[str, Kind] = {".cfg": "cfg", ".safetensors": "file"}
     return Ref(text, kinds[suffix], path=Path(text)) if suffix in kinds else None
 
 
@@ -190,15 +194,12 @@ def _ours(text: str) -> Ref | None:
     return Ref(text, "model", text) if lookup(text) else None
 
 
-def _path(text: str, exported: Collection[str]) -> Ref:
+def _path(text: str, is_exported: Callable[[Path], bool]) -> Ref:
     path = Path(text)
-    if found := _file(text, exported):
-        return found
-    if path.is_dir():
-        holds_export = any(any(path.glob(f"*{suffix}")) for suffix in exported)
-        return Ref(text, "exported" if holds_export else "run", path=path)
+    if is_exported(path):
+        return Ref(text, "exported", path=path)
     if path.exists():
-        return Ref(text, "file", path=path)
+        return Ref(text, "run" if path.is_dir() else "file", path=path)
     raise ConfigError(_unknown(text))
 
 
@@ -219,7 +220,10 @@ def _suggestions(text: str) -> str:
     spelled = text.lower().replace("-", "_")
     known = [*REGISTRY, *PRETRAINED, *(f"{backbone}_{part}" for backbone in BACKBONES for part in _parts())]
     if ":" in text:
-        known = [*PEERS, *(f"{library}{_NETWORK}:{network}" for library, network in (peer.split(":") for peer in PEERS))]
+        known = [
+            *PEERS,
+            *(f"{library}{_NETWORK}:{network}" for library, network in (peer.split(":") for peer in PEERS)),
+        ]
         spelled = text.lower()
     return did_you_mean(spelled, dict.fromkeys(known))
 

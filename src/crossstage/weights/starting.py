@@ -137,7 +137,7 @@ def _fill_backbone(model: Model, source: Ref) -> Transfer:
 
 @torch.no_grad()
 def _fold_normalisation(first: ConvNormAct, preprocessing: Preprocessing) -> None:
-    """Let a layer that was trained on normalised images read plain RGB in [0, 1]; exact but at the zeros of the border."""
+    """Let a layer that was trained on normalised images read RGB in [0, 1]; exact but at the zeros of the border."""
     weight = first.conv.weight
     mean, std = (weight.new_tensor(values) for values in (preprocessing.mean, preprocessing.std))
     if not isinstance(first.bn, nn.BatchNorm2d) or first.conv.in_channels != len(mean):

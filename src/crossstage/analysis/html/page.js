@@ -108,8 +108,8 @@
     const line = byId("detail");
     const name = document.createElement("b");
     name.textContent = named(layer);
-    const told = Object.entries(METRICS).map(([key, { title, unit, digits }]) => `${title} ${fixed(layer[key], digits)} ${unit}`);
-    line.replaceChildren(`${profiles[row].name}: `, name, `, ${layer.what}, output ${layer.output}. ${told.join("; ")}.`);
+    const described = Object.entries(METRICS).map(([key, { title, unit, digits }]) => `${title} ${fixed(layer[key], digits)} ${unit}`);
+    line.replaceChildren(`${profiles[row].name}: `, name, `, ${layer.what}, output ${layer.output}. ${described.join("; ")}.`);
   }
 
   function drawBottleneck() {

@@ -14,7 +14,10 @@ from crossstage.training import TrainOptions, TrainResult, options_of, result_of
 
 
 def classes_in(training: TrainOptions) -> int:
-    """How many classes the data of a training has.
+    """Return the number of classes that the data of a training has.
+
+    Args:
+        training: The training's options.
 
     Raises:
         DataError: It cannot be read.
@@ -30,20 +33,20 @@ def with_accuracy(
 
     Each training is a run as :func:`crossstage.train` leaves it, in a folder of ``training.out`` that is called as its
     row. Where there is one with the same options already, it is taken as it is if it has ended, else gone on with: so
-    the same call after an interruption repeats nothing. A training whose loss diverges is told in its row.
+    the same call after an interruption repeats nothing. Of a training whose loss diverges, the row holds the message.
 
     Args:
-        found: What :func:`explore` found.
-        training: How to train; model, partial, input size and name are each row's.
-        each: Told of the exploration after each training.
+        found: The exploration, as :func:`explore` returned it.
+        training: The options of every training; model, partial, input size and name are each row's.
+        each: Function that is called with the exploration after each training.
 
     Raises:
         ConfigError: An option does not fit, or a folder holds a training with other options.
         DataError: The data cannot be read.
         Interrupted: SIGINT or SIGTERM stopped it; its state is saved.
     """
-    told = f"{training.data}, {training.epochs} epochs, batch {training.batch}, seed {training.seed}"
-    found = replace(found, training=told)
+    description = f"{training.data}, {training.epochs} epochs, batch {training.batch}, seed {training.seed}"
+    found = replace(found, training=description)
     planned = [_planned(found, row, training) for row in found.rows]
     for options in filter(None, planned):
         _check(options)
@@ -57,7 +60,7 @@ def with_accuracy(
 
 
 def _planned(found: Exploration, row: ExplorationRow, training: TrainOptions) -> TrainOptions | None:
-    """A row's training; none for a network that cannot be built."""
+    """Return the options of a row's training; None for a network that cannot be built."""
     if row.costs is None:
         return None
     return replace(training, model=found.backbone, partial=row.partial, imgsz=found.size, name=row.slug)
@@ -71,7 +74,7 @@ def _check(options: TrainOptions) -> None:
     """Refuse a folder that holds another training.
 
     Raises:
-        ConfigError: See above.
+        ConfigError: The folder's options differ.
     """
     folder = _folder(options)
     if not folder.is_dir():

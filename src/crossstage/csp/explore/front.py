@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which points no other point beats: none is as small in both measures and smaller in one.
+    """Find the points that no other point beats: none is as small in both measures and smaller in one.
 
     Args:
-        points: Two measures each, of which less is better.
+        points: Pairs of measures, of which less is better.
 
     Returns:
-        Their positions, by the first measure; equal points are all on the front or all off it.
+        Positions of the points on the front, by the first measure; equal points are all on the front or all off it.
     """
     front: list[int] = []
     for index in sorted(range(len(points)), key=points.__getitem__):

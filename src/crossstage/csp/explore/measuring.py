@@ -31,13 +31,13 @@ FUSIONS: tuple[Fusion, ...] = ("first", "last", "both")
 SPLITS: tuple[SplitKind, ...] = ("project",)
 WARM_UP = 3
 
-Tell = Callable[[str, int, int], object]
-"""Told what is being done, how much of it is done, and out of how much."""
+ProgressCallback = Callable[[str, int, int], object]
+"""A function that is called with what is being done, how much of it is done, and out of how much."""
 
 
 @dataclass
 class _Candidate:
-    """A row in the making, and what runs its network by the name of its runtime."""
+    """A row in the making, and functions that run its network, by the names of runtimes."""
 
     row: ExplorationRow
     runs: dict[str, Callable[[], object]]
@@ -54,25 +54,25 @@ def explore(
     runtimes: Sequence[str] = ("torch",),
     rounds: int = 30,
     threads: int | None = None,
-    progress: Tell = lambda *_: None,
+    progress: ProgressCallback = lambda *_: None,
 ) -> Exploration:
     """Count and time a network, plain and with each combination of gamma, fusion and split.
 
     Counting allocates nothing. Latency is that of one image on this machine's processor, with random weights; every
     network in every runtime takes its turn in each round. A combination that the network does not allow, or that a
-    runtime cannot run, is a row that tells why.
+    runtime cannot run, is a row that says why.
 
     Args:
-        backbone: A classifier of :func:`crossstage.list_models`, or a detector, whose backbone is varied.
-        gammas: Shares of the channels that are carried past the blocks.
-        fusions: Where the two parts are fused, see :mod:`crossstage.nn.partial`.
-        splits: How the parts are taken.
-        num_classes: Of the head; None takes the published model's.
+        backbone: Name of a classifier of :func:`crossstage.list_models`, or of a detector, whose backbone is varied.
+        gammas: Shares of the channels that are carried past the blocks, in (0, 1).
+        fusions: Places where the two parts are fused, see :mod:`crossstage.nn.partial`.
+        splits: Ways in which the parts are taken, ``"slice"`` or ``"project"``.
+        num_classes: Number of classes of the head; None takes the published model's.
         imgsz: Side of the input in pixels; None takes the published one.
         runtimes: Some of :func:`crossstage.deploy.benchmark.ways.ways`; with none of them networks are counted alone.
-        rounds: Timed passes of each.
-        threads: For each runtime; None takes all cores.
-        progress: Told of each step.
+        rounds: Number of timed passes of each network in each runtime.
+        threads: Number of threads of each runtime; None takes all cores.
+        progress: Function that is called before each step.
 
     Raises:
         ConfigError: A name, a runtime, a size or a setting does not fit.
@@ -105,7 +105,7 @@ def explore(
 def _prepared(
     row: ExplorationRow, name: str, classes: int, size: int, runtimes: Sequence[str], threads: int
 ) -> _Candidate:
-    """A row's network, counted and ready to run in each runtime that can."""
+    """Count a row's network and make it ready to run in each runtime that can."""
     try:
         with torch.device("meta"):
             counted = _built(name, classes, row.partial)
@@ -125,7 +125,7 @@ def _prepared(
 
 
 def _built(name: str, classes: int, partial: Partial | None) -> Model:
-    """The network with the same random weights each time, so that what was exported of it is found again."""
+    """Build a network with the same random weights each time, so that what was exported of it is found again."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         model = create_model(name, classes, partial=partial)
@@ -146,7 +146,7 @@ def _costs(model: Model, images: Tensor) -> Costs:
 
 @torch.inference_mode()
 def _opened(runtime: str, model: Model, images: Tensor, threads: int) -> Callable[[], object]:
-    """A pass in a runtime, which has succeeded once.
+    """Return a function that runs a pass in a runtime, and has succeeded once.
 
     Raises:
         Exception: The runtime is not installed, or cannot run it.
@@ -159,7 +159,7 @@ def _opened(runtime: str, model: Model, images: Tensor, threads: int) -> Callabl
 
 @torch.inference_mode()
 def _timed(entries: Sequence[_Candidate], rounds: int, progress: Callable[[int], object]) -> list[ExplorationRow]:
-    """The rows with their latencies."""
+    """Time all networks in turns and return the rows with their latencies."""
     runs = {(index, name): run for index, entry in enumerate(entries) for name, run in entry.runs.items()}
     times = in_turns(runs, rounds, warm_up=WARM_UP, burst=BURST, pause=PAUSE, progress=progress)
     return [

@@ -23,15 +23,15 @@ def print_exploration(found: Exploration, console: Console) -> None:
     console.width = max(console.width, widths[chosen])
     console.print(tables[chosen])
     first, second = found.trade_offs[0]
-    told = [f"* no other network is better in both {first.title} and {second.title}"]
-    told += [f"{row.name}: no {what}: {why}" for row in found.rows for what, why in row.missing.items()]
-    told.append(
+    notes = [f"* no other network is better in both {first.title} and {second.title}"]
+    notes += [f"{row.name}: no {what}: {why}" for row in found.rows for what, why in row.missing.items()]
+    notes.append(
         f"{found.backbone} at {found.size} x {found.size}, {found.classes} classes, one image at a time; "
         f"traffic and memory of float32; {found.machine}, threads: {found.threads}"
     )
     if found.training:
-        told.append(f"trained on {found.training}")
-    console.print("\n".join(told), markup=False, highlight=False, soft_wrap=True)
+        notes.append(f"trained on {found.training}")
+    console.print("\n".join(notes), markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(found: Exploration, *, changes: bool) -> Table:
@@ -47,9 +47,9 @@ def _table(found: Exploration, *, changes: bool) -> Table:
         cells = []
         for measure in measures:
             value, ratio = measure.of(row), found.ratio(row, measure)
-            told = "-" if value is None else f"{value:.{measure.decimals}f}"
+            text = "-" if value is None else f"{value:.{measure.decimals}f}"
             if changes and partial and ratio is not None and not measure.more:
-                told += f" {ratio - 1:+4.0%}"
-            cells.append(told)
+                text += f" {ratio - 1:+4.0%}"
+            cells.append(text)
         table.add_row("*" if row in on_front else "", *named, *cells)
     return table

@@ -47,10 +47,10 @@ def write_darknet(
 
     Args:
         program: The network as PyTorch records it for one image; each of its outputs becomes an output layer.
-        path: The cfg.
+        path: The cfg to write.
         name: The network's name, for messages.
         size: Height and width of the input in pixels.
-        preprocessing: How images become input; None if nobody knows.
+        preprocessing: The way images become input; None if it is not known.
         class_names: Names by class id.
         levels: The anchors of each output of a YOLO detector; empty for a classifier, which gets a softmax.
 
@@ -98,7 +98,7 @@ def _layers(
 
 
 def _normalised(writer: Writer, known: Preprocessing) -> int:
-    """Darknet's own programs give colours in [0, 1], so any other normalisation is the network's first layer."""
+    """Write a normalisation as the network's first layer, as Darknet's programs give colours in [0, 1]."""
     if known.colour_order != "rgb":
         raise writer.refusal("blue before red")
     mean, std = torch.tensor(known.mean), torch.tensor(known.std)

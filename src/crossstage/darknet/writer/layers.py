@@ -1,4 +1,4 @@
-"""What a ``.cfg`` is made of, and how values of a recorded graph are told as its layers."""
+"""What a ``.cfg`` is made of, and how values of a recorded graph become its layers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class CfgLayer:
     """A section of the cfg.
 
     Attributes:
-        kind: Its name.
-        shape: Of its output.
-        place: The module that it computes, for people.
-        options: What it says.
-        tensors: What the weights file keeps of it, in order: bias and weights.
+        kind: The section's name.
+        shape: Shape of the layer's output.
+        place: Name of the module that it computes, for people.
+        options: The section's options by key.
+        tensors: The tensors that the weights file keeps of it, in order: bias and weights.
     """
 
     kind: str
@@ -82,15 +82,15 @@ class Writer:
     """The layers of a cfg in the making, and what each value of a recorded graph is among them.
 
     Args:
-        program: The graph.
-        name: The model's, for messages.
-        input_shape: Of what enters it.
+        program: The recorded graph.
+        name: Name of the model, for messages.
+        input_shape: Shape of the network's input.
 
     Attributes:
-        layers: So far.
-        values: Of the graph's nodes: one, or several where a node has several outputs.
+        layers: The layers that are written so far.
+        values: The value of each of the graph's nodes; several where a node has several outputs.
         tensors: The graph's weights by name.
-        place: The module that is being written, for people.
+        place: Name of the module that is being written, for people.
     """
 
     def __init__(self, program: torch.export.ExportedProgram, name: str, input_shape: MapShape) -> None:
@@ -123,7 +123,7 @@ class Writer:
         return len(self.layers) - 1
 
     def affine(self, layer: int, scale: Tensor | float, shift: Tensor | float, act: str = "linear") -> int:
-        """``act(scale * x + shift)`` by channels."""
+        """Append a layer that computes ``act(scale * x + shift)`` by channels."""
         channels = self.shape(layer)[0]
         weight, bias = (torch.as_tensor(value, dtype=torch.float32).expand(channels) for value in (scale, shift))
         return self.depthwise(layer, self.shape(layer), weight.view(-1, 1, 1, 1), bias, activation=act)
@@ -139,13 +139,13 @@ class Writer:
         padding: int = 0,
         activation: str = "linear",
     ) -> int:
-        """A convolution of each channel alone."""
+        """Append a convolution of each channel alone."""
         options = {"filters": shape[0], "groups": shape[0], "size": weight.shape[-1], "stride": stride}
         options |= {"padding": padding, "activation": activation}
         return self.add("convolutional", shape, options, after=layer, tensors=[bias, weight])
 
     def whole(self, value: Value) -> int:
-        """The layer whose output is a value."""
+        """Return the layer whose output is a value, which is appended if there is none."""
         if isinstance(value, int):
             return value
         if value not in self._made:
@@ -153,7 +153,7 @@ class Writer:
         return self._made[value]
 
     def _layer_of(self, value: Value) -> int:
-        """A new layer whose output is a value that so far is a view of another layer's."""
+        """Append a layer whose output is a value that so far is a view of another layer's."""
         if isinstance(value, Maxima):
             channels, *sides = self.shape(value.layer)
             if value.stop < channels:
@@ -175,7 +175,7 @@ class Writer:
         return routes[0] if len(routes) == 1 else self.joined(routes)
 
     def joined(self, layers: Sequence[int]) -> int:
-        """Concatenation."""
+        """Append a concatenation of layers' outputs."""
         if INPUT in layers:
             raise self.refusal("a concatenation with the input")
         channels = sum(self.shape(layer)[0] for layer in layers)
@@ -184,7 +184,7 @@ class Writer:
         )
 
     def enlarged(self, layer: int, sides: Sequence[int]) -> int:
-        """A map by its nearest neighbours at another height and width."""
+        """Return the layer that is a map at another height and width, enlarged by its nearest neighbours."""
         channels, height, width = self.shape(layer)
         if (height, width) == tuple(sides):
             return layer
@@ -196,25 +196,25 @@ class Writer:
     # What is asked of the graph.
 
     def shape(self, layer: int) -> MapShape:
-        """Of a layer's output."""
+        """Return the shape of a layer's output."""
         return self._input_shape if layer == INPUT else self.layers[layer].shape
 
     def value(self, source: Any) -> Any:
-        """What a node is among the layers; None for a number."""
+        """Return what a node is among the layers; None for a number."""
         return self.values.get(source) if isinstance(source, Node) else None
 
     def read(self, node: Node) -> int:
-        """The layer whose output is an operation's first input."""
+        """Return the layer whose output is an operation's first input."""
         return self.whole(self.value(node.args[0]))
 
     def tensor(self, node: Any) -> Tensor:
-        """A weight."""
+        """Return the values of a node that stands for a weight."""
         if not isinstance(node, Node) or node.name not in self.tensors:
             raise self.refusal("weights that are computed")
         return self.tensors[node.name]
 
     def open_layer(self, source: Node, kinds: Sequence[str]) -> CfgLayer | None:
-        """The layer behind a node, if it is one of these without an activation, and nothing else reads it."""
+        """Return the layer of a node if it is one of these kinds without an activation, and nothing else reads it."""
         value = self.values[source]
         if not isinstance(value, int) or value == INPUT or not read_once(source):
             return None
@@ -222,7 +222,7 @@ class Writer:
         return layer if layer.kind in kinds and layer.options.get("activation") == "linear" else None
 
     def refusal(self, what: str) -> ExportError:
-        """An error that tells what Darknet lacks, and where."""
+        """Return the error that says what Darknet lacks, and where."""
         return ExportError(
             f"{self._name} cannot be written as darknet: {self.place} needs {what}, "
             "for which Darknet's files have no layer"
@@ -230,7 +230,7 @@ class Writer:
 
 
 def place_of(node: Node) -> str:
-    """The innermost module that an operation belongs to, and what it is."""
+    """Return the name and class of the innermost module that an operation belongs to."""
     stack = node.meta.get("nn_module_stack") or {}
     path, kind = list(stack.values())[-1] if stack else ("", "")
     name = kind if isinstance(kind, str) else kind.__name__
@@ -238,16 +238,16 @@ def place_of(node: Node) -> str:
 
 
 def name_of(node: Node) -> str:
-    """An operation's name, the same whether or not it works in place: what reads the input later reads its output."""
+    """Return an operation's name, the same whether or not it works in place."""
     assert not isinstance(node.target, str)
     return node.target.__name__.split(".")[0].removesuffix("_")
 
 
 def source_of(node: Node) -> Node:
-    """The operation whose result a node passes on."""
+    """Return the operation whose result a node passes on."""
     return source_of(node.all_input_nodes[0]) if name_of(node) in SAME else node
 
 
 def read_once(node: Node) -> bool:
-    """Whether a value has one reader, by whatever name."""
+    """Tell whether a value has one reader, by whatever name."""
     return len(node.users) == 1 and (name_of(node) not in SAME or read_once(node.all_input_nodes[0]))

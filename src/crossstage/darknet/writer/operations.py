@@ -14,12 +14,12 @@ from crossstage.darknet.writer.layers import SAME, MapShape, Maxima, Part, Repea
 
 
 def _arguments(node: Node, *defaults: Any) -> list[Any]:
-    """Arguments after the first, with their defaults."""
+    """Return the arguments after the first, with their defaults."""
     return [*node.args[1:], *defaults[len(node.args) - 1 :]]
 
 
 def _square(writer: Writer, sides: int | Sequence[int]) -> int:
-    """The one number of both directions."""
+    """Return the one number of both directions."""
     values = [sides] if isinstance(sides, int) else list(sides)
     if len(set(values)) > 1:
         raise writer.refusal(f"{values[0]} rows but {values[1]} columns")
@@ -146,7 +146,7 @@ def _concatenate(writer: Writer, node: Node) -> Value:
 
 
 def _sum(writer: Writer, node: Node) -> Value:
-    """A shortcut, which adds as many channels as both have, to the shape of the layer before it."""
+    """Write a sum as a shortcut, which adds as many channels as both have, to the shape of the layer before it."""
     one, two = (writer.value(source) for source in node.args)
     if one is None or two is None or node.kwargs.get("alpha", 1) != 1:
         raise writer.refusal("the sum of a map and a number")
@@ -160,7 +160,7 @@ def _sum(writer: Writer, node: Node) -> Value:
 
 
 def _product(writer: Writer, node: Node) -> Value:
-    """A map and what gates it: a value for each channel, each pixel or both."""
+    """Write the product of a map and what gates it: a value for each channel, each pixel or both."""
     one, two = (writer.value(source) for source in node.args)
     if one is None or two is None:
         raise writer.refusal("the product of a map and a number")
@@ -178,7 +178,7 @@ def _product(writer: Writer, node: Node) -> Value:
 
 
 def _maximum(writer: Writer, node: Node) -> Value:
-    """Of neighbouring groups of channels, the first ones first."""
+    """Take the maximum of neighbouring groups of channels, the first ones first."""
     one, two = (writer.value(source) for source in node.args)
     if isinstance(one, Part) and one.start == 0:
         one = Maxima(one.layer, one.stop, one.stop)
@@ -191,7 +191,7 @@ def _maximum(writer: Writer, node: Node) -> Value:
 
 
 def _fill(writer: Writer, node: Node) -> Value:
-    """Further channels, or the last row and column once more."""
+    """Take in further channels, or the last row and column once more."""
     sides, mode, filling = _arguments(node, [], "constant", None)
     layer = writer.read(node)
     if mode == "replicate" and list(sides) == [0, 1, 0, 1]:
@@ -221,7 +221,7 @@ def _slice(writer: Writer, node: Node) -> Value:
 
 
 def _split(writer: Writer, node: Node) -> list[Value]:
-    """Channels in parts."""
+    """Cut channels into parts."""
     (*_, dimension), value = _arguments(node, 1, 0), writer.value(node.args[0])
     if dimension != 1 or isinstance(value, (Maxima, SampledRows, Repeated)):
         raise writer.refusal("such a split")

@@ -114,7 +114,7 @@ class FileFormat:
             reads the file do so.
         half_inside: Whether half precision is the recorded graph's, rather than the writer's.
         fused: Whether the model is recorded fused. Converters that look for patterns of their own know it as it is.
-        note: What people are told of the file that was written, such as a version of the format.
+        note: A remark about the file for people, such as a version of the format; may be empty.
     """
 
     suffix: str

@@ -162,8 +162,8 @@ def predictors(model: ModelProto) -> list[str]:
 
 def _check_nms(nms: NMS) -> None:
     if nms.kind != "iou" or nms.class_ids is not None:
-        told = f"of kind {nms.kind!r}" if nms.kind != "iou" else "of chosen classes"
-        raise ConfigError(f"suppression {told} cannot lie inside a graph; expected kind 'iou' and all classes")
+        which = f"of kind {nms.kind!r}" if nms.kind != "iou" else "of chosen classes"
+        raise ConfigError(f"suppression {which} cannot lie inside a graph; expected kind 'iou' and all classes")
 
 
 def add_suppression(model: ModelProto, nms: NMS, *, single: bool) -> None:

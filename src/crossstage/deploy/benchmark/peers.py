@@ -20,7 +20,7 @@ from crossstage.deploy.backends.onnx import OPSET
 from crossstage.deploy.backends.shared import silent
 from crossstage.deploy.benchmark.networks import billions
 from crossstage.deploy.benchmark.running import Run
-from crossstage.deploy.export import export
+from crossstage.deploy.cache import exported_as
 from crossstage.deploy.sessions import installed, start
 from crossstage.errors import ConfigError, ExportError
 from crossstage.models.detector import Detector
@@ -88,10 +88,8 @@ def opencv_darknet(model: Model, size: int, threads: int) -> Run:
 
     if not hasattr(cv2.dnn, "readNetFromDarknet"):
         raise ExportError(f"OpenCV {cv2.__version__} no longer reads Darknet's files; expected a version before 5")
-    with tempfile.TemporaryDirectory(prefix="crossstage-") as folder:
-        cfg = Path(folder) / "model.cfg"
-        export(model, "model", "darknet", cfg, imgsz=size)
-        net = cv2.dnn.readNetFromDarknet(str(cfg), str(cfg.with_suffix(".weights")))
+    cfg = exported_as(model, "model", "darknet", imgsz=size)
+    net = cv2.dnn.readNetFromDarknet(str(cfg), str(cfg.with_suffix(".weights")))
     cv2.setNumThreads(threads)
     outputs = net.getUnconnectedOutLayersNames()
 

@@ -118,9 +118,9 @@ BACKBONES: dict[str, PeleeNetConfig] = {
         split_before_pool=True,
     ),
     **{
-        f"{name}_{suffix}": replace(row, about=About(f"{row.about.summary}; {told}", _CSPNET), **changes)
+        f"{name}_{suffix}": replace(row, about=About(f"{row.about.summary}; {description}", _CSPNET), **changes)
         for name, row in (("peleenet", _PELEENET), ("csppeleenet", _CSPPELEENET))
-        for suffix, told, changes in (
+        for suffix, description, changes in (
             ("swish", "swish", {"act": "swish"}),
             ("mish", "Mish", {"act": "mish"}),
             ("swish_se", "swish and squeeze-and-excitation", {"act": "swish", "squeeze": True}),

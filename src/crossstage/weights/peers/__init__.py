@@ -29,7 +29,9 @@ def twin_of(name: str, library: str) -> str | None:
         library: One of ``LIBRARIES``.
     """
     prefix = f"{library}:"
-    twins = (peer.removeprefix(prefix) for peer, twin in PEERS.items() if twin.model == name and peer.startswith(prefix))
+    twins = (
+        peer.removeprefix(prefix) for peer, twin in PEERS.items() if twin.model == name and peer.startswith(prefix)
+    )
     return next(twins, None)
 
 
