@@ -19,6 +19,7 @@ from crossstage.nn import Partial
 from crossstage.training import Interrupted, TrainOptions, result_of
 from crossstage.weights.model_file import read_spec
 
+NAME = "resnet10"  # few operations
 QUICK = {"imgsz": 64, "rounds": 1, "threads": 1}
 SMALL = TrainOptions(
     model="", data="", epochs=1, batch=16, workers=0, burn_in=0, lr=0.02, accelerator="cpu", sample_every=0
@@ -27,7 +28,7 @@ SMALL = TrainOptions(
 
 @pytest.fixture(scope="module")
 def small() -> Exploration:
-    return explore("csppeleenet", gammas=[0.25, 0.5], fusions=["first"], num_classes=3, **QUICK)
+    return explore(NAME, gammas=[0.25, 0.5], fusions=["first"], num_classes=3, **QUICK)
 
 
 def beats(first: tuple[float, float], second: tuple[float, float]) -> bool:
@@ -57,7 +58,7 @@ def test_a_front_heeds_that_more_accuracy_is_better():
 def test_rows_hold_what_each_network_costs(small):
     assert [row.name for row in small.rows] == ["plain", "gamma 0.25, first, project", "gamma 0.5, first, project"]
     for row in small.rows:
-        model = crossstage.create_model("csppeleenet", 3, partial=row.partial)
+        model = crossstage.create_model(NAME, 3, partial=row.partial)
         profile = crossstage.profile(model.eval(), 64)
         assert row.costs.parameters == sum(parameter.numel() for parameter in model.parameters())
         assert row.costs.bflops == profile.flops / 1e9
@@ -88,14 +89,14 @@ def test_a_runtime_that_cannot_run_a_network_is_told_in_its_row(monkeypatch):
         raise ExportError("this network cannot be exported")
 
     monkeypatch.setattr("crossstage.deploy.benchmark.running.exported_file", refuse)
-    found = explore("csppeleenet", gammas=[0.5], fusions=["both"], runtimes=["torch", "onnxruntime"], **QUICK)
+    found = explore(NAME, gammas=[0.5], fusions=["both"], runtimes=["torch", "onnxruntime"], **QUICK)
     for row in found.rows:
         assert list(row.milliseconds) == ["torch"] and row.missing == {"onnxruntime": "this network cannot be exported"}
 
 
 def test_runtimes_are_timed_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setenv("CROSSSTAGE_CACHE", str(tmp_path))
-    (row,) = explore("csppeleenet", gammas=[], runtimes=["torch", "onnxruntime"], **{**QUICK, "rounds": 3}).rows
+    (row,) = explore(NAME, gammas=[], runtimes=["torch", "onnxruntime"], **{**QUICK, "rounds": 3}).rows
     assert {name: len(times) for name, times in row.milliseconds.items()} == {"torch": 3, "onnxruntime": 3}
 
 
@@ -194,10 +195,10 @@ def test_a_training_that_diverges_is_told_in_its_row(small, colours, tmp_path, m
 
 
 def test_the_command_line_prints_a_table_and_writes_the_files(tmp_path, capsys):
-    words = ["explore", "--backbone", "csppeleenet", "--gamma", "0.25", "--fusion", "last", "--imgsz", "64"]
+    words = ["explore", "--backbone", NAME, "--gamma", "0.25", "--fusion", "last", "--imgsz", "64"]
     assert main([*words, "--rounds", "1", "--threads", "1", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "csppeleenet at 64 x 64, 1000 classes" in printed and re.search(r"0\.25 +last +project +\d", printed)
+    assert f"{NAME} at 64 x 64, 1000 classes" in printed and re.search(r"0\.25 +last +project +\d", printed)
     assert {file.name for file in tmp_path.iterdir()} == {"explore.json", "explore.csv", "explore.png"}
 
 

@@ -98,13 +98,22 @@ def test_maxout_is_darknets_pooling_of_channels(tmp_path):
     assert "maxpool_depth=1" in done.path.read_text() and "[sam]" in done.path.read_text()
 
 
-def test_normalisation_is_the_networks_first_layer(tmp_path):
-    model, images = classifier("csppeleenet"), torch.rand(1, 3, 64, 64)
-    model.preprocessing = Preprocessing((64, 64), "crop", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_normalisation_is_the_networks_first_layer(scale, tmp_path):
+    model, images = classifier("resnet10"), torch.rand(1, 3, 64, 64)
+    mean, std = (tuple(scale * value for value in values) for values in ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
+    model.preprocessing = Preprocessing((64, 64), "crop", mean, std, scale=scale)
     path = export(model, "x", "darknet", tmp_path / "x.cfg").path
     with torch.inference_mode():
         expected = model(model.preprocessing.normalise(images)).softmax(1)
     np.testing.assert_allclose(in_opencv(path, images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_another_order_of_colours_is_refused(tmp_path):
+    model = classifier("resnet10")
+    model.preprocessing = Preprocessing((64, 64), "crop", colour_order="bgr")
+    with pytest.raises(ExportError, match="reads colours as bgr"):
+        export(model, "x", "darknet", tmp_path / "x.cfg")
 
 
 def test_every_layer_says_what_it_is_of(tmp_path):

@@ -17,7 +17,8 @@ from crossstage.cli import main, names
 from crossstage.deploy.backends import BACKENDS, formats
 from crossstage.deploy.export import export
 from crossstage.deploy.exported import open_exported
-from crossstage.deploy.sessions import installed, start
+from crossstage.deploy.reading import read_header
+from crossstage.deploy.sessions import installed
 from crossstage.errors import DataError
 from crossstage.evaluation import evaluate
 from crossstage.inference.images import load_image
@@ -90,8 +91,8 @@ def test_a_classifier_gives_the_same_logits(tmp_path):
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_a_trained_classifiers_file_predicts_with_nothing_else(format, colours, tmp_path, capsys):
     """Class names, crop, mean and deviation come from the file: on other pixels the probabilities would differ."""
-    spec = ModelSpec("resnet18", 3, ("red", "green", "blue"), {}, Preprocessing((64, 96), "crop", *COLOURS))
-    model = randomize(crossstage.create_model("resnet18", num_classes=3))
+    spec = ModelSpec("resnet10", 3, ("red", "green", "blue"), {}, Preprocessing((64, 96), "crop", *COLOURS))
+    model = randomize(crossstage.create_model("resnet10", num_classes=3))
     model.fc.weight.data *= 0.05  # so that no class has all of the probability
     (tmp_path / "run").mkdir()
     write_model(tmp_path / "run" / "best.safetensors", model.state_dict(), spec)  # as a training leaves it
@@ -262,30 +263,49 @@ def crossstage_part(folder: Path):
 
 
 def test_a_file_that_computes_something_else_is_not_left_behind(tiny, tmp_path, monkeypatch):
-    def wrong(path, header, images):
-        return [output + 1 for output in start(path, "onnxruntime", header.output_names)(images.numpy())]
+    backend = BACKENDS["torchscript"]
+    kind = backend.format
+    assert kind and kind.check
 
-    onnx_backend = BACKENDS["onnx"]
-    assert onnx_backend.format
-    monkeypatch.setitem(BACKENDS, "onnx", replace(onnx_backend, format=replace(onnx_backend.format, check=wrong)))
+    def wrong(path, header, images):
+        return [output + 1 for output in kind.check(path, header, images)]
+
+    monkeypatch.setitem(BACKENDS, "torchscript", replace(backend, format=replace(kind, check=wrong)))
     with pytest.raises(ExportError, match="computes something else"):
-        export(tiny, "x", "onnx", tmp_path / "x.onnx", imgsz=96)
+        export(tiny, "x", "torchscript", tmp_path / "x.torchscript", imgsz=96)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_other_things_in_it_is_kept(tiny, tmp_path):
+@pytest.fixture
+def in_folder(monkeypatch) -> str:
+    """A format whose files lie in a folder, as OpenVINO's and ncnn's do, and that is written at once."""
+    backend, name = BACKENDS["torchscript"], "x.torchscript"
+    kind = backend.format
+    assert kind and kind.check
+    folder = replace(
+        kind,
+        suffix="_folder",
+        graph=name,
+        write=lambda recipe, path: kind.write(recipe, path / name),
+        check=lambda path, header, images: kind.check(path / name, header, images),
+    )
+    monkeypatch.setitem(BACKENDS, "folder", replace(backend, format=folder))
+    return "folder"
+
+
+def test_a_folder_with_other_things_in_it_is_kept(tiny, in_folder, tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "thesis.txt").write_text("years")
     with pytest.raises(DataError, match=r"holds thesis.txt already"):
-        export(tiny, "x", "openvino", tmp_path / "x", imgsz=96)
+        export(tiny, "x", in_folder, tmp_path / "x", imgsz=96)
     assert [file.name for file in (tmp_path / "x").iterdir()] == ["thesis.txt"]
 
 
-def test_an_earlier_export_is_replaced(tiny, tmp_path):
-    first = export(tiny, "x", "openvino", tmp_path / "x", imgsz=96)
-    second = export(tiny, "x", "openvino", tmp_path / "x", imgsz=64)
+def test_an_earlier_export_is_replaced(tiny, in_folder, tmp_path):
+    first = export(tiny, "x", in_folder, tmp_path / "x", imgsz=96)
+    second = export(tiny, "x", in_folder, tmp_path / "x", imgsz=64)
     assert first.path == second.path and [file.name for file in tmp_path.iterdir()] == ["x"]
-    header = open_exported(second.path).header
+    header = read_header(second.path / "x.torchscript")
     assert header.preprocessing is not None and header.preprocessing.size == (64, 64)
 
 
@@ -306,6 +326,16 @@ def test_an_earlier_export_is_replaced(tiny, tmp_path):
 def test_options_that_do_not_fit_are_refused(tiny, format, options, told):
     with pytest.raises(ConfigError, match=told):
         export(tiny, "x", format, **options)
+
+
+def test_inputs_of_many_sizes_need_a_dynamic_file(tmp_path):
+    model = crossstage.create_model("cspdarknet53_tiny_yolo", class_names=("a", "b")).eval()
+    model.preprocessing = Preprocessing((70, 110), "shortest", divisor=32)
+    with pytest.raises(ConfigError, match="differs in size from image to image; expected dynamic"):
+        export(model, "x", "torchscript", tmp_path / "x.torchscript")
+    done = export(model, "x", "exported_program", tmp_path / "x.pt2", dynamic=True)
+    assert done.header.preprocessing == model.preprocessing and done.difference is not None
+    assert read_header(done.path) == done.header
 
 
 def test_a_classifier_has_no_boxes(tmp_path):

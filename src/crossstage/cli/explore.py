@@ -84,7 +84,7 @@ def run(given: Namespace) -> int:
     found.save_all(folder)
     if training:
         try:
-            found = room.with_accuracy(found, training, each=lambda known: known.save_all(folder))
+            found = room.with_accuracy(found, training, each=lambda known: known.save_all(folder), quiet=given.quiet)
         except Interrupted as error:
             print(f"{error}, or with the rest of {folder} by the same command", file=sys.stderr)
             return error.exit_code

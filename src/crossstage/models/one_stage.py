@@ -23,6 +23,8 @@ class OneStageDetector(Detector):
         head: Fused maps to predictions.
         class_names: Names by class id; as many as the head has classes.
         preprocessing: How images become input.
+        size_divisor: The number that the input's height and width must be multiples of; None takes the largest of the
+            head's strides.
 
     Raises:
         ConfigError: The number of names is not the head's number of classes.
@@ -36,10 +38,11 @@ class OneStageDetector(Detector):
         *,
         class_names: Sequence[str],
         preprocessing: Preprocessing,
+        size_divisor: int | None = None,
     ) -> None:
         if len(class_names) != head.num_classes:
             raise ConfigError(f"{len(class_names)} class names for a head with {head.num_classes} classes")
-        super().__init__(class_names, preprocessing, max(head.strides))
+        super().__init__(class_names, preprocessing, size_divisor or max(head.strides))
         self.backbone = backbone
         self.neck = neck
         self.head = head

@@ -40,6 +40,7 @@ class DetectorConfig:
         neck: A row of the necks' table.
         head: A row of the heads' table.
         size: Side of the square input that its published figures refer to, in pixels.
+        size_divisor: The number that the input's height and width must be multiples of; None takes the largest stride.
     """
 
     about: About = field(compare=False)
@@ -47,6 +48,7 @@ class DetectorConfig:
     neck: NeckConfig
     head: HeadConfig
     size: int = 416
+    size_divisor: int | None = None
 
     def build(self, class_names: Sequence[str], *, preprocessing: Preprocessing | None = None) -> OneStageDetector:
         """Build the detector.
@@ -66,6 +68,7 @@ class DetectorConfig:
             self.head.for_strides(neck.strides).build(neck.channels, neck.strides, len(class_names)),
             class_names=class_names,
             preprocessing=preprocessing or Preprocessing((self.size, self.size)),
+            size_divisor=self.size_divisor,
         )
 
 

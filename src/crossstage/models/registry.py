@@ -56,7 +56,8 @@ def _changed(row: Row, overrides: Mapping[str, Any], name: str) -> Row:
         parts = {"backbone": row.backbone, "neck": row.neck, "head": row.head}
     owners: dict[str, list[str]] = {setting: [""] for setting in _settings(row)}
     for part, inner in parts.items():
-        for setting in _settings(inner) - _settings(row):  # a detector's own `size` is not its backbone's
+        own = {"size"} if part == "backbone" else set()  # of a detector, whose backbone's own means nothing
+        for setting in _settings(inner) - own:
             owners.setdefault(setting, []).append(part)
     changes: dict[str, dict[str, Any]] = {}
     for key, value in overrides.items():
@@ -65,7 +66,8 @@ def _changed(row: Row, overrides: Mapping[str, Any], name: str) -> Row:
             hint = f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(sorted(owners))}"
             raise ConfigError(f"{name} has no setting {key!r}{hint}")
         if len(owners[key]) > 1:
-            raise ConfigError(f"{name}: its {' and its '.join(owners[key])} have a setting {key!r} both; rename one")
+            several = " and its ".join(part or "row" for part in owners[key])
+            raise ConfigError(f"{name}: its {several} have a setting {key!r} both; rename one")
         changes.setdefault(owners[key][0], {})[key] = value
     inner = {part: replace(parts[part], **values) for part, values in changes.items() if part}
     return replace(row, **changes.get("", {}), **inner)
@@ -143,8 +145,6 @@ def lookup(name: str) -> Entry | None:
     """
     if name in REGISTRY:
         return REGISTRY[name]
-    if name in BACKBONES:  # a row that a program added
-        return _entry(BACKBONES[name])
     composed = compose(name)
     return _entry(composed) if composed else None
 

@@ -11,7 +11,7 @@ import yaml
 
 from crossstage.data.augment import Augmentation
 from crossstage.data.faults import OnBadLabel
-from crossstage.errors import ConfigError
+from crossstage.errors import ConfigError, did_you_mean
 from crossstage.files import read_yaml
 from crossstage.nn import Partial
 from crossstage.structures import Resize
@@ -221,7 +221,9 @@ def recipe_path(name_or_path: str | Path) -> Path:
     for path in (Path(name_or_path), RECIPES / f"{name_or_path}.yaml"):
         if path.is_file():
             return path
-    raise ConfigError(f"recipe {str(name_or_path)!r}: no such file; the package has {', '.join(recipe_names())}")
+    known = recipe_names()
+    close = did_you_mean(str(name_or_path), known)
+    raise ConfigError(f"recipe {str(name_or_path)!r}: no such file; the package has {', '.join(known)}{close}")
 
 
 def recipe_names() -> list[str]:

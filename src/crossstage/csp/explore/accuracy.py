@@ -27,7 +27,11 @@ def classes_in(training: TrainOptions) -> int:
 
 
 def with_accuracy(
-    found: Exploration, training: TrainOptions, *, each: Callable[[Exploration], object] = lambda _: None
+    found: Exploration,
+    training: TrainOptions,
+    *,
+    each: Callable[[Exploration], object] = lambda _: None,
+    quiet: bool = False,
 ) -> Exploration:
     """Train every network of an exploration and add its best score.
 
@@ -39,6 +43,7 @@ def with_accuracy(
         found: The exploration, as :func:`explore` returned it.
         training: The options of every training; model, partial, input size and name are each row's.
         each: Function that is called with the exploration after each training.
+        quiet: Whether trainings show no progress.
 
     Raises:
         ConfigError: An option does not fit, or a folder holds a training with other options.
@@ -53,7 +58,7 @@ def with_accuracy(
     for index, options in enumerate(planned):
         if options is not None:
             rows = [*found.rows]
-            rows[index] = _trained(rows[index], options)
+            rows[index] = _trained(rows[index], options, quiet)
             found = replace(found, rows=tuple(rows))
             each(found)
     return found
@@ -87,15 +92,15 @@ def _check(options: TrainOptions) -> None:
         )
 
 
-def _trained(row: ExplorationRow, options: TrainOptions) -> ExplorationRow:
+def _trained(row: ExplorationRow, options: TrainOptions, quiet: bool) -> ExplorationRow:
     try:
-        return replace(row, accuracy=_result(options).best)
+        return replace(row, accuracy=_result(options, quiet).best)
     except TrainingError as error:
         return replace(row, missing={**row.missing, "accuracy": str(error)})
 
 
-def _result(options: TrainOptions) -> TrainResult:
+def _result(options: TrainOptions, quiet: bool) -> TrainResult:
     folder = _folder(options)
     if not folder.is_dir():
-        return train(options)
-    return result_of(folder) or resume(folder)
+        return train(options, quiet=quiet)
+    return result_of(folder) or resume(folder, quiet=quiet)
