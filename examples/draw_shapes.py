@@ -1,6 +1,6 @@
-"""Draw a small detection dataset for the tutorial: circles and squares on noise, labelled in YOLO's layout.
+"""Draw a small detection dataset for docs/tutorial.md: circles and squares on noise, labelled in YOLO's layout.
 
-    python examples/draw_shapes.py my_images
+Run ``python examples/draw_shapes.py FOLDER``.
 """
 
 import sys

@@ -123,7 +123,8 @@ def run(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dot")
     options = TrainOptions(
         "cspdarknet53_tiny_tiny_fpn_dot", str(shapes), imgsz=64, epochs=12, batch=8, workers=0, out=str(folder),
-        name="run", loss={"box_gain": 1.5}, optimizer="adamw", lr=0.003, burn_in=0, ema=0.5, val_every=4, sample_every=0,
+        name="run", loss={"box_gain": 1.5}, optimizer="adamw", lr=0.003, burn_in=0, ema=0.5, val_every=4,
+        sample_every=0,
         augment=Augmentation(mosaic=0, scale=0, translate=0, hue=0, saturation=0, brightness=0),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:

@@ -122,8 +122,8 @@ def print_times(names: list[str], rounds: int) -> None:
             kinds = [("forward", "ours", "peer"), ("fused", "fused", "peer"), ("step", "ours step", "peer step")]
             if cuda:
                 kinds += [(f"{label} compiled", f"{a} compiled", f"{b} compiled") for label, a, b in list(kinds)]
-            told = "   ".join(f"{label} {ms[b]:.1f}/{ms[a]:.1f} = {ms[b] / ms[a]:.2f}" for label, a, b in kinds)
-            print(f"{name:28} {layout:13} {told}", flush=True)
+            shown = "   ".join(f"{label} {ms[b]:.1f}/{ms[a]:.1f} = {ms[b] / ms[a]:.2f}" for label, a, b in kinds)
+            print(f"{name:28} {layout:13} {shown}", flush=True)
 
 
 def peak_of_step(name: str) -> float:

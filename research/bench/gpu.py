@@ -35,7 +35,7 @@ GAP = 1.2  # times the roofline, beyond which a kernel is worth having
 
 
 def work_ceilings(link: Link) -> None:
-    """A process that measures the device when it is told to."""
+    """A process that measures the device on request."""
     link.send("ready")
     link.recv()
     link.send({"ceilings": asdict(measure_ceilings())})
@@ -44,7 +44,7 @@ def work_ceilings(link: Link) -> None:
 
 
 class Session:
-    """The processes and what they have told so far."""
+    """The processes and what they have sent so far."""
 
     def __init__(self, out: Path, seconds: float) -> None:
         self.out, self.began = out, monotonic()
@@ -205,8 +205,8 @@ def piece_rows(results: dict[str, Any], ceilings: Ceilings) -> tuple[list[list[s
 def report(results: dict[str, Any]) -> None:
     """Print the page."""
     ceilings = Ceilings(**results["ceilings"])
-    told = {"tflops": ceilings.flops / 1e12, "tbytes": ceilings.bandwidth / 1e12, "ready": READY}
-    print(HEAD.format(**results | told))
+    described = {"tflops": ceilings.flops / 1e12, "tbytes": ceilings.bandwidth / 1e12, "ready": READY}
+    print(HEAD.format(**results | described))
     forms = (
         "ours eager",
         "ours fused",
@@ -236,8 +236,8 @@ def report(results: dict[str, Any]) -> None:
                 "failure"
             ]
     if missing:
-        told = "\n".join(f"- {name}: {why}" for name, why in missing.items())
-        print(f"\n## Not measured\n\n{told}")
+        described = "\n".join(f"- {name}: {why}" for name, why in missing.items())
+        print(f"\n## Not measured\n\n{described}")
 
 
 def unready(results: dict[str, Any]) -> dict[str, str]:

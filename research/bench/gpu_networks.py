@@ -163,7 +163,7 @@ def disagreement(row: NetworkTime) -> float:
 
 
 def work_network(link: Link, row: NetworkTime, side: str, until: float) -> None:
-    """A process that prepares a network, and measures it when it is told "forward" and "training"."""
+    """A process that prepares a network, and measures it on the requests "forward" and "training"."""
     torch.backends.cudnn.allow_tf32 = False
     if side == "ours" and row.peer is not None:
         link.send({"row": row.name, "disagreement": disagreement(row)})
@@ -189,11 +189,11 @@ def work_network(link: Link, row: NetworkTime, side: str, until: float) -> None:
 
 def measure(variant: Variant) -> dict[str, object]:
     """Milliseconds, or why there are none."""
-    told: dict[str, object] = {"form": variant.form, "batch": variant.batch, "training": variant.training}
+    shown: dict[str, object] = {"form": variant.form, "batch": variant.batch, "training": variant.training}
     if not variant.failure:
         try:
-            told["ms"] = device_ms(variant.run, 0.3)
+            shown["ms"] = device_ms(variant.run, 0.3)
         except Exception as error:
             variant.failure = reason(error)
     torch.cuda.empty_cache()
-    return told | {"failure": variant.failure}
+    return shown | {"failure": variant.failure}

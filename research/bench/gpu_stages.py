@@ -231,7 +231,7 @@ class PieceTimes:
 
 
 def work_stages(link: Link, name: str, size: int, until: float) -> None:
-    """A process that prepares a network's pieces, and measures them when it is told to."""
+    """A process that prepares a network's pieces, and measures them on request."""
     torch.backends.cudnn.allow_tf32 = False  # the comparison is with float32
     prepared: list[tuple[PieceTimes, float]] = []
     with torch.no_grad():

@@ -52,7 +52,7 @@ def _padded(row: list[str]) -> list[str]:
 def bars(tiny: Benchmark, large: Benchmark) -> str:
     """What was aimed at, and what was reached."""
     lines = ["| aim | at least | reached | OpenCV's threads bound |", "|---|--:|--:|--:|"]
-    for told, result, precision, bar in (
+    for shown, result, precision, bar in (
         ("float32, OpenCV DNN on Darknet's files = 1", tiny, "fp32", 1.8),
         ("bfloat16, the same", tiny, "bf16", 3.7),
         ("int8, the same", tiny, "int8", 5.0),
@@ -60,7 +60,7 @@ def bars(tiny: Benchmark, large: Benchmark) -> str:
     ):
         best = _fastest(result, precision)
         reached = (f"{_row(result, peer).median / best.median:.2f}" for peer in (DARKNET, PINNED))
-        lines.append(f"| {told} ({best.runtime}) | {bar} | {' | '.join(reached)} |")
+        lines.append(f"| {shown} ({best.runtime}) | {bar} | {' | '.join(reached)} |")
     eager, fused = _row(tiny, "torch eager"), _row(tiny, "torch fused")
     lines.append(f"| PyTorch, fused over eager | 1.35 | {eager.median / fused.median:.2f} | |")
     direct = max(_share(tiny, row, winograd=False) for row in _candidates(tiny, "fp32") if row.runtime in OURS[:3])

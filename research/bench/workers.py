@@ -1,4 +1,4 @@
-"""Processes that share one device: started together, told what to do one by one, ended at a deadline."""
+"""Processes that share one device: started together, given tasks one by one, ended at a deadline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Link(Protocol):
         ...
 
     def recv(self) -> Any:
-        """Wait for what is told."""
+        """Wait for a message."""
         ...
 
 

@@ -159,8 +159,8 @@ def read_ledger(path: Path = LEDGER) -> list[Claim]:
         try:
             claims.append(_claim(entry))
         except (TypeError, KeyError, AttributeError, ValueError, ConfigError) as error:
-            told = entry.get("id", entry) if isinstance(entry, dict) else entry
-            raise ConfigError(f"{path}: claim {told!r}: {error}") from None
+            shown = entry.get("id", entry) if isinstance(entry, dict) else entry
+            raise ConfigError(f"{path}: claim {shown!r}: {error}") from None
     return claims
 
 

@@ -51,7 +51,7 @@ def _partial(gamma: float, fusion: Any) -> tuple[tuple[str, Any], ...]:
 
 
 POOLING = "pooling is counted there (0.001)"
-FIRST = f"{POOLING}; how the structure was found is told in backbones/peleenet.py"
+FIRST = f"{POOLING}; how the structure was found is described in backbones/peleenet.py"
 TABLE_1 = (
     NetworkRow("PeleeNet", 1.017, None, "peleenet", "code", why=POOLING, top1=70.7),
     NetworkRow("SPeleeNet (sparse)", 0.904, None, "sparse_peleenet", "reconstruction", why=POOLING, top1=69.6),

@@ -53,8 +53,8 @@ def ledger_page(claims: Sequence[Claim]) -> str:
         lines += ["", f"## {title}", "", "| id | claim | published | ours | verdict |", "|---|---|---:|---:|---|"]
         for claim in claims:
             if claim.kind == kind:
-                told = " | ".join(cells(claim))
-                lines.append(f"| [{claim.id}](#{_anchor(claim)}) | {claim.claim} | {told} | {claim.verdict} |")
+                shown = " | ".join(cells(claim))
+                lines.append(f"| [{claim.id}](#{_anchor(claim)}) | {claim.claim} | {shown} | {claim.verdict} |")
     lines += ["", "## Each claim"]
     for claim in claims:
         lines += _details(claim)

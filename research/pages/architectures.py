@@ -22,8 +22,8 @@ def row(claim: NetworkRow) -> str:
         shown = [f"{v}" if v is not None else "–" for v in (claim.bflops, claim.weights)]
         return f"| {claim.model} | – | – | {shown[0]} | – | | {shown[1]} | – | | {claim.why} |"
     bflops, weights = counted(claim)
-    told = f"{pair(claim.bflops, bflops, 3)} | {pair(claim.weights, weights, 2)}"
-    return f"| {claim.model} | `{claim.ours}` | {claim.basis} | {told} | {claim.why} |"
+    described = f"{pair(claim.bflops, bflops, 3)} | {pair(claim.weights, weights, 2)}"
+    return f"| {claim.model} | `{claim.ours}` | {claim.basis} | {described} | {claim.why} |"
 
 
 HEAD = """\

@@ -140,10 +140,10 @@ def table5(file: Path) -> dict[Key, Found]:
     """Frame rate of the fastest detector against YOLOv3-tiny's and YOLOv3-tiny-PRN's, both ways to run OpenCV."""
     rows = {row["claim"]["model"]: row for row in json.loads(file.read_text())["rows"]}
     fast, found = rows["CSPDenseNetb Ref.-PRN"], {}
-    for slow, (way, told) in product(("YOLOv3-tiny", "YOLOv3-tiny-PRN"), OPENCV.items()):
+    for slow, (way, shown) in product(("YOLOv3-tiny", "YOLOv3-tiny-PRN"), OPENCV.items()):
         published = fast["claim"]["published"] / rows[slow]["claim"]["published"]
         ours = (median(row["milliseconds"][way]) for row in (rows[slow], fast))
-        found[f"against {slow}{told}"] = Value(published, truediv(*ours))
+        found[f"against {slow}{shown}"] = Value(published, truediv(*ours))
     return {("prn-cpu-fps", "speed"): found}
 
 

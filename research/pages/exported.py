@@ -66,8 +66,8 @@ def main() -> None:
         print(*scores(opened(options.one, "opencv"), part_to_measure(options.archive)))
         return
     packages = ("onnxruntime", "openvino", "nncf", "opencv-python-headless", "ncnn")
-    told = ", ".join(f"{package} {version(package)}" for package in packages)
-    print(HEAD.format(name=NAME, floats=FLOAT_BAR, int8=INT8_BAR, machine=machine(), versions=told), flush=True)
+    shown = ", ".join(f"{package} {version(package)}" for package in packages)
+    print(HEAD.format(name=NAME, floats=FLOAT_BAR, int8=INT8_BAR, machine=machine(), versions=shown), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         with tarfile.open(options.archive) as file:
             file.extractall(f"{scratch}/coco256", filter="data")

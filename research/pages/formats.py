@@ -199,9 +199,10 @@ def difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
 
 HEAD = """# Formats and runtimes
 
-Every model of the registry, exported to every format that `crossstage export` writes ([how](../guides/exporting.md)), and run. A
-figure is the largest difference to the outputs of PyTorch's unfused model in float32, relative to the largest output;
-the bar is 1e-4, and what misses it is **bold**. "-" does not run, for the reasons below the table.
+Every model of the registry, exported to every format that `crossstage export` writes
+([how](../guides/exporting.md)), and run. A figure is the largest difference to the outputs of PyTorch's unfused model
+in float32, relative to the largest output; the bar is 1e-4, and what misses it is **bold**. "-" does not run, for the
+reasons below the table.
 
     python -m research.pages.formats run FOLDER --opencv5 SITE
     python -m research.pages.formats report FOLDER > docs/tables/formats.md
@@ -216,9 +217,9 @@ def report(folder: Path) -> str:
     """The table, and what does not run and why."""
     records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     packages = ("onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino", "opencv-python-headless", "ncnn", "pnnx")
-    told = ", ".join(f"{package} {version(package)}" for package in packages)
+    shown = ", ".join(f"{package} {version(package)}" for package in packages)
     today = f"{date.today():%Y-%m-%d}"
-    lines = [HEAD.format(pixels=PIXELS, opset=OPSET, machine=machine(), date=today, versions=told)]
+    lines = [HEAD.format(pixels=PIXELS, opset=OPSET, machine=machine(), date=today, versions=shown)]
     lines.append(f"| model | {' | '.join(COLUMNS.values())} |")
     lines.append(f"|---|{'---:|' * len(COLUMNS)}")
     met: Counter[str] = Counter()
@@ -232,8 +233,8 @@ def report(folder: Path) -> str:
                 met[column] += value <= TOLERANCE
             else:
                 cells.append("-")
-                told = "not measured" if value is None else plain(value.replace(name, "the model"))
-                reasons.setdefault(f"{title}: {told}", []).append(name)
+                shown = "not measured" if value is None else plain(value.replace(name, "the model"))
+                reasons.setdefault(f"{title}: {shown}", []).append(name)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines.append(f"| **of {len(records)} agree** | {' | '.join(str(met[column]) for column in COLUMNS)} |")
     if reasons:

@@ -38,8 +38,8 @@ DRAWN = ("resnext50", "cspresnext50")
 PAGE = """\
 # What networks cost
 
-Written by `python -m research.pages.profiles` on {day}; [how to read it](../guides/costs.md#how-to-read-it). All but the
-last section is counted, not measured.
+Written by `python -m research.pages.profiles` on {day}; [how to read it](../guides/costs.md#how-to-read-it). All
+but the last section is counted, not measured.
 
 ## An example
 

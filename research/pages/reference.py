@@ -54,9 +54,9 @@ What `import crossstage` offers. What is not in this list is imported from the m
 
 ## Command line
 
-`crossstage VERB --help` lists a verb's options. Options may be spelled with hyphens or underscores, and every verb takes `--quiet`.
-Exit codes: 0 for success, 1 if something was skipped or faulty, 2 if a command could not be carried out, 130 after Ctrl-C, 143
-after SIGTERM.
+`crossstage VERB --help` lists the options of a verb. They may be spelled with hyphens or underscores; every verb takes
+`--quiet`. Exit codes: 0 for success, 1 if something was skipped or faulty, 2 if a command could not be carried out, 130
+after Ctrl-C, 143 after SIGTERM.
 
 {verbs}
 
@@ -74,7 +74,8 @@ What runs models, the choices of `--runtime`:
 
 ## Dataset formats
 
-The choices of `--format` of the `data` verbs and `train`, see [data](guides/data.md). A YAML file names parts of any of them.
+The choices of `--format` of the `data` verbs and `train`, see [data](guides/data.md). A YAML file names parts of
+any of them.
 
 {data}
 

@@ -60,8 +60,8 @@ def report(results: dict[str, Any], _: Path) -> None:
         difference, sure = ours.mean - plain.mean, 2 * standard_error(ours, plain, spread)
         clear = claim.model != PLAIN and abs(difference) > sure
         beyond += [f"{claim.model} ({difference:+.2f})"] if clear else []
-        told = f"{ours.mean:.2f} | {ours.deviation:.2f} | {difference:+.2f}"
-        print(f"| {claim.model} | {cost:.3f} | {published} | {told} | {'beyond the spread' if clear else ''} |")
+        shown = f"{ours.mean:.2f} | {ours.deviation:.2f} | {difference:+.2f}"
+        print(f"| {claim.model} | {cost:.3f} | {published} | {shown} | {'beyond the spread' if clear else ''} |")
     print(f"\n{verdict(results, spread, beyond)}")
 
 

@@ -110,7 +110,7 @@ def training_images(data: Path) -> tuple[Tensor, Tensor]:
 
 
 def run(name: str, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Everything that is told of a network."""
+    """All figures of a network."""
     torch.manual_seed(0)
     plain = resolve(name, "cpu")
     example = torch.empty(1, 3, 224, 224)

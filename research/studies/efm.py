@@ -130,7 +130,7 @@ def by_level(run: Path) -> list[float]:
     ]
 
 
-def told(values: list[float]) -> str:
+def shown(values: list[float]) -> str:
     """A mean, and half the range of several."""
     spread = f" ± {(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"
@@ -150,7 +150,7 @@ def table(found: ScoresByHead) -> list[str]:
     for row in ROWS:
         cells = [
             ", ".join(map(str, row.published.ap)),
-            *(told([run[metric] for run in found[row.head]]) for metric in METRICS),
+            *(shown([run[metric] for run in found[row.head]]) for metric in METRICS),
             f"{times[row.model]:.1f}",
             f"{times[row.model] / times[first.model]:.2f}",
             f"{first.published.fps / row.published.fps:.2f}",
@@ -192,7 +192,7 @@ def anchors(out: Path, found: ScoresByHead, seeds: list[int]) -> list[str]:
             if ((fitted := out / row.run(seed, fitted=True)) / "report.json").is_file()
         ]
         if pairs:
-            cells = [told([given["AP"] for given, _ in pairs]), told([scores(fitted)["AP"] for _, fitted in pairs])]
+            cells = [shown([given["AP"] for given, _ in pairs]), shown([scores(fitted)["AP"] for _, fitted in pairs])]
             cells += [
                 " / ".join(f"{share:.0%}" for share in by_level(run)) for run in (out / row.run(seeds[0]), pairs[0][1])
             ]

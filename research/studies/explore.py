@@ -42,7 +42,7 @@ than the plain network have {dear}.
 def main() -> None:
     load = os.getloadavg()[0]
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
-    found = explore(BACKBONE, runtimes=RUNTIMES, rounds=rounds, progress=lambda *told: print(*told, file=sys.stderr))
+    found = explore(BACKBONE, runtimes=RUNTIMES, rounds=rounds, progress=lambda *shown: print(*shown, file=sys.stderr))
     found.save(IMAGE)
     print(page(found, f" {rounds}" if len(sys.argv) > 1 else "", rounds, load), end="")
 
@@ -84,8 +84,8 @@ def cell(found: Exploration, row: ExplorationRow, measure: Measure) -> str:
     value, ratio = measure.of(row), found.ratio(row, measure)
     if value is None:
         return "-"
-    told = f"{value:.{measure.decimals}f}"
-    return told if row.partial is None or ratio is None else f"{told} ({ratio - 1:+.0%})"
+    shown = f"{value:.{measure.decimals}f}"
+    return shown if row.partial is None or ratio is None else f"{shown} ({ratio - 1:+.0%})"
 
 
 if __name__ == "__main__":

@@ -40,14 +40,14 @@ class Family:
         title: What to call them.
         model: The row that they come from.
         split: How the parts are taken.
-        told: What they are.
+        shown: What they are.
         settings: Other fields of the row.
     """
 
     title: str
     model: str
     split: SplitKind
-    told: str
+    shown: str
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def build(self, variant: str) -> nn.Module:

@@ -77,12 +77,12 @@ def stages() -> dict[str, tuple[nn.Module, int]]:
 def stage_table() -> list[str]:
     """Paths from a stage's output to its input, without and with a split around the same blocks."""
     lines = ["| stage | plain | split and merged | times |", "|---|---:|---:|---:|"]
-    for told, (blocks, width) in stages().items():
+    for shown, (blocks, width) in stages().items():
         plain = nn.Sequential(blocks, ConvNormAct(width, 16, style=STYLE))
         transition, merge = ConvNormAct(width, 8, style=STYLE), ConvNormAct(16, 16, style=STYLE)
         split = CrossStage(project_split(16, 8, 8, style=STYLE), blocks, transition, merge)
         before, after = (gradient_paths(m, (1, c, 8, 8))[0].paths for m, c in ((plain, 8), (split, 16)))
-        lines.append(f"| {told} | {before:,} | {after:,} | {after / before:.4g} |")
+        lines.append(f"| {shown} | {before:,} | {after:,} | {after / before:.4g} |")
     return lines
 
 
@@ -141,7 +141,7 @@ def mean_of(run: Run, when: str, choice: Choice, measure: str) -> float:
     return float(np.mean([choice(stage, measure).mean() for stage in run[when]]))
 
 
-def told(values: Sequence[float], digits: int = 3) -> str:
+def shown(values: Sequence[float], digits: int = 3) -> str:
     """A mean and half the range."""
     return f"{np.mean(values):.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}"
 
@@ -155,10 +155,10 @@ def similarity_table(runs: Sequence[Run], measure: str) -> list[str]:
     for variant in VARIANTS:
         same = [run for run in runs if run["variant"] == variant]
         cells = [
-            told([mean_of(run, when, choice, measure) for run in same])
+            shown([mean_of(run, when, choice, measure) for run in same])
             for choice, when in product(CHOICES.values(), ("before", "after"))
         ]
-        lines.append(f"| {variant} | {' | '.join(cells)} | {told([run['top1'] for run in same], 1)} |")
+        lines.append(f"| {variant} | {' | '.join(cells)} | {shown([run['top1'] for run in same], 1)} |")
     return lines
 
 
@@ -228,7 +228,7 @@ def draw(family: Family, runs: Sequence[Run], path: Path) -> None:
 def page(runs: Sequence[Run], seeds: Sequence[int]) -> str:
     """The page; its images are written beside it."""
     lines = [HEAD, "## Paths", "", PATHS, *stage_table(), "", NETWORKS, *network_table(), "", "## Similarity", ""]
-    families = "\n".join(f"- {family.title}: {family.told}" for family in FAMILIES)
+    families = "\n".join(f"- {family.title}: {family.shown}" for family in FAMILIES)
     lines.append(
         SIMILARITY.format(families=families, seeds=", ".join(map(str, seeds)), machine=f"{machine()}, {date.today()}")
     )

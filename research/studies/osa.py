@@ -94,12 +94,12 @@ def last_reader(norms: list[WeightNorms]) -> list[str]:
     For each block: the mean weight on the middle layers (neither the input nor the last layer) in units of the largest,
     and its coefficient of variation over all sources.
     """
-    told = []
+    described = []
     for block in norms:
         column = block.relative[:, -1]
         column = column[~np.isnan(column)]
-        told.append(f"{column[1:-1].mean():.2f} / {column.std() / column.mean():.2f}")
-    return told
+        described.append(f"{column[1:-1].mean():.2f} / {column.std() / column.mean():.2f}")
+    return described
 
 
 HEAD = """\
@@ -133,11 +133,11 @@ def report(results: dict[str, Any], docs: Path) -> None:
             continue
         difference = ours.mean - dense.mean
         clear = claim.network.label != DENSE and abs(difference) > 2 * standard_error(ours, dense, spread)
-        told = f"{ours.mean:.2f} | {ours.deviation:.2f} | {published:+.2f} | {difference:+.2f}"
-        print(f"{row} | {told} | {'beyond the spread' if clear else ''} |")
+        described = f"{ours.mean:.2f} | {ours.deviation:.2f} | {published:+.2f} | {difference:+.2f}"
+        print(f"{row} | {described} | {'beyond the spread' if clear else ''} |")
     print(
         f"\n{spread_told(spread)} Memory access is `h w (ci + co) + k k ci co`, summed over all convolutions; what the "
-        "published figures sum is not told.\n\n## How layers weigh what they read\n\n"
+        "published figures sum is not given.\n\n## How layers weigh what they read\n\n"
         "Mean |w| between the layers of each block, each column in units of its largest, mean over the seeds. Below, "
         "of each block's last reader: mean of the middle layers' relative weights / coefficient of variation of all.\n"
     )

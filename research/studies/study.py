@@ -248,10 +248,10 @@ def train_seed(trainings: Sequence[Training], seed: int, epochs: int, deadline: 
         Label, seed, accuracy on the test images and mean loss after each epoch, and seconds until the last of all.
     """
     began = monotonic()
-    told = {t.network.label: {"label": t.network.label, "seed": seed, "accuracy": [], "loss": []} for t in trainings}
+    shown = {t.network.label: {"label": t.network.label, "seed": seed, "accuracy": [], "loss": []} for t in trainings}
 
     def note(training: Training) -> None:
-        entry = told[training.network.label]
+        entry = shown[training.network.label]
         entry["accuracy"].append(training.correct.item() / len(training.test.labels))
         entry["loss"].append(training.loss.item() / training.steps)
 
@@ -266,7 +266,7 @@ def train_seed(trainings: Sequence[Training], seed: int, epochs: int, deadline: 
         advance(trainings, lambda training: training.test_step(), len(first.test.labels) // first.test_batch)
         advance(trainings, note)
     for training in trainings:
-        yield told[training.network.label] | {"seconds": monotonic() - began}
+        yield shown[training.network.label] | {"seconds": monotonic() - began}
 
 
 def work(
@@ -276,7 +276,7 @@ def work(
     device: str,
     also: Callable[[nn.Module], Mapping[str, Any]] | None,
 ) -> None:
-    """A process that trains some networks side by side, as it is told.
+    """A process that trains some networks side by side, on request.
 
     It is sent training images, test images and the number of classes, and tells of each network that it is built;
     then a number of steps to be measured; then epochs, seeds and deadline, and tells of each run.

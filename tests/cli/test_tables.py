@@ -71,10 +71,8 @@ def test_names_of_files_stay_whole(tmp_path, capsys, monkeypatch):
 
 
 def test_a_benchmark_tells_its_rows_apart(capsys, monkeypatch):
-    rows = tuple(
-        BenchmarkRow("m", label, precision, 416, 7.0, (10.0, 12.0, 11.0), 300.0)
-        for label, precision in (("torch fused", "fp32"), ("torch fused", "bf16"), ("OpenCV DNN", "fp32"))
-    )
+    timed = (416, 7.0, (10.0, 12.0, 11.0), 300.0)
+    rows = (BenchmarkRow("m", "torch fused", "fp32", *timed), BenchmarkRow("m", "torch fused", "bf16", *timed))
     measured = Benchmark("a processor with a name that is long", 2, rows, (), "noise", {})
     monkeypatch.setattr("crossstage.deploy.benchmark.benchmark.benchmark", lambda *_, **__: measured)
     for terminal in (False, True):

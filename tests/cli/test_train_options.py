@@ -1,6 +1,7 @@
 """The options of a training on the command line and in files."""
 
 import json
+from dataclasses import asdict, dataclass, fields
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from crossstage.cli.declared import loss_settings, type_of
 from crossstage.cli.train import _merged
 from crossstage.cli.verb import Verb
 from crossstage.errors import ConfigError
+from crossstage.models.heads import HEADS
 from crossstage.models.heads.yolo import YoloLossConfig
 from crossstage.nn import Partial
 from crossstage.training import TrainOptions, recipe_names
@@ -77,9 +79,20 @@ def test_settings_of_a_loss_are_typed_and_open_to_other_heads():
     assert other.loss == {"centre_gain": 2, "sigma": 0.01, "kind": "smooth", "sure": True}
 
 
-def test_a_file_of_0_1_0_holds_all_settings_of_the_loss(tmp_path):
-    from dataclasses import asdict
+def test_a_head_of_ones_own_may_name_its_settings_as_another_does(monkeypatch):
+    @dataclass(frozen=True)
+    class OwnLoss:
+        box: str = "smooth"
 
+    @dataclass(frozen=True)
+    class Row:
+        loss: OwnLoss = OwnLoss()
+
+    monkeypatch.setitem(HEADS, "own", Row())
+    assert options("--loss.box", "l1", "--loss.box_gain", "3").loss == {"box": "l1", "box_gain": 3.0}
+
+
+def test_a_file_of_0_1_0_holds_all_settings_of_the_loss(tmp_path):
     file = tmp_path / "config.yaml"
     loss = {**asdict(YoloLossConfig()), "box_gain": 4}
     file.write_text(yaml.safe_dump({"model": "m", "data": "d", "epochs": 2, "lr": "1e-3", "loss": loss}))
@@ -116,8 +129,6 @@ def test_printed_options_can_be_read_again(tmp_path, capsys):
 
 
 def test_options_read_from_source_are_those_of_the_class():
-    from dataclasses import fields
-
     declared = {field.name: field for field in type_of("crossstage.training.options", "TrainOptions").fields}
     assert list(declared) == [field.name for field in fields(TrainOptions)]
     assert all(field.text for field in declared.values())

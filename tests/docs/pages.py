@@ -63,7 +63,8 @@ def blocks(page: Path) -> list[Block]:
         if opened is None and fence:
             opened, lines = (number + 1, fence[1] or "", fence[2]), []
         elif opened is not None and line == "```":
-            notes = dict(word.partition("=")[::2] for word in opened[2].split())
+            parted = (word.partition("=") for word in opened[2].split())
+            notes = {name: value for name, _, value in parted}
             found.append(Block(page, opened[0], opened[1], notes, "\n".join(lines) + "\n"))
             opened = None
         elif opened is not None:

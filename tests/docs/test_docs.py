@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ DOCS = ROOT / "docs"
 HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
 TEXTS = [ROOT / "README.md", DOCS / "index.md", *sorted((DOCS / "guides").glob("*.md"))]
 TUTORIAL = DOCS / "tutorial.md"
-TABLES = (HEADS, BACKBONES, FORMATS, BACKENDS)
+TABLES: tuple[dict[str, Any], ...] = (HEADS, BACKBONES, FORMATS, BACKENDS)
 
 
 @pytest.fixture
@@ -90,12 +91,14 @@ def test_every_page_is_reached_from_the_index():
 
 def test_commands_are_ones_that_there_are():
     makefile = (ROOT / "Makefile").read_text()
-    wrong = []
-    for page in set(pages()) - set(HOW_TO):  # whose commands are run
-        for block in blocks(page):
-            for words in block.commands() if block.language in ("console", "bash") else []:
-                if fault := _fault(words, makefile):
-                    wrong.append(f"{block}: {' '.join(words)}: {fault}")
+    wrong = [
+        f"{block}: {' '.join(words)}: {fault}"
+        for page in set(pages()) - set(HOW_TO)  # whose commands are run
+        for block in blocks(page)
+        if block.language in ("console", "bash")
+        for words in block.commands()
+        if (fault := _fault(words, makefile))
+    ]
     assert not wrong, "\n".join(wrong)
 
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 on success, 1 if something was skipped or faulty, 2 if the command could not be carried out, 130 after
-        Ctrl-C, 143 after being told to terminate.
+        Ctrl-C, 143 after a signal to terminate.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

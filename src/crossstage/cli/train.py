@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -46,6 +47,8 @@ def declare(parser: Parser) -> None:
             _declare(parser, inner, f"{field.name}.{inner.name}")
     for name, (head, setting) in _loss_settings().items():
         _declare(parser, setting, f"loss.{name}", f" ({head})")
+    for name in sorted(_settings_elsewhere()):
+        _declare_loss(parser, f"loss.{name}")
     parser.declare_unknown = lambda name: _declare_loss(parser, name)
 
 
@@ -97,10 +100,26 @@ def _fields() -> dict[str, Field]:
     return {field.name: field for field in type_of("crossstage.training.options", "TrainOptions").fields}
 
 
-@cache
 def _loss_settings() -> dict[str, tuple[str, Field]]:
-    """Return the settings of the losses of the package's heads, by name, with what says whose they are."""
-    return {field.name: (head, field) for head, settings in loss_settings().items() for field in settings}
+    """Return the settings of the losses of the package's heads, by name, with the classes that have them.
+
+    Those that a head of a program's own has as well are left out, for its types are not known.
+    """
+    found: dict[str, tuple[str, Field]] = {}
+    for head, settings in loss_settings().items():
+        for field in settings:
+            heads, known = found.get(field.name, ("", field))
+            joined = replace(known, hint=known.hint | field.hint)
+            found[field.name] = (f"{heads}, {head}", joined) if heads else (head, field)
+    return {name: entry for name, entry in found.items() if name not in _settings_elsewhere()}
+
+
+def _settings_elsewhere() -> set[str]:
+    """Return the settings of the losses of heads that a program has added to the package's."""
+    room = sys.modules.get("crossstage.models.heads")
+    losses = [getattr(row, "loss", None) for row in room.HEADS.values()] if room else []
+    own = [loss for loss in losses if is_dataclass(loss) and not type(loss).__module__.startswith("crossstage.")]
+    return {field.name for loss in own for field in fields(loss)}
 
 
 def _declare(parser: Parser, field: Field, name: str, remark: str = "") -> None:
@@ -121,7 +140,7 @@ def _declare(parser: Parser, field: Field, name: str, remark: str = "") -> None:
 
 
 def _declare_loss(parser: Parser, name: str) -> bool:
-    """Declare a setting of the loss of a head that the package does not know."""
+    """Declare a setting of the loss of a head that is not the package's, and return whether it can be one."""
     room, _, setting = name.partition(".")
     if room != "loss" or not setting:
         return False
@@ -191,7 +210,7 @@ def _default(field: Field) -> Any:
 
 
 def _shown(default: Any) -> str:
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 VERB = Verb("Train a detector or a classifier on your own images, or go on with a run.", declare, run)

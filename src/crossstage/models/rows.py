@@ -6,7 +6,7 @@ that a file from outside names nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -32,11 +32,15 @@ def decode(value: Any) -> Any:
         TypeError: A field is unknown or missing.
         ConfigError: A value does not fit.
     """
+    return _decoded(value, _storable())
+
+
+def _decoded(value: Any, known: Mapping[str, type]) -> Any:
     if isinstance(value, dict):
         ((name, content),) = value.items()
-        return _storable()[name](**{key: decode(part) for key, part in content.items()})
+        return known[name](**{key: _decoded(part, known) for key, part in content.items()})
     if isinstance(value, list):
-        return tuple(decode(part) for part in value)
+        return tuple(_decoded(part, known) for part in value)
     return value
 
 

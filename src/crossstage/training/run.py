@@ -57,9 +57,7 @@ class TrainResult:
     history: list[dict[str, float]]
 
 
-def run_training(
-    options: TrainOptions, folder: Path, *, going_on: bool = False, quiet: bool = False
-) -> TrainResult:
+def run_training(options: TrainOptions, folder: Path, *, going_on: bool = False, quiet: bool = False) -> TrainResult:
     """Train in this process, as one of however many there are.
 
     Args:
@@ -167,9 +165,7 @@ class _Run:
             rank=rank,
             world=world,
         )
-        val = val_loader(
-            self.val_data, self.task.preprocessing, batch=share, workers=workers, rank=rank, world=world
-        )
+        val = val_loader(self.val_data, self.task.preprocessing, batch=share, workers=workers, rank=rank, world=world)
         progress = Progress()
         state: dict[str, Any] = {"model": wrapped, "optimizer": optimizer}
         state |= {"average": average} if average else {}
@@ -205,7 +201,9 @@ class _Run:
         scores = loop.score()
         if scores is not None:
             write_artefacts(self.folder, self.spec, options, progress, self.task.val, scores)
-            self.reporter.say_result(f"best {self.task.fitness_name} {progress.best:.4f} in epoch {progress.best_epoch + 1}")
+            self.reporter.say_result(
+                f"best {self.task.fitness_name} {progress.best:.4f} in epoch {progress.best_epoch + 1}"
+            )
             self.reporter.say_result(f"everything is in {self.folder}")
         fabric.barrier()
         return TrainResult(self.folder, progress.best, progress.best_epoch + 1, progress.history)

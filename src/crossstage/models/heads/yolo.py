@@ -132,7 +132,7 @@ class YoloConfig(HeadConfig):
         return tuple(anchor for level in self.levels for anchor in level.anchors)
 
     def with_anchors(self, anchors: Anchors) -> Self:
-        """See :meth:`HeadConfig.with_anchors`; each level keeps its number of anchors, the small ones go to the first."""
+        """See :meth:`HeadConfig.with_anchors`; each level keeps its number of anchors, the first get the small ones."""
         rest = iter(anchors)
         levels = tuple(replace(level, anchors=tuple(next(rest) for _ in level.anchors)) for level in self.levels)
         return replace(self, levels=levels)
