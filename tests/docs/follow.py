@@ -1,6 +1,8 @@
 """Do what pages say, in their order: run their Python and their consoles' commands in the current folder.
 
-    python -m tests.docs.follow PAGE...
+    python -m tests.docs.follow PAGE... [--OPTION=VALUE ...]
+
+An option stands for another value of each command's option of that name.
 
 The pages' files are in place already; programs that stand beside it are not run.
 """
@@ -50,5 +52,7 @@ def _run(block: Block, changed: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
+    others = dict(word.split("=", 1) for word in sys.argv[1:] if word.startswith("--"))
     for argument in sys.argv[1:]:
-        follow(Path(argument))
+        if not argument.startswith("--"):
+            follow(Path(argument), others)

@@ -24,7 +24,6 @@ from crossstage.models.backbones import BACKBONES
 from crossstage.models.heads import HEADS
 from examples.draw_shapes import draw
 from research.pages import reference
-from tests.docs.follow import follow
 from tests.docs.pages import ROOT, Block, anchors, blocks, links, pages
 
 DOCS = ROOT / "docs"
@@ -146,7 +145,7 @@ def test_its_code_runs(page: Path, desk: Path):
 
 def test_the_tutorial_can_be_followed(desk: Path):
     shutil.rmtree(desk / "my_images")
-    follow(TUTORIAL, {"--epochs": "1", "--imgsz": "64"})
+    _follow_apart(desk, TUTORIAL, "--epochs=1", "--imgsz=64")
 
 
 def test_files_in_their_rooms_are_all_that_the_how_to_pages_take(desk: Path):
@@ -158,8 +157,13 @@ def test_files_in_their_rooms_are_all_that_the_how_to_pages_take(desk: Path):
         assert not place.exists(), f"{file}: the tree has such a file already"
         assert f"`{file.notes['file']}`, complete:" in page.read_text(), f"{page}: does not say where the file goes"
         place.write_text(file.text)
+    _follow_apart(desk, *HOW_TO)
+
+
+def _follow_apart(desk: Path, *words: Path | str) -> None:
+    """Follow pages in a process of its own, which loads what the desk's ``src`` holds."""
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.docs.follow", *map(str, HOW_TO)],
+        [sys.executable, "-m", "tests.docs.follow", *map(str, words)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (desk / "src", ROOT)))},
         cwd=desk, capture_output=True, text=True, check=False,
     )  # fmt: skip

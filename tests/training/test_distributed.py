@@ -15,7 +15,7 @@ from crossstage.data.loading import EpochOrder, ShareOrder
 from crossstage.errors import DataError, TrainingError
 from crossstage.training import TrainOptions, train
 
-OPTIONS = {"model": "resnet18", "imgsz": 64, "batch": 8, "workers": 0, "burn_in": 2, "sample_every": 0}
+OPTIONS = {"model": "resnet10", "imgsz": 64, "batch": 8, "workers": 0, "burn_in": 2, "sample_every": 0}
 
 
 def run(data: Path, out: Path, devices: int, **more) -> Path:

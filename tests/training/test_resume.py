@@ -18,7 +18,8 @@ from crossstage.errors import ConfigError, TrainingError
 from crossstage.training import TrainOptions, resume, train
 from crossstage.training.checkpoint import WholeFiles
 
-OPTIONS = ["--model", "cspdarknet53_tiny_yolo", "--imgsz", "64", "--batch", "8", "--workers", "0"]
+MODELS = Path(__file__).parents[1] / "fixtures" / "v0.1.0" / "models"
+OPTIONS = ["--model", str(MODELS / "start_detector.safetensors"), "--imgsz", "64", "--batch", "8", "--workers", "0"]
 OPTIONS += ["--burn-in", "2", "--sample-every", "0", "--accelerator", "cpu", "--multi_scale", "0.5"]
 EPOCHS = 4
 
@@ -59,24 +60,24 @@ def assert_same_end(run: Path, whole: Path) -> None:
         assert all(a == b for name, a, b in pairs if name not in timed)
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120, pause: float = 0.01) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 @pytest.mark.parametrize("moment", ["first checkpoint", "writing a checkpoint"])
 def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(shapes, uninterrupted, tmp_path, moment):
     run = tmp_path / "run"
-    process = start(shapes, tmp_path, "run")
+    process = start(shapes, tmp_path, "run", "--checkpoint_minutes", "1e-9")  # after every step
     wait_for((run / "state.ckpt").exists, process)
     if moment == "writing a checkpoint":
-        wait_for(lambda: any(run.glob(".state.ckpt.*.part")), process)
+        wait_for(lambda: any(run.glob(".state.ckpt.*.part")), process, pause=0)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert WholeFiles().load_checkpoint(run / "state.ckpt")["progress"]["epoch"] >= 1
+    assert WholeFiles().load_checkpoint(run / "state.ckpt")["progress"]["step"] >= 1
     done = go_on(run)
     assert done.returncode == 0, done.stderr
     assert "going on in epoch" in done.stderr
