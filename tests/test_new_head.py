@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ import crossstage
 from crossstage.data.augment import Augmentation
 from crossstage.data.find import find_data
 from crossstage.deploy.export import export
-from crossstage.errors import ConfigError
+from crossstage.errors import ConfigError, ExportError
 from crossstage.evaluation import evaluate
 from crossstage.models.heads import HEADS, Head, HeadConfig
+from crossstage.models.rows import decode
 from crossstage.ops.boxes import cell_grid
 from crossstage.ops.nms import EVALUATION, NMS
 from crossstage.structures import Targets
@@ -41,7 +43,13 @@ class DotConfig(HeadConfig):
     """One prediction for each cell: distances to the four sides, in strides, and a score for each class."""
 
     smallest: float = 2.0  # of an object at a map, in strides, but for the finest map
+    largest: float = float("inf")
     loss: DotLoss = field(default_factory=DotLoss)
+
+    @cached_property
+    def signs(self) -> tuple[float, ...]:
+        """No field, and so nothing that a file holds."""
+        return (-1.0, -1.0, 1.0, 1.0)
 
     def build(self, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> DotHead:
         return DotHead(self, channels, strides, num_classes)
@@ -72,7 +80,7 @@ class DotHead(Head):
             sides = raw[f"sides{stride}"]
             column, row = cell_grid(sides.shape[2], sides.shape[3], sides)
             centre = torch.stack([column, row, column, row]) + 0.5
-            signed = sides.clamp(max=8).exp() * sides.new_tensor([-1.0, -1.0, 1.0, 1.0]).view(1, 4, 1, 1)
+            signed = sides.clamp(max=8).exp() * sides.new_tensor(self.row.signs).view(1, 4, 1, 1)
             boxes.append(((centre + signed) * stride).flatten(2).transpose(1, 2))
             scores.append(raw[f"classes{stride}"].sigmoid().flatten(2).transpose(1, 2))
         return torch.cat(boxes, 1), torch.cat(scores, 1)
@@ -91,7 +99,7 @@ class DotHead(Head):
         for number, stride in enumerate(self.strides):
             height, width = raw[f"sides{stride}"].shape[2:]
             low = self.row.smallest * stride if number else 0
-            high = self.row.smallest * self.strides[number + 1] if number + 1 < len(self.strides) else float("inf")
+            high = self.row.smallest * self.strides[number + 1] if number + 1 < len(self.strides) else self.row.largest
             mine = ((sides >= low) & (sides < high)).nonzero().squeeze(1)
             column = (centres[mine, 0] / stride).long().clamp(0, width - 1)
             row = (centres[mine, 1] / stride).long().clamp(0, height - 1)
@@ -225,3 +233,26 @@ def test_an_exported_files_score_is_the_models(run, shapes, tmp_path):
     val = find_data(shapes).read("val")
     theirs = crossstage.open_model(done.path).detector
     assert evaluate(theirs, val, nms=EVALUATION).ap == pytest.approx(evaluate(detector, val).ap, abs=1e-4)
+
+
+def test_rows_that_files_cannot_tell_apart_are_refused(run, monkeypatch):
+    @dataclass(frozen=True)
+    class YoloLossConfig:
+        gain: float = 1.0
+
+    @dataclass(frozen=True, kw_only=True)
+    class Other(DotConfig):
+        loss: YoloLossConfig = field(default_factory=YoloLossConfig)
+
+    Other.__annotations__["loss"] = YoloLossConfig
+    monkeypatch.setitem(HEADS, "other", Other())
+    with pytest.raises(ConfigError, match=r"YoloLossConfig.*which files cannot tell apart"):
+        _ = decode({"DotLoss": {"box_gain": 1.0}})
+
+
+def test_a_raw_tensor_named_as_the_input_is_refused(run, tmp_path, monkeypatch):
+    detector = crossstage.load(run.folder)
+    names = detector.head.raw_names
+    monkeypatch.setattr(DotHead, "raw_names", property(lambda head: ("images", *names[1:])))
+    with pytest.raises(ExportError, match="has an output 'images', which is the input's name"):
+        export(detector, "dot", "onnx", tmp_path / "dot.onnx")

@@ -315,9 +315,9 @@ def test_an_earlier_export_is_replaced(tiny, in_folder, tmp_path):
         (
             "torchscript",
             {"dynamic": True},
-            "torchscript files cannot be dynamic; onnx and openvino and exported_program",
+            "torchscript files do not take --dynamic; onnx and openvino and exported_program",
         ),
-        ("ncnn", {"nms": NMS(0.1, 0.5)}, "ncnn files cannot be nms; onnx and openvino files can"),
+        ("ncnn", {"nms": NMS(0.1, 0.5)}, "ncnn files do not take --nms; onnx and openvino files do"),
         ("onnx", {"half": True, "calib": "x"}, "half and int8 exclude each other"),
         ("onnx", {"imgsz": 100}, "imgsz=100; expected a multiple of 32, such as 96 or 128"),
         ("onnx", {"out": "x.pt"}, "x.pt: expected a name that ends with .onnx"),

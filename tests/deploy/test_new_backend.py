@@ -123,7 +123,7 @@ def test_it_is_benchmarked(monkeypatch):
 
 def test_what_it_lacks_is_refused_in_its_name(tmp_path, monkeypatch):
     model = crossstage.create_model("resnet10", num_classes=2).eval()
-    with pytest.raises(ConfigError, match="toy files cannot be half"):
+    with pytest.raises(ConfigError, match="toy files do not take --half"):
         export(model, "x", "toy", tmp_path / "x", imgsz=32, half=True)
     with pytest.raises(ConfigError, match=r"format 'toys' is unknown; expected one of onnx, .*, toy"):
         export(model, "x", "toys", tmp_path / "x", imgsz=32)

@@ -57,6 +57,7 @@ class BrightBox(torch.nn.Module):
 class Brightness(torch.nn.Module):
     class_names = ("dark", "bright")
     preprocessing = Preprocessing((16, 16), "crop")
+    size_divisor = 1
 
     def forward(self, images):
         mean = images.mean(dim=(1, 2, 3))

@@ -8,6 +8,7 @@ from pathlib import Path
 from crossstage.cli import names
 from crossstage.cli.arguments import Parser
 from crossstage.cli.console import say
+from crossstage.cli.opening import note_twin
 from crossstage.cli.verb import Verb
 
 
@@ -55,6 +56,7 @@ def run(given: Namespace) -> int:
     from crossstage.nn import Partial
     from crossstage.weights.resolving import resolve
 
+    note_twin(given.module, quiet=given.quiet)
     found = resolve(given.module)
     channels, *size = found.input_shape
     example = torch.empty(1, channels, *([given.imgsz, given.imgsz] if given.imgsz else size), device="meta")

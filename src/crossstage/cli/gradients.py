@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from crossstage.cli.arguments import Parser
 from crossstage.cli.console import console, say, table
+from crossstage.cli.opening import note_twin
 from crossstage.cli.profile import NETWORK
 from crossstage.cli.verb import Verb
 
@@ -40,6 +41,7 @@ def run(given: Namespace) -> int:
 
     from crossstage.files import write_text
 
+    note_twin(given.model, quiet=given.quiet)
     rows = _paths(given.model, given.imgsz)
     shown = table("layer", "paths", "shortest", "longest", numbers=3)
     for row in rows:

@@ -58,3 +58,15 @@ def open_given(given: Namespace, **options: Any) -> Opened:
         out = console(stderr=True, quiet=given.quiet)
         out.print(opened.message, markup=False, highlight=False, soft_wrap=True)
     return opened
+
+
+def note_twin(model: str, *, quiet: bool) -> None:
+    """Say on stderr which network a peer's weights stand for: until 0.1.0 that name was the peer's own network here."""
+    from crossstage.weights.peers import PEERS
+    from crossstage.weights.ref import parse
+
+    ref = parse(model)
+    if ref.kind == "peer":
+        own = f"{ref.library}'s own is {ref.library}-network:{ref.tagged}"
+        text = f"{model} is {PEERS[ref.peer].model}, our network of it; {own}"
+        console(stderr=True, quiet=quiet).print(text, markup=False, highlight=False, soft_wrap=True)

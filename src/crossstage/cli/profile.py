@@ -6,6 +6,7 @@ from argparse import Namespace
 
 from crossstage.cli.arguments import Parser
 from crossstage.cli.console import console, working
+from crossstage.cli.opening import note_twin
 from crossstage.cli.verb import Verb
 
 NETWORK = (
@@ -39,6 +40,7 @@ def run(given: Namespace) -> int:
     from crossstage.analysis.printing import print_profile
     from crossstage.profiling import profile
 
+    note_twin(given.model, quiet=given.quiet)
     with working("measuring" if given.measure else "counting", given.quiet):
         counted = profile(given.model, given.imgsz, batch=given.batch, measure=given.measure, device=given.device)
     for file in given.write or ():

@@ -6,6 +6,7 @@ from argparse import Namespace
 
 from crossstage.cli.arguments import Parser
 from crossstage.cli.console import say, working
+from crossstage.cli.opening import note_twin
 from crossstage.cli.profile import declare_measuring
 from crossstage.cli.verb import Verb
 
@@ -26,6 +27,7 @@ def run(given: Namespace) -> int:
     with working("measuring" if given.measure else "counting", given.quiet) as status:
         counted = []
         for name in given.models:
+            note_twin(name, quiet=given.quiet)
             status.update(name)
             counted.append(profile(name, given.imgsz, batch=given.batch, measure=given.measure, device=given.device))
         write_report(counted, given.out)

@@ -19,7 +19,7 @@ from crossstage.deploy.exported import first_installed
 from crossstage.deploy.graph import ExportPlan, plan
 from crossstage.deploy.header import ExportHeader
 from crossstage.deploy.sessions import start
-from crossstage.errors import ConfigError, CrossStageError, ExportError
+from crossstage.errors import ConfigError, CrossStageError, ExportError, WeightsError
 from crossstage.files import whole_file, whole_folder
 from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
@@ -28,6 +28,7 @@ from crossstage.ops.nms import NMS
 if TYPE_CHECKING:
     from crossstage.deploy.backends.base import Floats
 
+INPUT = "images"  # the input's name in every file
 TOLERANCE = 1e-4  # of float32 outputs, relative to their largest value
 FLOOR = 1e-3  # outputs that are all nearer to 0 are compared absolutely
 
@@ -107,6 +108,7 @@ def export(
         decode=decode or nms is not None,
         fused=kind.fused,
     )
+    _check_header(planned.header)
     recipe = Recipe(planned, half, _calibration(calib, planned.header), nms)
     with (whole_folder if kind.graph else whole_file)(path) as temporary:
         header = _written(recipe, format, kind, temporary)
@@ -118,10 +120,25 @@ def export(
     return Exported(path, tuple(filter(Path.is_file, files)), header, difference, time.perf_counter() - start_time)
 
 
+def _check_header(header: ExportHeader) -> None:
+    """Refuse what a file could hold and nobody could read back.
+
+    Raises:
+        ExportError: The head's row or its outputs do not go into a file.
+    """
+    if INPUT in header.output_names:
+        raise ExportError(f"{header.name} has an output {INPUT!r}, which is the input's name; rename the raw tensor")
+    try:
+        ExportHeader.from_json(header.to_json(), header.name)
+    except (WeightsError, TypeError, ValueError) as error:
+        raise ExportError(f"{header.name} cannot be described in a file: {error}") from None
+
+
 def _check_options(format: str, model: Detector | Classifier, wanted: set[ExportOption]) -> None:
     if refused := wanted - formats()[format].options:
         able = [name for name, kind in formats().items() if refused <= kind.options]
-        raise ConfigError(f"{format} files cannot be {' and '.join(sorted(refused))}; {' and '.join(able)} files can")
+        options = " and ".join(f"--{option}" for option in sorted(refused))
+        raise ConfigError(f"{format} files do not take {options}; {' and '.join(able)} files do")
     if isinstance(model, Classifier) and wanted & {"decode", "nms"}:
         raise ConfigError("a classifier has no boxes; decode and nms are for detectors")
     if {"half", "int8"} <= wanted:

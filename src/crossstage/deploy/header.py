@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -239,7 +238,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _check_plain(row: Any) -> None:
-    """Refuse a row whose numbers, length or depth would make what is built from it large.
+    """Refuse a row whose whole numbers, length or depth would make what is built from it large.
 
     Raises:
         ValueError: They would.
@@ -250,7 +249,7 @@ def _check_plain(row: Any) -> None:
         count += 1
         if depth > MAX_DEPTH or count > MAX_VALUES:
             raise ValueError(f"settings of a head nested more than {MAX_DEPTH} deep, or more than {MAX_VALUES:,}")
-        if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) <= MAX_NUMBER):
-            raise ValueError(f"{value!r} among the settings of a head; expected numbers up to {MAX_NUMBER:,}")
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:  # a float sizes nothing, and may be infinite
+            raise ValueError(f"{value!r} among the settings of a head; expected whole numbers up to {MAX_NUMBER:,}")
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         pending.extend((part, depth + 1) for part in parts)

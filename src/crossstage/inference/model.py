@@ -49,6 +49,11 @@ class ClassificationModel(Protocol):
     preprocessing: Preprocessing | None
     class_names: tuple[str, ...]
 
+    @property
+    def size_divisor(self) -> int:
+        """The number that sides of an input of varying size are padded to multiples of."""
+        ...
+
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits ``(N, classes)`` of ``(N, 3, H, W)`` prepared images."""
         ...

@@ -69,6 +69,11 @@ class Classifier(nn.Module):
         """Return logits."""
         return self.fc(self.dropout(self.pool(self.backbone(images)[-1]).flatten(1)))
 
+    @property
+    def size_divisor(self) -> int:
+        """The number that sides of an input of varying size are padded to multiples of: the backbone's last stride."""
+        return self.backbone.strides[-1]
+
     def class_rows(self, num_classes: int) -> dict[str, list[list[int]]]:
         """Tell which rows of which tensors belong to a class; see :meth:`~crossstage.models.heads.Head.class_rows`."""
         rows = [[class_id] for class_id in range(num_classes)]

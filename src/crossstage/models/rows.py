@@ -7,9 +7,10 @@ that a file from outside names nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
+from crossstage.errors import ConfigError
 from crossstage.models.heads import HEADS
 from crossstage.nn.partial import Partial
 
@@ -17,7 +18,7 @@ from crossstage.nn.partial import Partial
 def encode(value: Any) -> Any:
     """Turn a row, or a value of its fields, into what JSON holds."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {type(value).__name__: {key: encode(part) for key, part in vars(value).items()}}
+        return {type(value).__name__: {f.name: encode(getattr(value, f.name)) for f in fields(value) if f.init}}
     if isinstance(value, (list, tuple)):
         return [encode(part) for part in value]
     return value
@@ -48,15 +49,29 @@ def _storable() -> dict[str, type]:
     """Return the dataclasses that a row can hold, by name; heads that were added by a program are among them."""
     found: dict[str, type] = {Partial.__name__: Partial}
     for row in HEADS.values():
-        found |= {kind.__name__: kind for kind in _reachable(type(row))}
+        for kind in _reachable(type(row)):
+            other = found.setdefault(kind.__name__, kind)
+            if other is not kind:
+                places = " and ".join(f"{each.__module__}.{each.__qualname__}" for each in (other, kind))
+                raise ConfigError(f"rows of heads hold {places}, which files cannot tell apart; rename one")
     return found
 
 
 def _reachable(hint: Any) -> Iterator[type]:
-    """Yield the dataclasses that a type hint names, and those of their fields."""
+    """Yield the dataclasses that a type hint names, and those of their fields.
+
+    Raises:
+        ConfigError: A field's type is not there at run time.
+    """
     if isinstance(hint, type) and is_dataclass(hint):
         yield hint
-        for inner in get_type_hints(hint).values():
+        try:
+            hints = get_type_hints(hint)
+        except NameError as error:
+            raise ConfigError(
+                f"{hint.__qualname__}: the types of a row's fields are needed at run time: {error}"
+            ) from None
+        for inner in hints.values():
             yield from _reachable(inner)
     for inner in get_args(hint):
         yield from _reachable(inner)

@@ -168,7 +168,8 @@ class ClassificationTask(Task):
     ) -> None:
         assert classifier.preprocessing is not None
         self.dataset = with_classes(val, train.class_names)
-        super().__init__(classifier.preprocessing, self.dataset, options, classifier.backbone.strides[-1])
+        stride = classifier.size_divisor
+        super().__init__(classifier.preprocessing.for_divisor(stride), self.dataset, options, stride)
         self.classes = len(train.class_names)
         counts = torch.from_numpy(train.counts)
         self.weights = balanced(counts) if options.class_weights == "balanced" else None

@@ -91,7 +91,7 @@ def _open(path: str | Path) -> safe_open:
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
-        hint = "" if Path(path).suffix == ".safetensors" else "; crossstage.open_model opens what an export wrote"
+        hint = "" if Path(path).suffix == ".safetensors" else "; expected a model file, or one that a backend runs"
         raise WeightsError(f"{path}: not a safetensors file: {error}{hint}") from None
 
 
