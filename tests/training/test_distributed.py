@@ -72,7 +72,7 @@ def test_torchrun_and_slurm_start_the_same_training(colours, tmp_path, monkeypat
         environment = {**os.environ, **job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
         tasks.append(subprocess.Popen(command, env=environment))
     assert [task.wait() for task in tasks] == [0, 0]
-    (unnamed,) = tmp_path.glob("resnet18-*")
+    (unnamed,) = tmp_path.glob("resnet10-*")
     assert figures(unnamed) == figures(tmp_path / "slurm") == expected
 
 
