@@ -77,7 +77,7 @@ class ClassPredictor:
         self.model, self.top, self.batch, self.streams = model, top, batch, streams
         if isinstance(model, torch.nn.Module):
             model.eval()
-        known = model.preprocessing.for_divisor(model.size_divisor)
+        known = model.preprocessing.for_divisor(getattr(model, "size_divisor", 1))
         self.preprocessing = known.at(imgsz) if imgsz else known
         parameters = getattr(model, "parameters", lambda: iter(()))()
         self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
