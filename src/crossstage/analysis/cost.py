@@ -94,6 +94,7 @@ def cannot_run(what: str, input_shape: Sequence[int], device: torch.device, erro
         error: The error that stopped it.
     """
     reason = (str(error).splitlines() or [type(error).__name__])[0]
+    # torch has no type of its own for what fails because a meta tensor holds no values; its messages name the device
     valueless = device.type == "meta" and (isinstance(error, NotImplementedError) or "meta" in str(error).lower())
     problem = f"{what} cannot run on an input of {tuple(input_shape)}: {reason}"
     return NeedsValuesError(problem) if valueless else ConfigError(problem)

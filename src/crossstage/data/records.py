@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -269,7 +269,7 @@ class _Taken(Sequence):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, index):  # noqa: ANN001, ANN204 (one entry or a slice, as Sequence has it)
+    def __getitem__(self, index: Any) -> Any:
         return self.entries[self.positions[index]]
 
 

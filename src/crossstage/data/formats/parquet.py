@@ -25,7 +25,7 @@ class _Column(Sequence):
     def __len__(self) -> int:
         return len(self.column)
 
-    def __getitem__(self, index):  # noqa: ANN001, ANN204 (one entry, as Sequence has it)
+    def __getitem__(self, index: Any) -> Any:
         entry = self.column[int(index)].as_py()
         content = entry.get("bytes") if isinstance(entry, dict) else entry
         return content or b""

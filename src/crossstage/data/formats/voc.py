@@ -187,37 +187,41 @@ def _boxes(path: Path, root: Element, size: tuple[int, int], names: Sequence[str
     for entry in root.children:
         if entry.name != "object":
             continue
-        box = _box(entry, size, names)
-        if isinstance(box, str):
-            faults.append(Fault(path, entry.line, box))
-        else:
-            boxes.append(box)
+        try:
+            boxes.append(_box(entry, size, names))
+        except DataError as error:
+            faults.append(Fault(path, entry.line, str(error)))
     return boxes, faults
 
 
-def _box(entry: Element, size: tuple[int, int], names: Sequence[str]) -> Box | str:  # noqa: PLR0911 (a fault each)
-    """Return the box of an object, or what is wrong with it."""
+def _box(entry: Element, size: tuple[int, int], names: Sequence[str]) -> Box:
+    """Return the box of an object.
+
+    Raises:
+        DataError: It is faulty; the message is that of the fault.
+    """
     name, bounds = entry.value("name"), entry.child("bndbox")
     if not name:
-        return "an object without a name; expected a class"
+        raise DataError("an object without a name; expected a class")
     if name not in names:
         same = [known for known in names if known.lower() == name.lower()]
-        return f"class {name!r}; expected {same[0]!r}, as elsewhere" if same else f"class {name!r} is unknown"
+        expected = f"; expected {same[0]!r}, as elsewhere" if same else " is unknown"
+        raise DataError(f"class {name!r}{expected}")
     if bounds is None:
-        return f"{name}: no bndbox; expected one with {', '.join(SIDES)}"
+        raise DataError(f"{name}: no bndbox; expected one with {', '.join(SIDES)}")
     texts = [bounds.value(side) for side in SIDES]
     try:
         left, top, right, bottom = (float(text or "missing") for text in texts)
     except ValueError:
         found = ", ".join(f"{side} {text or 'missing'}" for side, text in zip(SIDES, texts, strict=True))
-        return f"{name}: {found[:120]}; expected four numbers"
+        raise DataError(f"{name}: {found[:120]}; expected four numbers") from None
     shown = f"{name}: box {left:g}, {top:g} to {right:g}, {bottom:g}"
     if not all(map(math.isfinite, (left, top, right, bottom))):
-        return f"{shown}; expected finite numbers"
+        raise DataError(f"{shown}; expected finite numbers")
     if right <= left or bottom <= top:
-        return f"{shown}; expected xmax > xmin and ymax > ymin"
+        raise DataError(f"{shown}; expected xmax > xmin and ymax > ymin")
     if min(left, top) < -BORDER or right > size[1] + BORDER or bottom > size[0] + BORDER:
-        return f"{shown} reaches out of the image; expected up to {size[1]}, {size[0]}"
+        raise DataError(f"{shown} reaches out of the image; expected up to {size[1]}, {size[0]}")
     return Box(names.index(name), (left, top, right, bottom), entry.value("difficult") == "1")
 
 

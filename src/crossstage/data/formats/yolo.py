@@ -122,44 +122,51 @@ def _labels(path: Path, size: tuple[int, int], classes: int) -> tuple[list[Box],
         words = line.split()
         if not words:
             continue
-        box = _box(words, size, classes)
-        if isinstance(box, str):
-            faults.append(Fault(path, number, box))
-        elif " ".join(words) in seen:
-            faults.append(Fault(path, number, "the same box stands twice", broken=False))
+        try:
+            box = _box(words, size, classes)
+        except DataError as error:
+            faults.append(Fault(path, number, str(error)))
         else:
-            boxes.append(box)
+            if " ".join(words) in seen:
+                faults.append(Fault(path, number, "the same box stands twice", broken=False))
+            else:
+                boxes.append(box)
         seen.add(" ".join(words))
     return boxes, faults
 
 
-def _box(words: Sequence[str], size: tuple[int, int], classes: int) -> Box | str:  # noqa: PLR0911 (a fault each)
-    """Return the box of a line, or what is wrong with it."""
+def _box(words: Sequence[str], size: tuple[int, int], classes: int) -> Box:
+    """Return the box of a line.
+
+    Raises:
+        DataError: It is faulty; the message is that of the fault.
+    """
     shown = " ".join(words[:6])[:80] + (" ..." if len(words) > 6 else "")
     if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-        return f"{len(words)} columns: {shown!r}; expected 5: class, x, y, width, height; or a class and a polygon"
+        expected = "expected 5: class, x, y, width, height; or a class and a polygon"
+        raise DataError(f"{len(words)} columns: {shown!r}; {expected}")
     if not words[0].isdecimal() or int(words[0]) >= classes:
-        return f"class {words[0]!r}; expected a whole number from 0 to {classes - 1}"
+        raise DataError(f"class {words[0]!r}; expected a whole number from 0 to {classes - 1}")
     try:
         values = [float(word) for word in words[1:]]
     except ValueError:
-        return f"{shown!r}; expected numbers, with points, after the class"
+        raise DataError(f"{shown!r}; expected numbers, with points, after the class") from None
     if not all(map(math.isfinite, values)):
-        return f"{shown!r}; expected finite numbers"
+        raise DataError(f"{shown!r}; expected finite numbers")
     if len(values) == 4:
         x, y, width, height = values
     else:
         left, right, top, bottom = min(values[::2]), max(values[::2]), min(values[1::2]), max(values[1::2])
         x, y, width, height = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
     if max(map(abs, values)) > 2:
-        return f"{shown!r}: looks like pixels; expected shares of the image's width and height, from 0 to 1"
+        raise DataError(f"{shown!r}: looks like pixels; expected shares of the image's width and height, from 0 to 1")
     if width <= 0 or height <= 0:
-        return f"{shown!r}; expected a positive width and height"
+        raise DataError(f"{shown!r}; expected a positive width and height")
     rows, columns = size
     left, top = (x - width / 2) * columns, (y - height / 2) * rows
     right, bottom = left + width * columns, top + height * rows
     if min(left, top) < -BORDER or right > columns + BORDER or bottom > rows + BORDER:
-        return f"{shown!r} reaches out of the image; expected x ± width / 2 and y ± height / 2 from 0 to 1"
+        raise DataError(f"{shown!r} reaches out of the image; expected x ± width / 2 and y ± height / 2 from 0 to 1")
     return Box(int(words[0]), (left, top, right, bottom))
 
 

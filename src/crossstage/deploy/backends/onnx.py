@@ -7,6 +7,7 @@ precision, and they cost a few percent of the whole.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import tempfile
@@ -59,10 +60,10 @@ def build(recipe: Recipe) -> tuple[ModelProto, ExportHeader]:
 
 def to_onnx(plan: ExportPlan) -> ModelProto:
     """Record a plan by PyTorch's dynamo exporter and simplify it."""
-    import onnxscript  # noqa: F401 (the exporter needs it, and would name it last)
     import onnxslim
     import torch
 
+    importlib.import_module("onnxscript")  # the exporter needs it, and would say so late and at length
     with silent(), torch.inference_mode():
         program = torch.onnx.export(
             plan.graph,
