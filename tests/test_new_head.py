@@ -23,7 +23,7 @@ from crossstage.evaluation import evaluate
 from crossstage.models.heads import HEADS, Head, HeadConfig
 from crossstage.models.rows import decode
 from crossstage.ops.boxes import cell_grid
-from crossstage.ops.nms import EVALUATION, NMS
+from crossstage.ops.nms import NMS, for_evaluation
 from crossstage.structures import Targets
 from crossstage.training import resume, train
 from crossstage.training.options import TrainOptions
@@ -232,7 +232,7 @@ def test_an_exported_files_score_is_the_models(run, shapes, tmp_path):
     done = export(detector, "dot", "onnx", tmp_path / "dot.onnx")
     val = find_data(shapes).read("val")
     theirs = crossstage.open_model(done.path).detector
-    assert evaluate(theirs, val, nms=EVALUATION).ap == pytest.approx(evaluate(detector, val).ap, abs=1e-4)
+    assert evaluate(theirs, val, nms=for_evaluation(NMS())).ap == pytest.approx(evaluate(detector, val).ap, abs=1e-4)
 
 
 def test_rows_that_files_cannot_tell_apart_are_refused(run, monkeypatch):

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from crossstage.data.formats.coco import find_coco
 from crossstage.evaluation import CocoReport, evaluate
-from crossstage.models.one_stage import OneStageDetector
+from crossstage.models.composed import ComposedDetector
 from crossstage.weights.from_darknet import load_darknet
 from crossstage.weights.loading import create_model, load_detector
 from research.bench.peers import OpenCVDetector
@@ -33,7 +33,7 @@ def reports(archive: Path, weights: Path) -> dict[str, CocoReport]:
     shipped = load_detector(f"{NAME}.coco")
     full = create_model(NAME, class_names=shipped.class_names)
     load_darknet(full, NAME, weights)
-    assert isinstance(full, OneStageDetector)
+    assert isinstance(full, ComposedDetector)
     letterboxed = load_detector(f"{NAME}.coco")
     letterboxed.preprocessing = replace(shipped.preprocessing, resize="letterbox")
     variants = {

@@ -14,7 +14,7 @@ import cv2
 import torch
 
 from crossstage import darknet, fuse
-from crossstage.models.one_stage import OneStageDetector
+from crossstage.models.composed import ComposedDetector
 from crossstage.weights.loading import load_detector
 from research.bench.peers import OpenCVDetector
 from research.bench.timing import machine, medians
@@ -30,7 +30,7 @@ def main() -> None:
         sys.exit(__doc__)
     weights = Path(sys.argv[1])
     native = load_detector("cspdarknet53_tiny_yolo.coco")
-    assert isinstance(native, OneStageDetector)
+    assert isinstance(native, ComposedDetector)
     read = darknet.load(CFG, weights)
     peer = OpenCVDetector(CFG, weights, native)
     x = torch.rand(1, 3, 416, 416)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossstage.models.one_stage import OneStageDetector
+from crossstage.models.composed import ComposedDetector
 from crossstage.ops.nms import NMS
 from crossstage.structures import Instances
 
@@ -27,13 +27,10 @@ class OpenCVDetector:
         native: The model it is compared with.
     """
 
-    def __init__(self, cfg: Path, weights: Path, native: OneStageDetector) -> None:
+    def __init__(self, cfg: Path, weights: Path, native: ComposedDetector) -> None:
         self.native = native
-        self.class_names, self.preprocessing, self.size_divisor = (
-            native.class_names,
-            native.preprocessing,
-            native.size_divisor,
-        )
+        self.class_names, self.preprocessing = native.class_names, native.preprocessing
+        self.size_divisor, self.nms = native.size_divisor, native.nms
         self.net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
         self.net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
         self.net.setPreferableTarget(cv2.dnn.DNN_TARGET_CPU)
@@ -47,6 +44,12 @@ class OpenCVDetector:
         tensors = [torch.from_numpy(np.array(raw)) for raw in maps]
         return dict(zip(self.native.head.raw_names, tensors, strict=True))
 
-    def detect(self, raw: Mapping[str, Tensor], image_size: tuple[int, int], nms: NMS | None = None) -> list[Instances]:
+    def detect(
+        self,
+        raw: Mapping[str, Tensor],
+        image_size: tuple[int, int],
+        nms: NMS | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Instances]:
         """See :meth:`crossstage.models.detector.Detector.detect`."""
-        return self.native.detect(raw, image_size, nms)
+        return self.native.detect(raw, image_size, nms, sizes)

@@ -30,7 +30,7 @@ from crossstage.data.augment import Augmentation
 from crossstage.data.find import find_data
 from crossstage.data.loading import Batch, train_loader
 from crossstage.data.records import DetectionData
-from crossstage.models.one_stage import OneStageDetector
+from crossstage.models.composed import ComposedDetector
 from crossstage.training import TrainOptions
 from crossstage.training.checkpoint import Progress
 from crossstage.training.loop import Loop
@@ -59,9 +59,9 @@ class Repeated:
         return iter(self.batches)
 
 
-def detector(dataset: DetectionData) -> OneStageDetector:
+def detector(dataset: DetectionData) -> ComposedDetector:
     model = start_model(MODEL, dataset.class_names, imgsz=SIZE).model
-    assert isinstance(model, OneStageDetector)
+    assert isinstance(model, ComposedDetector)
     return model.to(DEVICE)
 
 

@@ -30,8 +30,8 @@ from crossstage.deploy.exported import ExportedDetector, open_exported
 from crossstage.deploy.header import ExportHeader
 from crossstage.evaluation import evaluate
 from crossstage.inference.model import DetectionModel
+from crossstage.models.composed import ComposedDetector
 from crossstage.models.detector import Detector
-from crossstage.models.one_stage import OneStageDetector
 from crossstage.ops.nms import NMS
 from crossstage.weights.loading import load_detector
 from research.bench.peers import OpenCVDetector
@@ -135,7 +135,7 @@ def variants(
     yield "ncnn", "ncnn", lambda: scores(opened(folder), dataset)
     cfg = written("darknet")
     yield "Darknet", "crossstage.darknet", lambda: scores(load_darknet_detector(cfg), dataset)
-    assert isinstance(model, OneStageDetector)
+    assert isinstance(model, ComposedDetector)
     twin = OpenCVDetector(cfg, cfg.with_suffix(".weights"), model)
     yield "Darknet", "OpenCV 4", lambda: scores(twin, dataset)
 

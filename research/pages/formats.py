@@ -37,8 +37,8 @@ from crossstage.deploy.graph import sample
 from crossstage.deploy.sessions import installed, start
 from crossstage.files import write_text
 from crossstage.models.classifier import Classifier
+from crossstage.models.composed import ComposedDetector
 from crossstage.models.detector import Detector
-from crossstage.models.one_stage import OneStageDetector
 from research.bench.timing import machine
 
 FIRST = {"onnx": "onnxruntime", "openvino": "openvino_folder"}  # columns that are not called as their format is
@@ -170,7 +170,7 @@ def names(model: Detector | Classifier) -> list[str]:
     """Of the file's outputs."""
     if isinstance(model, Classifier):
         return ["logits"]
-    assert isinstance(model, OneStageDetector)
+    assert isinstance(model, ComposedDetector)
     return list(model.head.raw_names)
 
 

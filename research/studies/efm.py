@@ -24,8 +24,8 @@ from crossstage.data.anchors import scaled_sizes
 from crossstage.data.augment import Augmentation
 from crossstage.data.find import find_data, training_parts
 from crossstage.data.records import DetectionData
+from crossstage.models.composed import ComposedDetector
 from crossstage.models.heads.yolo import YoloHead
-from crossstage.models.one_stage import OneStageDetector
 from crossstage.ops.boxes import shape_iou
 from research.bench.timing import machine, medians
 from research.claims.detectors import TABLE_2, NeckRow
@@ -114,7 +114,7 @@ def latencies(size: int = 416, rounds: int = 31) -> dict[str, float]:
 def by_level(run: Path) -> list[float]:
     """Shares of the training images' objects by the level of the prior that each gets."""
     detector = load(run)
-    assert isinstance(detector, OneStageDetector)
+    assert isinstance(detector, ComposedDetector)
     chosen = TrainOptions.from_yaml(run / "config.yaml")
     learned, _, _ = training_parts(find_data(chosen.data))
     assert isinstance(learned.data, DetectionData)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from crossstage.profiling import profile
     from crossstage.training import TrainOptions, train
     from crossstage.weights.cards import list_models, model_info
+    from crossstage.weights.from_authors import from_authors
     from crossstage.weights.loading import create_detector, create_model, load
 
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "TrainOptions": "crossstage.training",
     "create_detector": "crossstage.weights.loading",
     "create_model": "crossstage.weights.loading",
+    "from_authors": "crossstage.weights.from_authors",
     "fuse": "crossstage.nn.fuse",
     "list_models": "crossstage.weights.cards",
     "load": "crossstage.weights.loading",
@@ -62,6 +64,7 @@ __all__ = [
     "create_detector",
     "create_model",
     "darknet",
+    "from_authors",
     "fuse",
     "list_models",
     "load",

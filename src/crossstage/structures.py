@@ -160,6 +160,15 @@ class Placement:
         height, width = self.image_size
         return round(height * self.scale[0]), round(width * self.scale[1])
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How far down and to the right the image reaches in the input, in pixels; what follows is padding."""
+        rows, columns = (
+            min(side, before + length)
+            for side, before, length in zip(self.input_size, self.offset, self.resized, strict=True)
+        )
+        return rows, columns
+
     def to_image(self, boxes_xyxy: Tensor) -> Tensor:
         """Move boxes ``(K, 4)`` from pixels of the input to pixels of the image, and clip them to it."""
         height, width = self.image_size
@@ -169,24 +178,6 @@ class Placement:
     def to_input(self, boxes_xyxy: Tensor) -> Tensor:
         """Move boxes ``(K, 4)`` from pixels of the image to pixels of the input."""
         return boxes_xyxy * self._factor(boxes_xyxy) + self._shift(boxes_xyxy)
-
-    def masks_to_image(self, masks: Tensor) -> Tensor:
-        """Move masks from pixels of the input to pixels of the image: each takes the value at its centre.
-
-        Args:
-            masks: ``(K, H, W)`` bool in pixels of the input, or of a larger one that was padded below and right.
-
-        Returns:
-            ``(K, *image_size)`` bool; False where the image was cut off.
-        """
-        rows, columns = (
-            ((torch.arange(side, device=masks.device, dtype=torch.float64) + 0.5) * factor + before).floor().long()
-            for side, factor, before in zip(self.image_size, self.scale, self.offset, strict=True)
-        )
-        height, width = masks.shape[1:]
-        inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
-        found = masks[:, rows.clamp(0, height - 1)][:, :, columns.clamp(0, width - 1)]
-        return found & inside
 
     def of_whole(self, image_size: tuple[int, int]) -> Placement:
         """Return where an image lies of which a reduced copy was placed.
@@ -215,12 +206,15 @@ class Targets(NamedTuple):
         class_ids: ``(M,)`` int64.
         boxes_xyxy: ``(M, 4)`` corners in pixels of the input tensor.
         masks: ``(M, H, W)`` bool in pixels of the input tensor; None where there are none.
+        sizes: ``(N, 2)`` int64, height and width in pixels that each image has in the input, below and to the right of
+            which it is padded; None where all images fill it.
     """
 
     image_index: Tensor
     class_ids: Tensor
     boxes_xyxy: Tensor
     masks: Tensor | None = None
+    sizes: Tensor | None = None
 
 
 class Instances(NamedTuple):
@@ -230,7 +224,8 @@ class Instances(NamedTuple):
         boxes_xyxy: ``(K, 4)`` corners in pixels of the input tensor.
         scores: ``(K,)`` in [0, 1].
         class_ids: ``(K,)`` int64.
-        masks: ``(K, H, W)`` bool in pixels of the input tensor; None where the model finds boxes alone.
+        masks: ``(K, S, S)`` in [0, 1]: how likely each cell of a grid that is laid over the box belongs to the object;
+            :func:`crossstage.ops.masks.paste` makes pixels of them. None where the model finds boxes alone.
     """
 
     boxes_xyxy: Tensor

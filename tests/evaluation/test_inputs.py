@@ -18,7 +18,7 @@ from crossstage.data.records import DetectionData
 from crossstage.errors import DataError
 from crossstage.evaluation import coco_metrics, evaluate, print_report
 from crossstage.evaluation.coco import coco_content
-from crossstage.ops.nms import EVALUATION, NMS
+from crossstage.ops.nms import NMS
 from crossstage.structures import Instances, Preprocessing
 
 BOX = [10, 20, 50, 40]
@@ -116,11 +116,12 @@ class Crowded:
     class_names = ("ghost", "cat")
     preprocessing = Preprocessing((100, 200))
     size_divisor = 1
+    nms = NMS()
 
     def __call__(self, images):
         return [images]
 
-    def detect(self, raw, image_size, nms=EVALUATION):
+    def detect(self, raw, image_size, nms=None, sizes=None):
         boxes = torch.tensor([[60.0, 60, 90, 90], [10, 20, 60, 60]])
         classes = torch.tensor([0, 1])
         kept = torch.isin(classes, torch.tensor(nms.class_ids if nms.class_ids is not None else [0, 1]))

@@ -20,6 +20,7 @@ from crossstage.errors import DataError
 from crossstage.inference.predictor import Predictor
 from crossstage.inference.run import Summary, predict_to_files, print_summary
 from crossstage.inference.sources import SourceImage
+from crossstage.ops.nms import NMS
 from crossstage.structures import Instances, Preprocessing
 
 
@@ -27,6 +28,7 @@ class FixedBox:
     class_names = ("cat", "dog")
     preprocessing = Preprocessing((64, 64))
     size_divisor = 32
+    nms = NMS()
 
     def __init__(self, interrupt_at=0):
         self.calls, self.interrupt_at = 0, interrupt_at
@@ -37,7 +39,7 @@ class FixedBox:
             raise KeyboardInterrupt
         return [images]
 
-    def detect(self, raw, image_size, nms=None):
+    def detect(self, raw, image_size, nms=None, sizes=None):
         return [Instances(torch.tensor([[8.0, 16, 32, 48]]), torch.tensor([0.87654321]), torch.tensor([1]))]
 
 

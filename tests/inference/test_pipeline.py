@@ -26,6 +26,7 @@ from crossstage.inference.predictor import Prediction, Predictor, StageTimes
 from crossstage.inference.preprocessing import prepare
 from crossstage.inference.run import RunningMedian, Summary, predict_to_files
 from crossstage.inference.sources import SourceImage, Unreadable
+from crossstage.ops.nms import NMS
 from crossstage.structures import Instances, Preprocessing
 
 
@@ -34,6 +35,7 @@ class BrightBox(torch.nn.Module):
 
     class_names = ("box",)
     size_divisor = 32
+    nms = NMS()
     preprocessing = Preprocessing((64, 96))
 
     def __init__(self):
@@ -44,7 +46,7 @@ class BrightBox(torch.nn.Module):
         self.passes.append(len(images))
         return [images]
 
-    def detect(self, raw, image_size, nms=None):
+    def detect(self, raw, image_size, nms=None, sizes=None):
         return [self._box(image) for image in raw[0]]
 
     @staticmethod

@@ -32,6 +32,7 @@ class BrightRectangle(torch.nn.Module):
 
     class_names = ("rectangle", "circle", "triangle")
     size_divisor = 32
+    nms = NMS()
 
     def __init__(self, resize: Resize = "stretch"):
         super().__init__()
@@ -43,7 +44,7 @@ class BrightRectangle(torch.nn.Module):
         self.norm(images)
         return [images + self.shift]
 
-    def detect(self, raw, image_size, nms):
+    def detect(self, raw, image_size, nms, sizes=None):
         rows, columns = torch.where(raw[0][0].amin(dim=0) > 0.9)
         found = len(rows) > 0 and nms.score < 0.9 and (nms.class_ids is None or 0 in nms.class_ids)
         corners = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]] if found else []
@@ -293,6 +294,7 @@ class Blobs(torch.nn.Module):
 
     class_names = ("blob",)
     size_divisor = 1
+    nms = NMS()
 
     def __init__(self, preprocessing):
         super().__init__()
@@ -303,7 +305,7 @@ class Blobs(torch.nn.Module):
         self.sizes.append(tuple(images.shape))
         return images
 
-    def detect(self, raw, image_size, nms=None):
+    def detect(self, raw, image_size, nms=None, sizes=None):
         assert tuple(raw.shape[2:]) == image_size
         return [self._instance(image.amin(0) > 0.9) for image in raw]
 
@@ -311,7 +313,7 @@ class Blobs(torch.nn.Module):
     def _instance(mask):
         rows, columns = torch.where(mask)
         corners = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
-        return Instances(corners[None], torch.tensor([0.9]), torch.tensor([0]), mask[None])
+        return Instances(corners[None], torch.tensor([0.9]), torch.tensor([0]), torch.ones(1, 28, 28))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from crossstage.inference.preprocessing import place, prepare, stack
-from crossstage.structures import Placement, Preprocessing
+from crossstage.ops.masks import paste
+from crossstage.structures import Preprocessing
 
 SIDES = st.integers(1, 60)
 
@@ -170,41 +171,18 @@ def test_another_size_keeps_the_proportion_of_shortest_and_longest_side():
     assert Preprocessing((64, 96)).resized_by("crop") == Preprocessing((64, 96), "crop")
 
 
-@pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop", "shortest"])
-@given(rows=st.integers(8, 90), columns=st.integers(8, 90), data=st.data())
-@settings(max_examples=40, deadline=None)
-def test_masks_lie_where_their_boxes_lie(resize, rows, columns, data):
-    placement = place((rows, columns), Preprocessing((48, 80), resize, divisor=16))
-    left, right = sorted(data.draw(st.lists(st.integers(0, columns), min_size=2, max_size=2)))
-    top, bottom = sorted(data.draw(st.lists(st.integers(0, rows), min_size=2, max_size=2)))
-    whole = torch.zeros(1, rows, columns, dtype=torch.bool)
-    whole[:, top:bottom, left:right] = True
-    x0, y0, x1, y1 = placement.to_input(torch.tensor([[left, top, right, bottom]]).double())[0].tolist()
-    y, x = (torch.arange(side) + 0.5 for side in placement.input_size)
-    inside = ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))
-    back = placement.masks_to_image(inside[None])
-    assert back.shape == whole.shape and back.dtype == torch.bool
-    pixel = 1 + max(1 / scale for scale in placement.scale)  # by which edges may be off
-    grown, shrunk = (
-        (
-            (torch.arange(rows) + 0.5 > top - by) & (torch.arange(rows) + 0.5 < bottom + by)
-        )[:, None] & (torch.arange(columns) + 0.5 > left - by) & (torch.arange(columns) + 0.5 < right + by)
-        for by in (pixel, -pixel)
-    )  # fmt: skip
-    assert not (back[0] & ~grown).any()
-    if resize != "crop":
-        assert not (shrunk & ~back[0]).any()
+@pytest.mark.parametrize(
+    ("resize", "extent"),
+    [("stretch", (48, 80)), ("letterbox", (44, 80)), ("crop", (48, 80)), ("shortest", (40, 80))],
+)
+def test_how_far_an_image_reaches(resize, extent):
+    assert place((20, 40), Preprocessing((48, 80), resize, divisor=16)).extent == extent
 
 
-def test_what_a_crop_cut_off_is_in_no_mask():
-    placement = place((20, 60), Preprocessing((20, 20), "crop"))
-    back = placement.masks_to_image(torch.ones(1, 20, 20, dtype=torch.bool))
-    assert back[0, :, 20:40].all() and back.sum() == 400
-
-
-def test_masks_of_a_reduced_copy_are_those_of_the_whole_image():
-    placement = Placement((10, 20), (2.0, 2.0), (4, 0), (28, 40)).of_whole((80, 160))
-    mask = torch.zeros(1, 28, 40, dtype=torch.bool)
-    mask[:, 4:14, :20] = True
-    back = placement.masks_to_image(mask)
-    assert back.shape == (1, 80, 160) and back[0, :40, :80].all() and back.sum() == 3200
+def test_masks_are_laid_over_their_boxes_as_in_torchvision():
+    boxes = torch.tensor([[1.0, 2.0, 9.0, 8.0], [0.0, 0.0, 12.0, 10.0]])
+    masks = torch.stack([torch.ones(28, 28), torch.linspace(0, 1, 28).expand(28, 28)])
+    laid = paste(masks, boxes, (10, 12))
+    assert laid.shape == (2, 10, 12) and paste(masks[:0], boxes[:0], (10, 12)).shape == (0, 10, 12)
+    assert (laid[0, 3:7, 2:8] == 1).all() and laid[0, 9].sum() == laid[0, :, 11].sum() == 0
+    assert (laid[1].diff(dim=1) > 0)[:, 1:-1].all()

@@ -29,7 +29,12 @@ def declare(parser: Parser) -> None:
     parser.flag("decode", "The file gives boxes and scores instead of raw maps.")
     parser.flag("nms", "Suppress overlapping boxes inside the graph, which gives detections alone.")
     parser.option("conf", "With nms, detections that score more than this are kept.", float, 0.25)
-    parser.option("iou", "With nms, of two boxes of a class that overlap more, the weaker is dropped.", float, 0.45)
+    parser.option(
+        "iou",
+        "With nms, of two boxes of a class that overlap more, the weaker is dropped; by default the model's own, 0.45 "
+        "of YOLO detectors.",
+        float,
+    )
     parser.option("max_detections", "With nms, the most detections of an image.", int, 300)
 
 
@@ -37,13 +42,15 @@ def run(given: Namespace) -> int:
     """Write the file, and print its size and how its outputs differ from PyTorch's."""
     from crossstage.deploy.backends import formats
     from crossstage.deploy.export import export
-    from crossstage.ops.nms import NMS
+    from crossstage.ops.nms import NMS, changed
     from crossstage.weights.loading import load_on
     from crossstage.weights.ref import parse
 
     if given.int8 != (given.calib is not None):
         raise ConfigError("int8 and calib go together; expected --int8 --calib DATA")
     model = load_on(given.model, "cpu")
+    own = getattr(model, "nms", NMS())
+    suppression = changed(own, score=given.conf, iou=given.iou, max_detections=given.max_detections)
     with working(f"writing {given.format}", given.quiet):
         done = export(
             model,
@@ -55,7 +62,7 @@ def run(given: Namespace) -> int:
             half=given.half,
             calib=given.calib,
             decode=given.decode,
-            nms=NMS(given.conf, given.iou, max_detections=given.max_detections) if given.nms else None,
+            nms=suppression if given.nms else None,
         )
     size = sum(file.stat().st_size for file in done.files)
     note = formats()[given.format].note

@@ -33,12 +33,16 @@ def declare(parser: Parser) -> None:
 
 def declare_suppression(parser: Parser, most: int) -> None:
     """Declare how overlapping boxes are suppressed, and the most detections of an image."""
-    parser.option("iou", "Of two boxes of a class that overlap more than this, the weaker is dropped.", float, 0.45)
+    parser.option(
+        "iou",
+        "Of two boxes of a class that overlap more than this, the weaker is dropped; by default the model's own, 0.45 "
+        "of YOLO detectors.",
+        float,
+    )
     parser.option(
         "nms",
         "How that overlap is measured: by IoU, by distance-IoU, or by IoU whatever the classes are (agnostic); none "
-        "drops no box.",
-        default="iou",
+        "drops no box. By default the model's own, iou of nearly all.",
         choices=names.nms_kinds(),
     )
     parser.option("max_detections", "The most detections of an image, the best first.", int, most)
@@ -69,11 +73,18 @@ def _classify(given: Namespace, opened: Opened) -> int:
 def _detect(given: Namespace, opened: Opened) -> int:
     from crossstage.inference.predictor import Predictor, class_ids_of
     from crossstage.inference.run import predict_to_files, print_summary
-    from crossstage.ops.nms import NMS
+    from crossstage.ops.nms import changed
 
     assert opened.detector
     class_ids = class_ids_of(given.classes, opened.detector.class_names)
-    settings = NMS(given.conf, given.iou, given.nms, given.max_detections, class_ids)
+    settings = changed(
+        opened.detector.nms,
+        score=given.conf,
+        iou=given.iou,
+        kind=given.nms,
+        max_detections=given.max_detections,
+        class_ids=class_ids,
+    )
     predictor = Predictor(opened.detector, settings, imgsz=given.imgsz, batch=given.batch, streams=opened.streams)
     save, json = (Path(path) if path else None for path in (given.save, given.json))
     summary = predict_to_files(predictor, given.source, save=save, json=json, progress=not given.quiet)

@@ -59,7 +59,7 @@ def _classifier(given: Namespace, opened: Opened, dataset: Any) -> int:
     from crossstage.evaluation import evaluate_classifier, print_classification
 
     assert opened.classifier
-    if given.nms_sweep or given.nms != "iou":
+    if given.nms_sweep or given.nms:
         raise ConfigError(f"{given.model} is a classifier; nms and nms_sweep are for detectors")
     shown = {"progress": not given.quiet, "model_name": given.model}
     report = evaluate_classifier(opened.classifier, dataset, imgsz=given.imgsz, batch=given.batch, **shown)
@@ -70,16 +70,14 @@ def _classifier(given: Namespace, opened: Opened, dataset: Any) -> int:
 
 
 def _detector(given: Namespace, opened: Opened, dataset: Any) -> int:
-    from dataclasses import replace
-
     from crossstage.evaluation import evaluate, print_report
-    from crossstage.ops.nms import EVALUATION
+    from crossstage.ops.nms import changed
 
     assert opened.detector
-    settings = replace(EVALUATION, score=given.conf, max_detections=given.max_detections)
+    settings = changed(opened.detector.nms, score=given.conf, max_detections=given.max_detections)
     if given.nms_sweep:
         return _sweep(given, opened, dataset, settings)
-    settings = replace(settings, iou=given.iou, kind=given.nms)
+    settings = changed(settings, iou=given.iou, kind=given.nms)
     shown = {"progress": not given.quiet, "model_name": given.model}
     report = evaluate(opened.detector, dataset, imgsz=given.imgsz, nms=settings, batch=given.batch, **shown)
     print_report(report, console())

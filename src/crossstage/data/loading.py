@@ -247,6 +247,7 @@ def collate_detection(samples: Sequence[tuple[Labelled, str, int]], preprocessin
         torch.arange(len(samples)).repeat_interleave(counts),
         torch.cat([sample.class_ids for sample in found]),
         torch.cat([sample.boxes.as_subclass(Tensor) for sample in found]),
+        sizes=torch.tensor([sample.image.shape[1:] for sample in found]),
     )
     images = stack([sample.image.as_subclass(Tensor) for sample in found], preprocessing)
     return Batch(images, targets, list(names), epochs[0])

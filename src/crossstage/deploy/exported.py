@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,14 @@ from crossstage.deploy.header import ExportHeader
 from crossstage.deploy.reading import graph_file, read_header
 from crossstage.deploy.sessions import installed, start
 from crossstage.errors import ConfigError, ExportError, WeightsError
+from crossstage.models.heads.base import Head, Raw
 from crossstage.ops.nms import NMS, postprocess
 from crossstage.structures import Instances, Preprocessing
 
 if TYPE_CHECKING:
     from crossstage.deploy.backends.base import Session
+
+T = TypeVar("T")
 
 
 class _Exported:
@@ -118,29 +121,47 @@ class ExportedDetector(_Exported):
         return boxes, scores
 
     def _decode_raw(self, raw: Sequence[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        head = self.header.head
-        assert head is not None
+        return self._by_head(lambda head, named: head.decode(named, image_size), raw)
+
+    def _by_head(self, ask: Callable[[Head, Raw], T], raw: Sequence[Tensor]) -> T:
+        stored = self.header.head
+        assert stored is not None
         try:
-            return head.module.decode(dict(zip(head.raw_names, raw, strict=True)), image_size)
+            return ask(stored.module, dict(zip(stored.raw_names, raw, strict=True)))
         except Exception as error:  # what a header claims may not fit what a graph computes in any way
             raise WeightsError(f"{self.path}: its outputs are not those of the head in its header: {error}") from error
 
-    def detect(self, raw: Sequence[Tensor], image_size: tuple[int, int], nms: NMS | None = None) -> list[Instances]:
+    @property
+    def nms(self) -> NMS:
+        """How decoded boxes become detections where nothing else is said."""
+        return self.header.nms or (self.header.head.module.nms if self.header.head else NMS())
+
+    def detect(
+        self,
+        raw: Sequence[Tensor],
+        image_size: tuple[int, int],
+        nms: NMS | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Instances]:
         """Return the detections of each image; see :meth:`crossstage.Detector.detect`.
 
         Args:
             raw: What the call returned.
             image_size: Height and width of the input in pixels.
-            nms: Thresholds and kind of suppression; by default those of :class:`~crossstage.ops.nms.NMS`.
+            nms: Thresholds and kind of suppression; None takes :attr:`nms`.
+            sizes: Height and width in pixels that each image has in the input, below and to the right of which it is
+                padded; None where all images fill it. A file with its suppression inside takes all of its input.
 
         Raises:
             ConfigError: The file suppresses boxes inside its graph, and not as ``nms`` says.
             WeightsError: The outputs are not what the header says.
         """
-        nms = nms or NMS()
+        nms = nms or self.nms
         if self.header.outputs == "detections":
             self._check_suppression(nms)
             return [_instances(rows, nms) for rows in raw]
+        if self.header.head is not None:
+            return self._by_head(lambda head, named: head.detect(named, image_size, nms, sizes), raw)
         return postprocess(*self.decode(raw, image_size), nms)
 
     def _check_suppression(self, nms: NMS) -> None:

@@ -25,7 +25,7 @@ from crossstage.inference.predictor import Predictor, class_ids_of
 from crossstage.machine import cores
 from crossstage.models.classifier import Classifier
 from crossstage.models.registry import Model
-from crossstage.ops.nms import NMS, NMSKind
+from crossstage.ops.nms import NMSKind, changed
 from crossstage.weights.loading import LOADED, load_on
 from crossstage.weights.ref import parse
 
@@ -66,9 +66,9 @@ class Opened:
         source: Any,
         *,
         conf: float = 0.25,
-        iou: float = 0.45,
+        iou: float | None = None,
         classes: Sequence[str | int] | None = None,
-        nms: NMSKind = "iou",
+        nms: NMSKind | None = None,
         max_detections: int = 300,
         top: int = 5,
     ) -> Iterator[Detections] | Iterator[Classification]:
@@ -77,9 +77,10 @@ class Opened:
         Args:
             source: Images, as for :meth:`crossstage.Detector.predict`.
             conf: Detections score more than this, in [0, 1].
-            iou: Of two boxes of a class that overlap more than this, in [0, 1], the weaker goes.
+            iou: Of two boxes of a class that overlap more than this, in [0, 1], the weaker goes; None takes the
+                model's own, 0.45 of YOLO detectors.
             classes: Name, names or ids of the classes to look for; None looks for all.
-            nms: The kind of suppression, see :class:`~crossstage.ops.nms.NMS`.
+            nms: The kind of suppression, see :class:`~crossstage.ops.nms.NMS`; None takes the model's own.
             max_detections: The most detections of an image.
             top: Number of classes that a classifier names for each image, the likeliest first.
 
@@ -92,7 +93,10 @@ class Opened:
             predictor = ClassPredictor(self.classifier, imgsz=size, top=top, batch=batch, streams=self.streams)
             return (entry for entry in predictor.predict(source) if isinstance(entry, Classification))
         assert self.detector is not None
-        settings = NMS(conf, iou, nms, max_detections, class_ids_of(classes, self.detector.class_names))
+        class_ids = class_ids_of(classes, self.detector.class_names)
+        settings = changed(
+            self.detector.nms, score=conf, iou=iou, kind=nms, max_detections=max_detections, class_ids=class_ids
+        )
         return Predictor(self.detector, settings, imgsz=size, batch=batch, streams=self.streams).detections(source)
 
 

@@ -21,7 +21,7 @@ from crossstage.evaluation.report import ClassScore, CocoReport
 from crossstage.inference.images import load_image
 from crossstage.inference.model import DetectionModel
 from crossstage.inference.predictor import Predictor, StageTimes
-from crossstage.ops.nms import EVALUATION, NMS
+from crossstage.ops.nms import NMS, for_evaluation
 
 # Darknet's class list keeps names of PASCAL VOC where COCO has others.
 _OLD_NAMES = {
@@ -39,7 +39,7 @@ def evaluate(
     dataset: DetectionData,
     *,
     imgsz: int | tuple[int, int] | None = None,
-    nms: NMS = EVALUATION,
+    nms: NMS | None = None,
     batch: int = 1,
     progress: bool = False,
     model_name: str = "",
@@ -50,7 +50,8 @@ def evaluate(
         model: Any detector; its classes are matched to the dataset's by name.
         dataset: The images and the boxes that are to be found in them.
         imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
-        nms: How decoded boxes become detections. Average precision integrates over all scores, so it wants nearly all.
+        nms: How decoded boxes become detections; None keeps the model's own suppression and, since average precision
+            integrates over all scores, nearly all of them.
         batch: How many images share a forward pass.
         progress: Whether a progress bar is shown on stderr.
         model_name: The model's name in the report.
@@ -63,7 +64,9 @@ def evaluate(
     category_of = match_classes(model.class_names, dataset.categories)
     predictor = Predictor(
         model,
-        replace(nms, class_ids=tuple(category_of)),  # those that the dataset lacks would use up max_detections
+        replace(
+            nms or for_evaluation(model.nms), class_ids=tuple(category_of)
+        ),  # those that the dataset lacks would use up max_detections
         imgsz=imgsz,
         batch=batch,
     )

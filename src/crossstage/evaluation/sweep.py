@@ -15,7 +15,7 @@ from crossstage.evaluation.coco import coco_metrics, coco_result, match_classes,
 from crossstage.files import write_text
 from crossstage.inference.model import DetectionModel
 from crossstage.inference.predictor import Predictor
-from crossstage.ops.nms import EVALUATION, NMS, NMSKind
+from crossstage.ops.nms import NMS, NMSKind, for_evaluation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +50,7 @@ def nms_sweep(
     *,
     thresholds: Sequence[float] = THRESHOLDS,
     imgsz: int | None = None,
-    nms: NMS = EVALUATION,
+    nms: NMS | None = None,
     progress: bool = False,
 ) -> list[SweepRow]:
     """Score a detector at every threshold of every kind of suppression (the CSPNet authors' study: 0.45 to 0.60).
@@ -60,7 +60,8 @@ def nms_sweep(
         dataset: The images and the boxes that are to be found in them.
         thresholds: Overlaps from 0 to 1 above which the weaker of two boxes goes.
         imgsz: Side of the input in pixels; None takes the size the model was trained at.
-        nms: Which candidates there are and how many detections are kept; its kind and threshold are varied.
+        nms: Which candidates there are and how many detections are kept, None for nearly all; its kind and threshold
+            are varied.
         progress: Whether a progress bar is shown on stderr.
 
     Raises:
@@ -71,7 +72,7 @@ def nms_sweep(
     from rich.progress import track
 
     category_of = match_classes(model.class_names, dataset.categories)
-    known = replace(nms, class_ids=tuple(category_of))
+    known = replace(nms or for_evaluation(model.nms), class_ids=tuple(category_of))
     ways: dict[tuple[NMSKind, float], Predictor] = {
         (kind, threshold): Predictor(model, replace(known, kind=kind, iou=threshold), imgsz=imgsz)
         for kind in KINDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -32,13 +33,26 @@ class DetectionModel(Protocol):
         """Return raw tensors of ``(N, 3, H, W)`` prepared images, for :meth:`detect` alone to read."""
         ...
 
-    def detect(self, raw: Any, image_size: tuple[int, int], nms: NMS | None = None) -> list[Instances]:
+    @property
+    def nms(self) -> NMS:
+        """How decoded boxes become detections where nothing else is said."""
+        ...
+
+    def detect(
+        self,
+        raw: Any,
+        image_size: tuple[int, int],
+        nms: NMS | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Instances]:
         """Decode, filter and suppress: one entry for each image.
 
         Args:
             raw: What the call returned.
             image_size: Height and width of the input in pixels.
-            nms: Thresholds and kind of suppression; by default those of :class:`~crossstage.ops.nms.NMS`.
+            nms: Thresholds and kind of suppression; None takes :attr:`nms`.
+            sizes: Height and width in pixels that each image has in the input, below and to the right of which it is
+                padded; None where all images fill it.
         """
         ...
 

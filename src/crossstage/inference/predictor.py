@@ -22,6 +22,7 @@ from crossstage.inference.model import DetectionModel
 from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side, side_threads
 from crossstage.inference.preprocessing import prepare, stack
 from crossstage.inference.sources import Source, SourceImage, Unreadable
+from crossstage.ops.masks import THRESHOLD, paste
 from crossstage.ops.nms import NMS
 from crossstage.structures import Instances, Placement, Preprocessing
 
@@ -60,7 +61,7 @@ class Predictor:
 
     Args:
         model: Any detector; a module is put in evaluation mode, or batch norm would learn from what it predicts.
-        nms: How decoded boxes become detections; by default as :class:`~crossstage.ops.nms.NMS` has it.
+        nms: How decoded boxes become detections; None takes the model's own way.
         imgsz: Side of the input, or height and width, in pixels, see :meth:`~crossstage.structures.Preprocessing.at`;
             None takes the size the model was trained at.
         batch: Images that share a forward pass.
@@ -84,7 +85,7 @@ class Predictor:
         self.model = model
         if isinstance(model, torch.nn.Module):
             model.eval()
-        self.nms = nms or NMS()
+        self.nms = nms or model.nms
         if self.nms.class_ids is not None and (
             beyond := [i for i in self.nms.class_ids if not 0 <= i < len(model.class_names)]
         ):
@@ -117,7 +118,7 @@ class Predictor:
         prepared = time.perf_counter()
         raw = self._forward(inputs)
         forwarded = time.perf_counter()
-        found = self._select(raw, inputs)
+        found = self._select(raw, inputs, placements)
         moments = (start, prepared, forwarded, time.perf_counter())
         preparing, forward, selecting = ((b - a) * 1e3 / len(images) for a, b in pairwise(moments))
         return [(one, place, (preparing, forward, selecting)) for one, place in zip(found, placements, strict=True)]
@@ -145,11 +146,12 @@ class Predictor:
             raw: The raw tensors that :meth:`forward` returned.
             placement: The placement that it returned with them.
         """
-        (found,) = self.model.detect(raw, placement.input_size, self.nms)
+        (found,) = self.model.detect(raw, placement.input_size, self.nms, [placement.extent])
         return found
 
-    def _select(self, raw: Any, inputs: Tensor) -> list[Instances]:
-        return self.model.detect(raw, (inputs.shape[2], inputs.shape[3]), self.nms)
+    def _select(self, raw: Any, inputs: Tensor, placements: Sequence[Placement]) -> list[Instances]:
+        size = inputs.shape[2], inputs.shape[3]
+        return self.model.detect(raw, size, self.nms, [placement.extent for placement in placements])
 
     def __call__(self, image: SourceImage) -> Prediction:
         """Find objects in one image, as ``supervision.Detections`` in its pixels."""
@@ -207,7 +209,7 @@ class Predictor:
     def _predictions(self, entries: Sequence[Prepared], inputs: Tensor, raw: Any, forward: float) -> list[Prediction]:
         """Post-process a batch, whose forward pass took some milliseconds for each image."""
         start = time.perf_counter()
-        found = self._select(raw, inputs)
+        found = self._select(raw, inputs, [entry.placement for entry in entries])
         postprocess = (time.perf_counter() - start) * 1e3 / len(entries)
         return [
             Prediction(
@@ -294,11 +296,13 @@ def _detections(found: Instances, placement: Placement, class_names: Sequence[st
 
     class_ids = found.class_ids.cpu().numpy()
     height, width = image.size
+    boxes = placement.to_image(found.boxes_xyxy.cpu())
+    masks = None if found.masks is None else paste(found.masks.cpu(), boxes, image.size) > THRESHOLD
     return Detections(
-        xyxy=placement.to_image(found.boxes_xyxy.cpu()).numpy().astype(np.float32).reshape(-1, 4),
+        xyxy=boxes.numpy().astype(np.float32).reshape(-1, 4),
         confidence=found.scores.cpu().numpy().astype(np.float32),
         class_id=class_ids.astype(int),
-        mask=None if found.masks is None else placement.masks_to_image(found.masks.cpu()).numpy(),
+        mask=None if masks is None else masks.numpy(),
         data={"class_name": np.array([class_names[index] for index in class_ids], dtype=str)},
         metadata={"source": image.name, "frame": image.frame, "width": width, "height": height},
     )

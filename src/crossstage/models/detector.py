@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
-from crossstage.ops.nms import NMS, NMSKind, postprocess
+from crossstage.ops.nms import NMS, NMSKind, changed, postprocess
 from crossstage.structures import Instances, Preprocessing, Targets
 
 if TYPE_CHECKING:
@@ -27,7 +27,14 @@ class Detector(nn.Module, ABC):
         class_names: Names by class id.
         preprocessing: How images become input.
         size_divisor: The input's height and width must be multiples of this.
+
+    Attributes:
+        nms: How decoded boxes become detections where nothing else is said.
+        finds_masks: Whether detections have masks, and the loss wants those of the objects.
     """
+
+    nms: NMS = NMS()
+    finds_masks: bool = False
 
     def __init__(self, class_names: Sequence[str], preprocessing: Preprocessing, size_divisor: int) -> None:
         super().__init__()
@@ -69,15 +76,24 @@ class Detector(nn.Module, ABC):
         del images, targets
         raise ConfigError(f"a {type(self).__name__} cannot be trained; expected a detector of this package's own")
 
-    def detect(self, raw: Mapping[str, Tensor], image_size: tuple[int, int], nms: NMS | None = None) -> list[Instances]:
+    def detect(
+        self,
+        raw: Mapping[str, Tensor],
+        image_size: tuple[int, int],
+        nms: NMS | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Instances]:
         """Decode raw tensors and post-process them, see :func:`crossstage.ops.nms.postprocess`.
 
         Args:
             raw: What ``forward`` returned.
             image_size: Height and width of the input in pixels.
-            nms: Thresholds and kind of suppression; by default those of :class:`~crossstage.ops.nms.NMS`.
+            nms: Thresholds and kind of suppression; None takes :attr:`nms`.
+            sizes: Height and width in pixels that each image has in the input, below and to the right of which it is
+                padded; None where all images fill it.
         """
-        return postprocess(*self.decode(raw, image_size), nms)
+        del sizes
+        return postprocess(*self.decode(raw, image_size), nms or self.nms)
 
     def class_rows(self, num_classes: int) -> Mapping[str, Sequence[Sequence[int]]]:
         """Tell which rows of which tensors belong to a class; see :meth:`~crossstage.models.heads.Head.class_rows`."""
@@ -89,10 +105,10 @@ class Detector(nn.Module, ABC):
         source: Any,
         *,
         conf: float = 0.25,
-        iou: float = 0.45,
+        iou: float | None = None,
         imgsz: int | tuple[int, int] | None = None,
         classes: Sequence[str | int] | None = None,
-        nms: NMSKind = "iou",
+        nms: NMSKind | None = None,
         max_detections: int = 300,
     ) -> Iterator[supervision.Detections]:
         """Detect objects in images, one at a time.
@@ -101,10 +117,11 @@ class Detector(nn.Module, ABC):
             source: An image (path, PIL image, RGB uint8 array), folder, glob, ``.txt`` list, video, camera number, or
                 an iterable of these.
             conf: Detections score more than this, in [0, 1].
-            iou: The overlap, in [0, 1], above which the weaker of two boxes of a class goes.
+            iou: The overlap, in [0, 1], above which the weaker of two boxes of a class goes; None takes the model's
+                own, 0.45 of YOLO detectors.
             imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
             classes: Name, names or ids of the classes to look for; None looks for all.
-            nms: The kind of suppression, see :class:`~crossstage.ops.nms.NMS`.
+            nms: The kind of suppression, see :class:`~crossstage.ops.nms.NMS`; None takes the model's own.
             max_detections: The most detections of an image.
 
         Yields:
@@ -118,5 +135,6 @@ class Detector(nn.Module, ABC):
         """
         from crossstage.inference.predictor import Predictor, class_ids_of
 
-        settings = NMS(conf, iou, nms, max_detections, class_ids_of(classes, self.class_names))
+        class_ids = class_ids_of(classes, self.class_names)
+        settings = changed(self.nms, score=conf, iou=iou, kind=nms, max_detections=max_detections, class_ids=class_ids)
         return Predictor(self, settings, imgsz=imgsz).detections(source)

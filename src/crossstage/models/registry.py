@@ -11,9 +11,10 @@ from crossstage.errors import ConfigError
 from crossstage.models.backbones import BACKBONES, BackboneConfig, build_backbone
 from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
+from crossstage.models.detectors.base import DetectorConfig
 from crossstage.models.heads import HeadConfig
 from crossstage.models.necks import NeckConfig
-from crossstage.models.published import DETECTORS, DetectorConfig, compose
+from crossstage.models.published import DETECTORS, compose
 from crossstage.models.spec import ModelSpec
 
 TaskName = Literal["classify", "detect"]

@@ -22,6 +22,17 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
+def clip_to(boxes_xyxy: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Clip the boxes of each image to it.
+
+    Args:
+        boxes_xyxy: ``(N, K, 4)`` corners in pixels.
+        sizes: Height and width of each of the ``N`` images in pixels.
+    """
+    most = boxes_xyxy.new_tensor([[width, height, width, height] for height, width in sizes]).unsqueeze(1)
+    return torch.minimum(boxes_xyxy.clamp(min=0), most)
+
+
 def shape_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
     """IoU of boxes laid on one corner: widths and heights ``(M, 2)`` and ``(A, 2)`` to ``(M, A)``."""
     inter = torch.minimum(sizes[:, None], anchors[None]).prod(-1)

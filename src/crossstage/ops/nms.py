@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -51,8 +52,26 @@ class NMS:
             raise ConfigError(f"max_detections={self.max_detections}; expected a whole number of at least 1")
 
 
-EVALUATION = NMS(score=0.001, max_detections=100)
-"""What detectors are scored with: average precision integrates over all scores, and COCO counts 100 detections."""
+def changed(own: NMS, **given: Any) -> NMS:
+    """Return settings with other values where they are given.
+
+    Args:
+        own: The settings.
+        given: Values for their fields; None keeps that of ``own``.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+    return replace(own, **{name: value for name, value in given.items() if value is not None})
+
+
+def for_evaluation(own: NMS) -> NMS:
+    """Return what a detector is scored with: average precision integrates over all scores, COCO counts 100 detections.
+
+    Args:
+        own: The detector's own settings, whose kind of suppression and overlap stay.
+    """
+    return replace(own, score=0.001, max_detections=100)
 
 
 def postprocess(boxes_xyxy: Tensor, scores: Tensor, settings: NMS | None = None) -> list[Instances]:
@@ -74,6 +93,37 @@ def postprocess(boxes_xyxy: Tensor, scores: Tensor, settings: NMS | None = None)
         wanted[list(settings.class_ids)] = True
         scores = scores.masked_fill(~wanted, -1.0)
     return [_select(*image, settings) for image in zip(boxes_xyxy, scores, strict=True)]
+
+
+def best_of_classes(scores: Tensor, count: int) -> Tensor:
+    """Zero all scores of an image but the ``count`` best of each class, as SSD does before suppression.
+
+    Args:
+        scores: ``(N, K, C)`` in [0, 1].
+        count: How many boxes of each class stay.
+    """
+    if scores.shape[1] <= count:
+        return scores
+    best, index = scores.topk(count, dim=1)
+    return torch.zeros_like(scores).scatter(1, index, best)
+
+
+def best_of_levels(scores: Tensor, lengths: Sequence[int], count: int) -> Tensor:
+    """Zero all scores of an image but the ``count`` best of each level, whatever their class, as RetinaNet and FCOS do.
+
+    Args:
+        scores: ``(N, K, C)`` in [0, 1], level after level.
+        lengths: Number of boxes of each level, ``K`` in all.
+        count: How many pairs of box and class stay of each level.
+    """
+    kept = []
+    for level in scores.split(list(lengths), dim=1):
+        flat = level.flatten(1)
+        if flat.shape[1] > count:
+            best, index = flat.topk(count, dim=1)
+            flat = torch.zeros_like(flat).scatter(1, index, best)
+        kept.append(flat.view_as(level))
+    return torch.cat(kept, dim=1)
 
 
 def _select(boxes: Tensor, scores: Tensor, settings: NMS) -> Instances:

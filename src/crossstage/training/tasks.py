@@ -28,7 +28,7 @@ from crossstage.evaluation import (
 from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
 from crossstage.models.heads.base import Head, with_loss
-from crossstage.ops.nms import EVALUATION
+from crossstage.ops.nms import for_evaluation
 from crossstage.structures import Preprocessing, Targets
 from crossstage.training.options import TrainOptions
 
@@ -104,6 +104,7 @@ class DetectionTask(Task):
         preprocessing = detector.preprocessing.for_divisor(detector.size_divisor)
         super().__init__(preprocessing, val, options, detector.size_divisor)
         self.detector = detector
+        self.nms = for_evaluation(detector.nms)
         self.dataset = val
         self.category_of = match_classes(detector.class_names, val.categories)
         if options.loss or options.class_weights == "balanced":
@@ -140,7 +141,8 @@ class DetectionTask(Task):
         images = self.preprocessing.normalise(batch.images)
         raw = {name: tensor.float() for name, tensor in model(images).items()}
         height, width = images.shape[-2:]
-        found = model.detect(raw, (height, width), EVALUATION)  # pyright: ignore[reportCallIssue]
+        sizes = [placement.extent for placement in batch.placements]
+        found = model.detect(raw, (height, width), self.nms, sizes)  # pyright: ignore[reportCallIssue]
         results = []
         for index, placement, detected in zip(batch.indices, batch.placements, found, strict=True):
             boxes = placement.to_image(detected.boxes_xyxy.cpu()).tolist()

@@ -17,6 +17,7 @@ from crossstage.models.backbones import BACKBONES, StagedBackbone, build_backbon
 from crossstage.models.detector import Detector
 from crossstage.models.heads import HEADS
 from crossstage.models.necks import NECKS
+from crossstage.models.published import DEFAULT_HEAD
 from crossstage.models.registry import REGISTRY, Model, backbone_config, default_spec, find, lookup
 from crossstage.models.spec import ModelSpec
 from crossstage.nn import Partial
@@ -64,7 +65,7 @@ def create_model(
         drop_path: Probability that the last residual block is left out in training; earlier ones less.
         **settings: Other values for fields of the model's row in its table, see the ``...Config`` classes of
             :mod:`crossstage.models.backbones`, :mod:`crossstage.models.necks` and :mod:`crossstage.models.heads`, and
-            :class:`~crossstage.models.published.DetectorConfig`.
+            :class:`~crossstage.models.detectors.base.DetectorConfig`.
 
     Returns:
         A :class:`~crossstage.models.classifier.Classifier` or :class:`~crossstage.models.detector.Detector`, or with
@@ -108,7 +109,7 @@ def create_model(
 def create_detector(
     backbone: str,
     neck: str = "efm",
-    head: str = "yolo",
+    head: str = DEFAULT_HEAD,
     num_classes: int | None = None,
     *,
     class_names: Sequence[str] | None = None,
@@ -142,7 +143,7 @@ def create_detector(
         if name not in known:
             hint = did_you_mean(name, known) or f"; expected one of {', '.join(known)}"
             raise ConfigError(f"{part} {name!r} is unknown{hint}")
-    composed = f"{backbone}_{neck}" if head == "yolo" else f"{backbone}_{neck}_{head}"
+    composed = f"{backbone}_{neck}" if head == DEFAULT_HEAD else f"{backbone}_{neck}_{head}"
     model = create_model(composed, num_classes, class_names=class_names, **settings)
     assert isinstance(model, Detector)
     return model

@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
-from crossstage.structures import Targets
+from crossstage.ops.boxes import clip_to
+from crossstage.ops.nms import NMS, postprocess
+from crossstage.structures import Instances, Targets
 
 Raw = Mapping[str, Tensor]
 """Raw tensors by name, in the order that an exported file gives them in."""
@@ -61,9 +63,11 @@ class HeadConfig(ABC):
 class Head(nn.Module, ABC):
     """What every head has in common.
 
-    ``forward`` holds no Python branch on data, so that it can be traced and exported. ``decode`` and ``class_rows``
-    depend on the row, the strides and the number of classes alone, never on a parameter or buffer: an exported file
-    carries these, and its raw tensors are decoded by a head that is built from them without weights.
+    ``forward`` holds no Python branch on data, so that it can be traced and exported. Unless the head has a second
+    stage, ``decode`` and ``class_rows`` depend on the row, the strides and the number of classes alone, never on a
+    parameter or buffer: an exported file carries these, and its raw tensors are decoded by a head that is built from
+    them without weights. A head with a ``second_stage`` uses its weights in ``decode`` and ``detect`` as well, so that
+    its files hold both stages, and detections come out of them.
 
     Args:
         row: The head's settings.
@@ -79,6 +83,14 @@ class Head(nn.Module, ABC):
         ConfigError: There is no class.
     """
 
+    nms: ClassVar[NMS] = NMS()
+    """How decoded boxes become detections where nothing else is said."""
+    clips: ClassVar[bool] = False
+    """Whether boxes are clipped to their image before they suppress each other."""
+    second_stage: ClassVar[bool] = False
+    """Whether decoding runs layers of the head."""
+    finds_masks: ClassVar[bool] = False
+    """Whether detections have masks, and the loss wants those of the objects."""
     weighs_classes: ClassVar[bool] = False
     shared_rows: ClassVar[str] = "what classes share"
     """What the rows that belong to no class predict, for messages about weights that were carried over."""
@@ -126,6 +138,27 @@ class Head(nn.Module, ABC):
         Returns:
             Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, num_classes)`` in [0, 1].
         """
+
+    def detect(
+        self,
+        raw: Raw,
+        image_size: tuple[int, int],
+        nms: NMS | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Instances]:
+        """Return the objects of each image: decode, clip if the head does, and post-process.
+
+        Args:
+            raw: What :meth:`forward` returned.
+            image_size: Height and width of the input in pixels.
+            nms: Thresholds and kind of suppression; None takes :attr:`nms`.
+            sizes: Height and width in pixels that each image has in the input, below and to the right of which it is
+                padded; None where all images fill it.
+        """
+        boxes, scores = self.decode(raw, image_size)
+        if self.clips:
+            boxes = clip_to(boxes, sizes or [image_size] * len(boxes))
+        return postprocess(boxes, scores, nms or self.nms)
 
     @abstractmethod
     def class_rows(self, num_classes: int) -> Mapping[str, Sequence[Sequence[int]]]:

@@ -1,4 +1,4 @@
-"""Detectors of one stage: backbone, neck and head in a row."""
+"""Detectors as compositions: backbone, neck and head in a row. A second stage, where there is one, is the head's."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from crossstage.errors import ConfigError
 from crossstage.models.contracts import Backbone, Neck
 from crossstage.models.detector import Detector
 from crossstage.models.heads.base import Head
-from crossstage.structures import Preprocessing, Targets
+from crossstage.ops.nms import NMS
+from crossstage.structures import Instances, Preprocessing, Targets
 
 
-class OneStageDetector(Detector):
+class ComposedDetector(Detector):
     """Backbone, neck and head in a row.
 
     Args:
@@ -43,6 +44,7 @@ class OneStageDetector(Detector):
         if len(class_names) != head.num_classes:
             raise ConfigError(f"{len(class_names)} class names for a head with {head.num_classes} classes")
         super().__init__(class_names, preprocessing, size_divisor or max(head.strides))
+        self.nms, self.finds_masks = head.nms, head.finds_masks
         self.backbone = backbone
         self.neck = neck
         self.head = head
@@ -61,6 +63,16 @@ class OneStageDetector(Detector):
     def decode(self, raw: Mapping[str, Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """See :meth:`Detector.decode`."""
         return self.head.decode(raw, image_size)
+
+    def detect(
+        self,
+        raw: Mapping[str, Tensor],
+        image_size: tuple[int, int],
+        nms: NMS | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Instances]:
+        """See :meth:`Detector.detect`."""
+        return self.head.detect(raw, image_size, nms, sizes)
 
     def class_rows(self, num_classes: int) -> dict[str, Sequence[Sequence[int]]]:
         """See :meth:`Detector.class_rows`."""

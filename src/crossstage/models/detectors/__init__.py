@@ -1,0 +1,1 @@
+"""Detectors by name: one file for each family, see :mod:`crossstage.models.detectors.base`."""

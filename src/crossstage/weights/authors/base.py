@@ -1,0 +1,24 @@
+"""What a release of authors' code is: how its tensors become those of a detector of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from crossstage.weights.peers.base import Adapter, State
+
+
+@dataclass(frozen=True)
+class Release:
+    """Checkpoints of a detector from its authors' code.
+
+    Attributes:
+        adapt: Gives the authors' tensors the names, and where needed the order, of ours.
+        count_classes: Reads the number of classes off the adapted tensors.
+        settings: Fields of our detector's row that the authors' has otherwise.
+    """
+
+    adapt: Adapter
+    count_classes: Callable[[State], int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
