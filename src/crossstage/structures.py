@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Resize = Literal["stretch", "letterbox", "crop", "shortest"]
+Resample = Literal["corners", "smooth", "sharp"]
 ColourOrder = Literal["rgb", "bgr"]
 Align = Literal["centre", "top-left"]
 Colour = tuple[float, float, float]
@@ -40,6 +41,10 @@ class Preprocessing:
         fill: Grey value in [0, 1] around a letterboxed image.
         align: Where a letterboxed image lies: in the ``"centre"``, or at the ``"top-left"`` as in YOLOX and RTMDet.
         divisor: The padded sides of ``"shortest"`` are multiples of this.
+        resample: How pixels are interpolated, always bilinear: ``"corners"`` between corner-aligned pixels (Darknet);
+            ``"smooth"`` between areas of pixels, smoothed where the image shrinks (torchvision's transforms, timm,
+            detectron2); ``"sharp"`` the same without smoothing, with ``"shortest"`` sides rounded down (torchvision's
+            detectors). None is ``"corners"`` where images are stretched or letterboxed, else ``"smooth"``.
     """
 
     size: tuple[int, int] = (416, 416)
@@ -51,6 +56,7 @@ class Preprocessing:
     fill: float = 0.5
     align: Align = "centre"
     divisor: int = 1
+    resample: Resample | None = None
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn resized images into what the network reads: order and scale of colours, ``mean`` and ``std``.
@@ -67,6 +73,11 @@ class Preprocessing:
         if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
             return images
         return (images - images.new_tensor(self.mean).view(3, 1, 1)) / images.new_tensor(self.std).view(3, 1, 1)
+
+    @property
+    def resampling(self) -> Resample:
+        """How pixels are interpolated: :attr:`resample`, or what goes with the way of resizing."""
+        return self.resample or ("smooth" if self.resize in ("crop", "shortest") else "corners")
 
     @property
     def padding(self) -> Colour:
@@ -120,10 +131,11 @@ class Preprocessing:
         height, width = (int(side) for side in content["size"])
         idle = cls()
         known = {"resize": content["resize"]} | {
-            key: content.get(key, getattr(idle, key)) for key in ("colour_order", "align")
+            key: content.get(key, getattr(idle, key)) for key in ("colour_order", "align", "resample")
         }
-        for key, choices in (("resize", Resize), ("colour_order", ColourOrder), ("align", Align)):
-            if known[key] not in get_args(choices):
+        kinds = {"resize": Resize, "colour_order": ColourOrder, "align": Align, "resample": Resample}
+        for key, choices in kinds.items():
+            if known[key] not in get_args(choices) and (key != "resample" or known[key] is not None):
                 raise ValueError(f"{key} is {known[key]!r}")
         mean, std = (_colours(content.get(key, getattr(idle, key))) for key in ("mean", "std"))
         scale, fill = (float(content.get(key, getattr(idle, key))) for key in ("scale", "fill"))

@@ -179,6 +179,19 @@ def test_how_far_an_image_reaches(resize, extent):
     assert place((20, 40), Preprocessing((48, 80), resize, divisor=16)).extent == extent
 
 
+@given(rows=st.integers(8, 1500), columns=st.integers(8, 1500))
+@settings(max_examples=60, deadline=None)
+def test_sharp_shortest_sides_are_those_of_torchvisions_detectors(rows, columns):
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    theirs = GeneralizedRCNNTransform(80, 133, [0.0] * 3, [1.0] * 3)
+    image = torch.randint(0, 256, (rows, columns, 3), dtype=torch.uint8)
+    ours, placement = prepare(image.numpy(), Preprocessing((80, 133), "shortest", resample="sharp", divisor=32))
+    batch, _ = theirs([image.permute(2, 0, 1) / 255])
+    assert placement.extent == batch.image_sizes[0]
+    torch.testing.assert_close(ours, batch.tensors[0], rtol=0, atol=1e-5)
+
+
 def test_masks_are_laid_over_their_boxes_as_in_torchvision():
     boxes = torch.tensor([[1.0, 2.0, 9.0, 8.0], [0.0, 0.0, 12.0, 10.0]])
     masks = torch.stack([torch.ones(28, 28), torch.linspace(0, 1, 28).expand(28, 28)])

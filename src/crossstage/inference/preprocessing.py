@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +29,7 @@ def place(image_size: tuple[int, int], preprocessing: Preprocessing) -> Placemen
     height, width = image_size
     rows, columns = preprocessing.size
     if preprocessing.resize == "shortest":
-        resized = _shortest(image_size, preprocessing.size)
+        resized = (_floored if preprocessing.resampling == "sharp" else _shortest)(image_size, preprocessing.size)
         rows, columns = (-(-side // preprocessing.divisor) * preprocessing.divisor for side in resized)
     elif preprocessing.resize == "stretch":
         resized = rows, columns
@@ -56,6 +57,13 @@ def _shortest(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, 
     return height, width
 
 
+def _floored(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the same as torchvision's detectors round it: down, of a product of floats."""
+    factor = min(size[0] / min(image_size), size[1] / max(image_size))
+    height, width = (max(1, math.floor(length * factor)) for length in image_size)
+    return height, width
+
+
 def prepare(image: Pixels, preprocessing: Preprocessing) -> tuple[Tensor, Placement]:
     """Resize an image and lay it into the input.
 
@@ -78,9 +86,9 @@ def prepare(image: Pixels, preprocessing: Preprocessing) -> tuple[Tensor, Placem
 def resize(image: Pixels, size: tuple[int, int], preprocessing: Preprocessing) -> Tensor:
     """Resize an image, or a piece of one, by the rule of its preprocessing.
 
-    Images that are stretched or letterboxed are resized as Darknet does it: bilinear between corner-aligned pixels,
-    without smoothing. Crops, and images that are resized to their shortest side, are resized as torchvision, timm and
-    detectron2 do it: bilinear, smoothed where they shrink.
+    Unless its ``resample`` says otherwise, images that are stretched or letterboxed are resized as Darknet does it:
+    bilinear between corner-aligned pixels, without smoothing. Crops, and images that are resized to their shortest
+    side, are resized as torchvision, timm and detectron2 do it: bilinear, smoothed where they shrink.
 
     Args:
         image: ``(H, W, 3)`` RGB uint8.
@@ -126,7 +134,8 @@ def stack(images: Sequence[Tensor], preprocessing: Preprocessing) -> Tensor:
 
 def _resized(image: Pixels, size: tuple[int, int], preprocessing: Preprocessing) -> Tensor:
     """Return ``(3, *size)`` float32 of bytes, from 0 to 255 but for rounding."""
-    return _smoothed(image, size) if preprocessing.resize in ("crop", "shortest") else _aligned(image, size)
+    resampling = preprocessing.resampling
+    return _aligned(image, size) if resampling == "corners" else _between_areas(image, size, resampling == "smooth")
 
 
 def _to_unit(pixels: Tensor) -> Tensor:
@@ -134,11 +143,11 @@ def _to_unit(pixels: Tensor) -> Tensor:
     return pixels.div_(255).clamp_(0, 1)
 
 
-def _smoothed(image: Pixels, size: tuple[int, int]) -> Tensor:
-    """Resize between areas of pixels, smoothed where the image shrinks."""
+def _between_areas(image: Pixels, size: tuple[int, int], smooth: bool) -> Tensor:
+    """Resize between areas of pixels, smoothed where the image shrinks if it is to be."""
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1).unsqueeze(0).float()
     if size != image.shape[:2]:
-        pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
+        pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=smooth)
     return pixels[0]
 
 
