@@ -179,7 +179,7 @@ def test_how_far_an_image_reaches(resize, extent):
     assert place((20, 40), Preprocessing((48, 80), resize, divisor=16)).extent == extent
 
 
-@given(rows=st.integers(8, 1500), columns=st.integers(8, 1500))
+@given(rows=st.integers(20, 1500), columns=st.integers(20, 1500))
 @settings(max_examples=60, deadline=None)
 def test_sharp_shortest_sides_are_those_of_torchvisions_detectors(rows, columns):
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
