@@ -45,7 +45,7 @@ bench: $(READY)
 
 # What the papers claim beside what is counted here: docs/claims.
 claims: $(READY)
-	for name in architectures detectors; do \
+	for name in architectures comparators detectors; do \
 		$(BIN)/python -m research.pages.$$name > docs/claims/$$name.md.new && \
 		mv docs/claims/$$name.md.new docs/claims/$$name.md || exit 1; \
 	done

@@ -105,7 +105,7 @@ class Watched(Detector):
     def decode(self, raw, image_size):
         return torch.zeros(len(raw["raw"]), 1, 4), torch.zeros(len(raw["raw"]), 1, 2)
 
-    def detect(self, raw, image_size, nms=None):
+    def detect(self, raw, image_size, nms=None, sizes=None):
         return [Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long()) for _ in raw["raw"]]
 
 

@@ -341,6 +341,30 @@ def test_masks_come_in_pixels_of_the_image_and_go_into_files(preprocessing, tmp_
         assert (drawn[middle] != image[middle]).any() and (drawn[-1, -1] == image[-1, -1]).all()
 
 
+@pytest.mark.parametrize("most", [10, 1 << 30])
+def test_large_masks_are_packed_and_stand_for_the_same_arrays(most, monkeypatch):
+    image = _image_with_rectangle()
+    dense = _only(Blobs(Preprocessing((100, 100))), image).detections
+    assert isinstance(dense.mask, np.ndarray) and dense.mask.dtype == np.bool_
+    monkeypatch.setattr("crossstage.inference.predictor.MOST_BYTES", most)
+    entry = _only(Blobs(Preprocessing((100, 100))), image)
+    assert isinstance(entry.detections.mask, sv.CompactMask if most == 10 else np.ndarray)
+    np.testing.assert_array_equal(np.asarray(entry.detections.mask), dense.mask)
+    told = as_json(entry)["detections"][0]["mask"]
+    np.testing.assert_array_equal(sv.rle_to_mask(told["counts"], image.shape[1::-1]), dense.mask[0])
+    np.testing.assert_array_equal(draw(image, entry.detections), draw(image, dense))
+
+
+def test_packed_masks_are_those_of_pycocotools():
+    coco = pytest.importorskip("pycocotools.mask")
+    entry = _only(Blobs(Preprocessing((100, 100))), _image_with_rectangle())
+    told = as_json(entry)["detections"][0]["mask"]
+    mask = entry.detections.mask
+    assert mask is not None
+    assert coco.encode(np.asfortranarray(mask[0], np.uint8))["counts"].decode() == told["counts"]
+    np.testing.assert_array_equal(coco.decode(told), mask[0])
+
+
 def test_boxes_alone_have_no_mask():
     entry = _only(BrightRectangle(), _image_with_rectangle())
     assert entry.detections.mask is None and "mask" not in as_json(entry)["detections"][0]

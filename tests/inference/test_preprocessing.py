@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from crossstage.inference.preprocessing import place, prepare, stack
-from crossstage.ops.masks import paste
+from crossstage.ops.masks import THRESHOLD, in_image, packed_in_image, paste
+from crossstage.ops.rle import pack, runs_of
 from crossstage.structures import Preprocessing
 
 SIDES = st.integers(1, 60)
@@ -199,3 +200,17 @@ def test_masks_are_laid_over_their_boxes_as_in_torchvision():
     assert laid.shape == (2, 10, 12) and paste(masks[:0], boxes[:0], (10, 12)).shape == (0, 10, 12)
     assert (laid[0, 3:7, 2:8] == 1).all() and laid[0, 9].sum() == laid[0, :, 11].sum() == 0
     assert (laid[1].diff(dim=1) > 0)[:, 1:-1].all()
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_mask_alone_and_packed_is_what_is_pasted_with_others(data):
+    height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+    x, y = (data.draw(st.floats(0, side, width=32)) for side in (width, height))
+    box = torch.tensor([x, y, data.draw(st.floats(x, width, width=32)), data.draw(st.floats(y, height, width=32))])
+    mask = torch.rand(7, 7, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 99))))
+    expected = (paste(mask[None], box[None], (height, width))[0] > THRESHOLD).numpy()
+    np.testing.assert_array_equal(in_image(mask, box, (height, width)), expected)
+    packed = packed_in_image(mask, box, (height, width))
+    assert not in_image(mask, box - 200, (height, width)).any()
+    assert packed == pack(expected) and sum(runs_of(packed, (height, width))) == height * width

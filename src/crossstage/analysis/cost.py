@@ -27,7 +27,7 @@ _ATTENTION = (
 )
 _WINDOWS = ("max_pool2d_with_indices", "avg_pool2d", "max_pool3d_with_indices", "avg_pool3d")
 _OPERATORS: dict[LayerKind, tuple[str, ...]] = {
-    "convolution": ("convolution",),
+    "convolution": ("convolution", "deform_conv2d"),
     "matmul": ("mm", "addmm", "bmm", "baddbmm", *_ATTENTION),  # "linear" if one of the two is learned
     "pooling": (*_WINDOWS, "_adaptive_avg_pool2d", "adaptive_max_pool2d", "mean"),
     "norm": ("native_batch_norm", "native_group_norm", "native_layer_norm"),
@@ -40,6 +40,7 @@ _OPERATORS: dict[LayerKind, tuple[str, ...]] = {
     "upsampling": ("upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d"),
     "concatenation": ("cat", "stack"),
 }
+_GROUPS = {"convolution": 8, "deform_conv2d": 11}  # place of the number of groups among the arguments
 _KINDS: dict[str, LayerKind] = {name: kind for kind, names in _OPERATORS.items() for name in names}
 
 
@@ -201,8 +202,10 @@ class _Recorder(TorchDispatchMode):
         kind = _KINDS.get(operator, "other")
         weights = 0
         maps = [tensor for tensor in inputs if _key(tensor) not in self.learned]
-        if kind == "convolution":
+        if operator == "convolution":
             weights, maps = args[1].numel(), maps[:1]
+        elif operator == "deform_conv2d":
+            weights, maps = args[1].numel(), [args[0], *args[2:4]]  # the input, offsets and weights of the taps
         elif kind == "matmul" and (sizes := [self.learned[_key(x)] for x in inputs[-2:] if _key(x) in self.learned]):
             kind, weights = "linear", sizes[-1]
         return Layer(
@@ -212,7 +215,7 @@ class _Recorder(TorchDispatchMode):
             input_shapes=tuple(tuple(tensor.shape) for tensor in maps if _key(tensor) not in self.constant),
             output_shape=tuple(output.shape),
             kernel=_kernel(operator, args),
-            groups=args[8] if kind == "convolution" else 1,
+            groups=args[_GROUPS[operator]] if kind == "convolution" else 1,
             macs=_macs(operator, args, inputs, output),
             pooled=_pooled(kind, args, output, windows=operator in _WINDOWS),
             parameters=sum(self.learned[key] for key in {_key(tensor) for tensor in inputs} & self.learned.keys()),
@@ -231,8 +234,8 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _macs(operator: str, args: Sequence[Any], inputs: Sequence[Tensor], output: Tensor) -> int:
-    if operator == "convolution":
-        transposed = args[6]
+    if operator in _OPERATORS["convolution"]:
+        transposed = operator == "convolution" and args[6]
         return (args[0] if transposed else output).numel() * args[1][0].numel()
     if operator in _ATTENTION:
         query, key, value = inputs[:3]
@@ -241,7 +244,7 @@ def _macs(operator: str, args: Sequence[Any], inputs: Sequence[Tensor], output: 
 
 
 def _kernel(operator: str, args: Sequence[Any]) -> tuple[int, ...]:
-    if operator == "convolution":
+    if operator in _OPERATORS["convolution"]:
         return tuple(args[1].shape[2:])
     return tuple(args[1]) if operator in _WINDOWS else ()
 

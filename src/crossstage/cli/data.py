@@ -24,7 +24,8 @@ SAMPLES = 16  # images on a sheet
 
 def _declare_data(parser: Parser) -> None:
     parser.positional(
-        "data", "A COCO json or folder, a VOC folder, a YOLO data.yaml, class folders, parquet, or a dataset YAML."
+        "data",
+        "A COCO json or folder, a VOC folder, a YOLO data.yaml, PNG masks, class folders, parquet, or a dataset YAML.",
     )
     parser.option(
         "format", "The format, where it is not recognised or recognised wrongly.", choices=names.data_formats()
@@ -88,6 +89,9 @@ def stats(given: Namespace) -> int:
     for name in next(iter(counts.values())):
         shown.add_row(_text(name), *(str(of_class.get(name, 0)) for of_class in counts.values()))
     console().print(shown)
+    for split, part in parts.items():
+        if isinstance(part, DetectionData) and part.has_masks:
+            say(f"{split}: {part.masked} of {part.counts.sum()} boxes have masks")
     say(f"{folder}: {', '.join(written)}")
     return 0
 

@@ -97,4 +97,4 @@ def _sweep(given: Namespace, opened: Opened, dataset: Any, settings: Any) -> int
     return 0
 
 
-VERB = Verb("Measure a detector's average precision or a classifier's accuracy.", declare, run)
+VERB = Verb("Measure a detector's average precision, that of masks as well, or a classifier's accuracy.", declare, run)

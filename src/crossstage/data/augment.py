@@ -3,7 +3,7 @@
 Images are resized by :mod:`crossstage.inference.preprocessing` and nothing else, and stay float32 from there on, so an
 image that is not changed reaches the network bit for bit as in prediction. Every random number comes from torch's
 generator, seeded for each sample by :func:`seeded`: an image looks the same whichever process prepares it, and whether
-or not a run was interrupted before it.
+or not a run was interrupted before it. Masks go wherever their boxes go, and nothing random depends on them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,16 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from crossstage.data.records import Objects
+from crossstage.data.labelled import (
+    Labelled,
+    LabelledPixels,
+    draw_masks,
+    labelled,  # noqa: F401 - its readers look for it here
+    pad_masks,
+    size_of,
+    tighten,
+    wrap,
+)
 from crossstage.errors import ConfigError
 from crossstage.inference.images import Pixels
 from crossstage.inference.preprocessing import pad, place, prepare, resize
@@ -99,34 +108,6 @@ NO_AUGMENTATION = Augmentation(
 )
 
 
-class LabelledPixels(NamedTuple):
-    """An image as it was read, and its objects.
-
-    Attributes:
-        pixels: ``(H, W, 3)`` RGB uint8.
-        boxes_xyxy: ``(n, 4)`` float32 corners in its pixels.
-        class_ids: ``(n,)`` int64.
-    """
-
-    pixels: Pixels
-    boxes_xyxy: Tensor
-    class_ids: Tensor
-
-
-class Labelled(NamedTuple):
-    """An image on its way into a batch, and its objects.
-
-    Attributes:
-        image: ``(3, H, W)`` float32 RGB in [0, 1].
-        boxes: ``(n, 4)`` xyxy in its pixels; they may reach out of it.
-        class_ids: ``(n,)`` int64.
-    """
-
-    image: tv_tensors.Image
-    boxes: tv_tensors.BoundingBoxes
-    class_ids: Tensor
-
-
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
     """Make random numbers inside of the context depend on these numbers alone; those outside are not disturbed."""
@@ -134,12 +115,6 @@ def seeded(*numbers: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed would reseed a GPU's for good
         yield
-
-
-def labelled(pixels: Pixels, objects: Objects) -> LabelledPixels:
-    """Return an image as it was read, with its objects as tensors."""
-    boxes = torch.from_numpy(objects.boxes_xyxy.copy()).reshape(-1, 4)
-    return LabelledPixels(pixels, boxes, torch.from_numpy(objects.class_ids))
 
 
 class DetectionTransform:
@@ -177,19 +152,24 @@ class DetectionTransform:
         else:
             sample = fit(read(), self.preprocessing)
             moves = self.moves
-        image, boxes = sample.image, sample.boxes
+        parts: list[Any] = [part for part in (sample.image, sample.boxes, sample.masks) if part is not None]
         for step in (moves, *self.flips):
             if step is not None:
-                image, boxes = step(image, boxes)
+                parts = [*step(*parts)]
+        image, boxes, *masks = parts
         if self.colours is not None:
             image = self.colours(image)
-        return clip(Labelled(image, boxes, sample.class_ids))
+        sample = clip(Labelled(image, boxes, sample.class_ids, *masks))
+        return tighten(sample) if self.augmentation.degrees or self.augmentation.shear else sample
 
 
 def fit(sample: LabelledPixels, preprocessing: Preprocessing) -> Labelled:
     """Prepare an image as inference does, and move its boxes along."""
     image, placement = prepare(sample.pixels, preprocessing)
-    return _labelled(image, placement.to_input(sample.boxes_xyxy), sample.class_ids)
+    boxes = placement.to_input(sample.boxes_xyxy)
+    (top, left), canvas = placement.offset, placement.input_size
+    drawn = draw_masks(sample, (0, 0, *placement.image_size), placement.resized, (top, left), canvas)
+    return wrap(image, boxes, sample.class_ids, drawn)
 
 
 def mosaic(samples: Sequence[LabelledPixels], preprocessing: Preprocessing, scale: float) -> Labelled:
@@ -197,11 +177,11 @@ def mosaic(samples: Sequence[LabelledPixels], preprocessing: Preprocessing, scal
 
     The composed image has the size that the first one would have alone.
     """
-    height, width = place(_size(samples[0]), preprocessing).input_size
+    height, width = place(size_of(samples[0]), preprocessing).input_size
     row = int(height * float(torch.empty(()).uniform_(SMALLEST_CUT, 1 - SMALLEST_CUT)))
     column = int(width * float(torch.empty(()).uniform_(SMALLEST_CUT, 1 - SMALLEST_CUT)))
     canvas = torch.tensor(preprocessing.padding).view(3, 1, 1).repeat(1, height, width)
-    boxes, class_ids = [], []
+    boxes, class_ids, masks = [], [], []
     for number, sample in enumerate(samples):
         top, bottom = (0, row) if number < 2 else (row, height)
         left, right = (0, column) if number % 2 == 0 else (column, width)
@@ -211,14 +191,16 @@ def mosaic(samples: Sequence[LabelledPixels], preprocessing: Preprocessing, scal
         canvas[:, top + y : top + y + rows, left + x : left + x + columns] = tile.image
         boxes.append(tile.boxes.as_subclass(Tensor) + torch.tensor([left + x, top + y] * 2))
         class_ids.append(tile.class_ids)
-    return _labelled(canvas, torch.cat(boxes), torch.cat(class_ids))
+        if tile.masks is not None:
+            masks.append(pad_masks(tile.masks, (height, width), (top + y, left + x)))
+    return wrap(canvas, torch.cat(boxes), torch.cat(class_ids), torch.cat(masks) if masks else None)
 
 
 def _tile(
     sample: LabelledPixels, space: tuple[int, int], preprocessing: Preprocessing, scale: float, number: int
 ) -> tuple[Labelled, tuple[int, int]]:
     """Return a zoomed image, cropped to the space there is, and where in it it goes: it touches the mosaic's point."""
-    height, width = _size(sample)
+    height, width = size_of(sample)
     zoom = float(torch.empty(()).uniform_(1 - scale, 1 + scale))
     vertical, horizontal = (side * zoom for side in place((height, width), preprocessing).scale)
     rows, columns = min(space[0], max(1, int(height * vertical))), min(space[1], max(1, int(width * horizontal)))
@@ -232,7 +214,8 @@ def _tile(
     boxes = placement.to_input(sample.boxes_xyxy - torch.tensor([left, top] * 2))
     y = space[0] - rows if number < 2 else 0
     x = space[1] - columns if number % 2 == 0 else 0
-    return _labelled(image, boxes, sample.class_ids), (y, x)
+    drawn = draw_masks(sample, (top, left, crop_height, crop_width), (rows, columns), (0, 0), (rows, columns))
+    return wrap(image, boxes, sample.class_ids, drawn), (y, x)
 
 
 def mixup(first: Labelled, second: Labelled, padding: Colour) -> Labelled:
@@ -247,17 +230,22 @@ def mixup(first: Labelled, second: Labelled, padding: Colour) -> Labelled:
     height, width = (max(sides) for sides in zip(first.image.shape[1:], second.image.shape[1:], strict=True))
     over, under = (pad(sample.image.as_subclass(Tensor), (height, width), padding) for sample in (first, second))
     boxes = torch.cat([first.boxes.as_subclass(Tensor), second.boxes.as_subclass(Tensor)])
-    return _labelled(torch.lerp(under, over, share), boxes, torch.cat([first.class_ids, second.class_ids]))
+    masks = [pad_masks(sample.masks, (height, width)) for sample in (first, second) if sample.masks is not None]
+    class_ids = torch.cat([first.class_ids, second.class_ids])
+    return wrap(torch.lerp(under, over, share), boxes, class_ids, torch.cat(masks) if masks else None)
 
 
 def clip(sample: Labelled) -> Labelled:
-    """Clip boxes to the image; those of which too little is left are dropped."""
+    """Clip boxes to the image; objects of which too little is left, or no pixel of their mask, are dropped."""
     boxes = sample.boxes.as_subclass(Tensor)
     height, width = sample.image.shape[-2:]
     inside = torch.stack([boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)], dim=-1).flatten(1)
     sides, whole = inside[:, 2:] - inside[:, :2], boxes[:, 2:] - boxes[:, :2]
     kept = (sides >= MIN_SIDE).all(1) & (sides.prod(1) >= MIN_VISIBLE * whole.prod(1))
-    return _labelled(sample.image, inside[kept], sample.class_ids[kept])
+    if sample.masks is not None:
+        kept &= sample.masks.as_subclass(Tensor).flatten(1).amax(1) > 0
+    masks = None if sample.masks is None else sample.masks.as_subclass(Tensor)[kept]
+    return wrap(sample.image, inside[kept], sample.class_ids[kept], masks)
 
 
 class ClassificationTransform:
@@ -340,13 +328,14 @@ def mosaic_labels(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Ten
 def _affine(degrees: float, shear: float, translate: float, scale: float, fill: Colour) -> v2.RandomAffine | None:
     if not (degrees or shear or translate or scale):
         return None
+    kinds: dict[type | str, list[float] | int] = {tv_tensors.Mask: 0, "others": list(fill)}
     return v2.RandomAffine(
         (-degrees, degrees),
         translate=(translate, translate),
         scale=(1 - scale, 1 + scale),
         shear=shear or None,
         interpolation=v2.InterpolationMode.BILINEAR,
-        fill=list(fill),
+        fill=kinds,  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -354,19 +343,6 @@ def _colours(a: Augmentation) -> v2.ColorJitter | None:
     if not (a.brightness or a.saturation or a.hue):
         return None
     return v2.ColorJitter(a.brightness, saturation=a.saturation, hue=a.hue)
-
-
-def _size(sample: LabelledPixels) -> tuple[int, int]:
-    return sample.pixels.shape[0], sample.pixels.shape[1]
-
-
-def _labelled(image: Tensor, boxes: Tensor, class_ids: Tensor) -> Labelled:
-    """Wrap tensors for transforms, which are not to clip boxes: :func:`clip` has to know what went out of sight."""
-    height, width = image.shape[-2:]
-    wrapped = tv_tensors.BoundingBoxes(
-        boxes.reshape(-1, 4), format="XYXY", canvas_size=(height, width), clamping_mode=None
-    )  # pyright: ignore[reportCallIssue]
-    return Labelled(tv_tensors.Image(image), wrapped, class_ids)
 
 
 def _chance(probability: float) -> bool:

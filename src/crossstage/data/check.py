@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossstage.data.faults import Fault
 from crossstage.data.find import DataSource
+from crossstage.data.masks import hull, packed
 from crossstage.data.records import Dataset, DetectionData
 from crossstage.errors import DataError
 from crossstage.files import write_text
 from crossstage.inference.images import load_image
+from crossstage.ops import rle
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +31,8 @@ UNBALANCED = 20  # times as many labels of the most frequent class as of the rar
 SMALL_SIDE = 4.0  # pixels at an input of REFERENCE_SIDE, where a detector sees next to nothing
 REFERENCE_SIDE = 416
 SAME_BOX = 0.5  # pixels
+MATCHING = 0.5  # IoU of a box and the hull of its mask
+THIN = 2.0  # pixels; a thinner mask may be empty
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class PartSummary:
         labels: How many boxes, or labelled images, are sound.
         unlabelled: How many images have no box.
         per_class: How many labels each class has, by its name.
+        masks: How many of the boxes have a mask.
     """
 
     name: str
@@ -49,6 +55,7 @@ class PartSummary:
     labels: int
     unlabelled: int
     per_class: Mapping[str, int]
+    masks: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ def check_data(source: DataSource, *, progress: bool = False) -> CheckReport:
         parts.append(_summary(name, reading.data, images))
         if isinstance(reading.data, DetectionData):
             faults += _box_faults(reading.data)
+            faults += _mask_faults(reading.data)
     faults += _duplicates(seen)
     faults += _balance(source.path, parts)
     return CheckReport(str(source.path), source.format, tuple(parts), tuple(faults))
@@ -171,7 +179,8 @@ def _summary(name: str, dataset: Dataset, images: Sequence[_Seen]) -> PartSummar
     for class_name, count in zip(dataset.class_names, dataset.counts.tolist(), strict=True):
         per_class[class_name] += count
     readable = sum(seen.size is not None for seen in images)
-    return PartSummary(name, len(images), readable, per_class.total(), unlabelled, dict(per_class))
+    masks = dataset.masked if isinstance(dataset, DetectionData) else 0
+    return PartSummary(name, len(images), readable, per_class.total(), unlabelled, dict(per_class), masks)
 
 
 def _box_faults(dataset: DetectionData) -> list[Fault]:
@@ -192,6 +201,37 @@ def _box_faults(dataset: DetectionData) -> list[Fault]:
         text = f"{len(small)} boxes are below {SMALL_SIDE:g} pixels {where}"
         faults.append(Fault(dataset.path, None, text, broken=False))
     return faults
+
+
+def _mask_faults(dataset: DetectionData) -> list[Fault]:
+    """Return what is odd about valid masks: that some objects have none, or one that is empty or not in its box."""
+    if not dataset.has_masks:
+        return []
+    faults = []
+    labels = int(dataset.counts.sum())
+    if dataset.masked < labels:
+        missing = f"{labels - dataset.masked} of {labels} boxes have no mask"
+        text = f"{missing}; training takes the box for it, and mask AP leaves them out"
+        faults.append(Fault(dataset.path, None, text, broken=False))
+    for sample in dataset:
+        size = sample.image.height, sample.image.width
+        for mask, box, crowd in zip(sample.masks or (), sample.boxes_xyxy.tolist(), sample.crowd, strict=True):
+            if mask is not None and not crowd and (text := _odd_mask(mask, box, size)):
+                faults.append(Fault(sample.image.path, None, text, broken=False))
+    return faults
+
+
+def _odd_mask(mask: Sequence[NDArray[np.float64]] | str, box: Sequence[float], size: tuple[int, int]) -> str | None:
+    left, top, right, bottom = hull(mask, size)
+    width, height = min(right, box[2]) - max(left, box[0]), min(bottom, box[3]) - max(top, box[1])
+    shared = max(0.0, width) * max(0.0, height)
+    both = (right - left) * (bottom - top) + (box[2] - box[0]) * (box[3] - box[1]) - shared
+    shown = ", ".join(f"{side:.0f}" for side in box)
+    if min(right - left, bottom - top) < THIN and not rle.area(packed(mask, size), size):
+        return f"the mask of box {shown} has no pixel"
+    if shared < MATCHING * both:
+        return f"the mask of box {shown} lies at {left:.0f}, {top:.0f}, {right:.0f}, {bottom:.0f}"
+    return None
 
 
 def _duplicates(images: Sequence[_Seen]) -> list[Fault]:
@@ -239,10 +279,12 @@ def print_check(report: CheckReport, console: Console) -> None:
 
     console.print(f"{report.path}: {report.format}", highlight=False, markup=False, soft_wrap=True)
     table = Table("part", box=None, pad_edge=False)
-    for column in ("images", "readable", "labels", "without labels"):
+    masks = any(part.masks for part in report.parts)
+    for column in ("images", "readable", "labels", *(["masks"] if masks else []), "without labels"):
         table.add_column(column, justify="right")
     for part in report.parts:
-        table.add_row(part.name, *map(str, (part.images, part.readable, part.labels, part.unlabelled)))
+        counts = part.images, part.readable, part.labels, *([part.masks] if masks else []), part.unlabelled
+        table.add_row(part.name, *map(str, counts))
     console.print(table)
     for what, chosen in (
         ("odd", [fault for fault in report.faults if not fault.broken]),

@@ -118,7 +118,8 @@ def find_data(path: str | Path, format: str | None = None) -> DataSource:
 
     Args:
         path: A COCO ``.json`` or a folder with ``annotations/*.json``; a folder in PASCAL VOC's layout; a YOLO
-            ``data.yaml``, or a folder with one, or of label files with a ``classes.txt``; a tree with a folder for each
+            ``data.yaml``, or a folder with one, or of label files with a ``classes.txt``; a folder with ``images`` and
+            ``masks`` of PNG files; a tree with a folder for each
             class, ``[train|val|test]/<class>/*.jpg``; a parquet file or a folder of them; a YAML file with ``train``,
             ``val`` and ``test``, each one of these, and perhaps ``format`` and ``names``; or two files with a comma
             between, for training and validation.

@@ -70,6 +70,7 @@ class DetectionImages(TorchDataset):
         augmentation: What is changed at random.
         seed: With epoch and position it decides everything that is random.
         epochs: Length of the training, for what is left out at its end.
+        masks: Whether the objects' masks are drawn; an object without one has its box for a mask.
     """
 
     def __init__(
@@ -80,11 +81,13 @@ class DetectionImages(TorchDataset):
         *,
         seed: int,
         epochs: int,
+        masks: bool = False,
     ) -> None:
         self.dataset, self.images = dataset, dataset.images
         self.transform = DetectionTransform(preprocessing, augmentation)
         self.seed = seed
         self.plain_from = epochs - augmentation.last_epochs_plain
+        self.masks = masks
 
     def __len__(self) -> int:
         return len(self.images)
@@ -116,7 +119,7 @@ class DetectionImages(TorchDataset):
                 f"{image.path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; "
                 f"its labels are for {image.width} x {image.height}"
             )
-        return labelled(pixels, self.dataset[index].objects)
+        return labelled(pixels, self.dataset[index].objects, masks=self.masks)
 
 
 class ClassifiedImages(TorchDataset):
@@ -243,14 +246,26 @@ def collate_detection(samples: Sequence[tuple[Labelled, str, int]], preprocessin
     """Put samples of :class:`DetectionImages` into a batch."""
     found, names, epochs = zip(*samples, strict=True)
     counts = torch.tensor([len(sample.class_ids) for sample in found])
+    images = stack([sample.image.as_subclass(Tensor) for sample in found], preprocessing)
     targets = Targets(
         torch.arange(len(samples)).repeat_interleave(counts),
         torch.cat([sample.class_ids for sample in found]),
         torch.cat([sample.boxes.as_subclass(Tensor) for sample in found]),
-        sizes=torch.tensor([sample.image.shape[1:] for sample in found]),
+        _batch_of_masks(found, (images.shape[2], images.shape[3])),
+        torch.tensor([sample.image.shape[1:] for sample in found]),
     )
-    images = stack([sample.image.as_subclass(Tensor) for sample in found], preprocessing)
     return Batch(images, targets, list(names), epochs[0])
+
+
+def _batch_of_masks(samples: Sequence[Labelled], size: tuple[int, int]) -> Tensor | None:
+    """Return the masks of all samples, in the size of the batch's images; None where they are not wanted."""
+    parts = [sample.masks.as_subclass(Tensor) for sample in samples if sample.masks is not None]
+    if not parts:
+        return None
+    masks = torch.zeros(sum(map(len, parts)), *size, dtype=torch.bool)
+    for whole, part in zip(masks.split([len(part) for part in parts]), parts, strict=True):
+        whole[:, : part.shape[1], : part.shape[2]] = part
+    return masks
 
 
 def collate_classification(samples: Sequence[tuple[Tensor, int, str, int]], preprocessing: Preprocessing) -> Batch:
@@ -276,6 +291,7 @@ def train_loader(
     workers: int,
     rank: int = 0,
     world: int = 1,
+    masks: bool = False,
 ) -> tuple[DataLoader, EpochOrder]:
     """Return batches to train on, and their order, whose ``epoch`` is to be set before each pass.
 
@@ -289,12 +305,13 @@ def train_loader(
         workers: Processes that prepare images; 0 prepares them in between.
         rank: Number of this process, from 0, where several train together.
         world: Number of processes.
+        masks: Whether the masks of objects are wanted, see :class:`DetectionImages`.
 
     Raises:
         DataError: There are fewer images than a step needs.
     """
     if isinstance(dataset, DetectionData):
-        samples = DetectionImages(dataset, preprocessing, augmentation, seed=seed, epochs=epochs)
+        samples = DetectionImages(dataset, preprocessing, augmentation, seed=seed, epochs=epochs, masks=masks)
         collate = partial(collate_detection, preprocessing=preprocessing)
     else:
         samples = ClassifiedImages(dataset, preprocessing, augmentation, seed=seed)

@@ -63,7 +63,7 @@ def plot_boxes(sizes: Sizes, anchors: Sizes, title: str) -> Figure:
 def seen_by_the_network(
     dataset: Dataset, preprocessing: Preprocessing, augmentation: Augmentation | None, count: int, *, seed: int = 0
 ) -> list[Pixels]:
-    """Return training images as a network gets them, with their boxes drawn.
+    """Return training images as a network gets them, with their boxes, and masks if there are any, drawn.
 
     Args:
         dataset: The images and labels, of which the first in a random order are taken.
@@ -74,7 +74,8 @@ def seen_by_the_network(
     """
     chosen = augmentation or NO_AUGMENTATION
     if isinstance(dataset, DetectionData):
-        images = DetectionImages(dataset, preprocessing, chosen, seed=seed, epochs=1_000_000)
+        known = {"seed": seed, "epochs": 1_000_000, "masks": dataset.has_masks}
+        images = DetectionImages(dataset, preprocessing, chosen, **known)
     else:
         images = ClassifiedImages(dataset, preprocessing, chosen, seed=seed)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
@@ -97,6 +98,7 @@ def _drawn(sample: Labelled, names: Sequence[str]) -> Pixels:
     boxes = sample.boxes.as_subclass(Tensor).numpy().reshape(-1, 4)
     detections = sv.Detections(
         boxes,
+        mask=None if sample.masks is None else sample.masks.as_subclass(Tensor).bool().numpy(),
         confidence=np.ones(len(boxes), np.float32),
         class_id=classes,
         data={"class_name": np.array(names)[classes]},

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from crossstage.data.masks import Mask, Masks, MasksBuilder, packed
 from crossstage.errors import DataError
+from crossstage.ops import rle
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,19 @@ class ImageRef:
 
 
 class Box(NamedTuple):
-    """One object: class id, corners in pixels, and whether it is too hard to be counted (PASCAL VOC's "difficult")."""
+    """One object of an image.
+
+    Attributes:
+        class_id: The class's id.
+        xyxy: Corners in pixels.
+        difficult: Whether it is too hard to be counted (PASCAL VOC's "difficult"), or a crowd.
+        mask: Its mask, which makes its area; None where it has none.
+    """
 
     class_id: int
     xyxy: tuple[float, float, float, float]
     difficult: bool = False
+    mask: Mask = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +57,12 @@ class Objects:
     Attributes:
         boxes_xyxy: ``(n, 4)`` corners in pixels of the image.
         class_ids: ``(n,)`` class ids.
-        masks: ``(n,)`` masks as :class:`Boxes` has them; None where the dataset has none.
+        masks: The ``n`` masks; None where the dataset has none.
     """
 
     boxes_xyxy: NDArray[np.float32]
     class_ids: NDArray[np.int64]
-    masks: NDArray[np.object_] | None = None
+    masks: Masks | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +75,7 @@ class Sample:
         class_ids: ``(n,)`` class ids.
         crowd: ``(n,)`` true where finding it is neither wanted nor wrong: COCO's crowds, VOC's difficult objects.
         areas: ``(n,)`` areas in square pixels, by which COCO's metrics tell small objects from large ones.
-        masks: ``(n,)`` masks as :class:`Boxes` has them; None where the dataset has none.
+        masks: The ``n`` masks; None where the dataset has none.
     """
 
     image: ImageRef
@@ -73,7 +83,7 @@ class Sample:
     class_ids: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     areas: NDArray[np.float64]
-    masks: NDArray[np.object_] | None = None
+    masks: Masks | None = None
 
     @property
     def objects(self) -> Objects:
@@ -93,7 +103,7 @@ class Boxes:
         class_ids: ``(m,)`` class ids.
         crowd: ``(m,)`` see :class:`Sample`.
         areas: ``(m,)`` areas in square pixels.
-        masks: ``(m,)`` the mask of each box, as its source states it; None where the dataset has none.
+        masks: The ``m`` masks, as their source states them; None where the dataset has none.
     """
 
     starts: NDArray[np.int64]
@@ -101,7 +111,7 @@ class Boxes:
     class_ids: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     areas: NDArray[np.float64]
-    masks: NDArray[np.object_] | None = None
+    masks: Masks | None = None
 
     @property
     def image_index(self) -> NDArray[np.int64]:
@@ -169,6 +179,17 @@ class DetectionData(Sequence[Sample]):
         """``(classes,)`` boxes of each class, crowds left out."""
         return np.bincount(self.boxes.class_ids[~self.boxes.crowd], minlength=len(self.class_names))
 
+    @cached_property
+    def masked(self) -> int:
+        """How many boxes have a mask, crowds left out."""
+        masks = self.boxes.masks
+        return 0 if masks is None else int((masks.present & ~self.boxes.crowd).sum())
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether any object has a mask."""
+        return self.masked > 0
+
     def take(self, positions: Sequence[int]) -> DetectionData:
         """Return a dataset of some of the images, in the order of ``positions``."""
         return replace(self, images=tuple(self.images[i] for i in positions), boxes=self.boxes.take(positions))
@@ -181,6 +202,7 @@ class DetectionBuilder:
         self._images: list[ImageRef] = []
         self._starts = array("q", [0])
         self._xywh, self._class_ids, self._crowd = array("d"), array("q"), array("b")
+        self._areas, self._masks = array("d"), MasksBuilder()
 
     def add(self, image: Path, size: tuple[int, int], boxes: Sequence[Box]) -> None:
         """Add an image.
@@ -195,7 +217,10 @@ class DetectionBuilder:
         self._images.append(ImageRef(len(self._images) + 1, image, width, height))
         for box in boxes:
             left, top = max(0.0, box.xyxy[0]), max(0.0, box.xyxy[1])
-            self._xywh.extend((left, top, min(width, box.xyxy[2]) - left, min(height, box.xyxy[3]) - top))
+            sides = min(width, box.xyxy[2]) - left, min(height, box.xyxy[3]) - top
+            self._xywh.extend((left, top, *sides))
+            self._areas.append(sides[0] * sides[1] if box.mask is None else rle.area(packed(box.mask, size), size))
+            self._masks.add(box.mask)
             self._class_ids.append(box.class_id)
             self._crowd.append(box.difficult)
         self._starts.append(len(self._class_ids))
@@ -215,7 +240,8 @@ class DetectionBuilder:
             xywh,
             np.array(self._class_ids, np.int64),
             np.array(self._crowd, np.bool_),
-            xywh[:, 2] * xywh[:, 3],
+            np.array(self._areas, np.float64),
+            self._masks.build(),
         )
         names = tuple(class_names)
         return DetectionData(path, names, tuple(self._images), boxes, tuple(range(1, len(names) + 1)))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossstage.deploy import instances
 from crossstage.deploy.backends import BACKENDS, formats
 from crossstage.deploy.backends.base import ExportOption, FileFormat, Recipe
 from crossstage.deploy.calibration import calibration_inputs
@@ -107,12 +108,14 @@ def export(
         half=half and kind.half_inside,
         decode=decode or nms is not None,
         fused=kind.fused,
+        nms=nms,
     )
     _check_header(planned.header)
-    recipe = Recipe(planned, half, _calibration(calib, planned.header), nms)
+    whole = planned.header.outputs == "instances"
+    recipe = Recipe(planned, half, _calibration(calib, planned.header), None if whole else nms)
     with (whole_folder if kind.graph else whole_file)(path) as temporary:
         header = _written(recipe, format, kind, temporary)
-        difference = None if nms else _difference(planned, _outputs(kind, temporary, header, planned.images))
+        difference = None if recipe.nms else _difference(planned, _outputs(kind, temporary, header, planned.images))
         exact = not (half or recipe.calibration)
         if exact and difference is not None and not difference <= TOLERANCE:
             raise ExportError(f"{name} as {format} computes something else: outputs differ by {difference:.1e}")
@@ -139,10 +142,30 @@ def _check_options(format: str, model: Detector | Classifier, wanted: set[Export
         able = [name for name, kind in formats().items() if refused <= kind.options]
         options = " and ".join(f"--{option}" for option in sorted(refused))
         raise ConfigError(f"{format} files do not take {options}; {' and '.join(able)} files do")
+    if getattr(getattr(model, "head", None), "second_stage", False):
+        _check_second_stage(format, wanted)
     if isinstance(model, Classifier) and wanted & {"decode", "nms"}:
         raise ConfigError("a classifier has no boxes; decode and nms are for detectors")
     if {"half", "int8"} <= wanted:
         raise ConfigError("half and int8 exclude each other")
+
+
+def _check_second_stage(format: str, wanted: set[ExportOption]) -> None:
+    """Refuse what the file of a detector of two stages cannot be.
+
+    Raises:
+        ConfigError: The format holds no second stage, or an option is for others.
+    """
+    kind = formats()[format]
+    if not kind.second_stage:
+        able = " and ".join(name for name, other in formats().items() if other.second_stage)
+        raise ConfigError(
+            f"{format} files hold no second stage, whose boxes differ in number from image to image; {able} files do"
+        )
+    if "decode" in wanted:
+        raise ConfigError("the detector's second stage decodes: its files give detections; expected no --decode")
+    if "int8" in wanted or ("half" in wanted and kind.half_inside):
+        raise ConfigError(f"{format} files hold a second stage in float32 alone; expected neither --half nor --int8")
 
 
 def _calibration(calib: str | Path | Sequence[Tensor] | None, header: ExportHeader) -> Sequence[Tensor]:
@@ -178,6 +201,10 @@ def _difference(planned: ExportPlan, outputs: list[Floats]) -> float:
     """Return the largest relative difference to what PyTorch computes, unfused and in float32."""
     with torch.inference_mode():
         expected = planned.reference()
+    if planned.header.outputs == "instances":
+        worst, both = instances.difference([torch.from_numpy(output) for output in outputs], expected)
+        print("DIFF", worst, both)
+        return worst
     return max(
         float(np.abs(found.reshape(wanted.shape) - wanted).max() / max(FLOOR, np.abs(wanted).max()))
         for found, wanted in zip(outputs, (tensor.numpy() for tensor in expected), strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from crossstage.deploy.backends import BACKENDS, runtimes
 from crossstage.deploy.backends.base import Arithmetic
 from crossstage.deploy.header import ExportHeader
+from crossstage.deploy.instances import from_rows
 from crossstage.deploy.reading import graph_file, read_header
 from crossstage.deploy.sessions import installed, start
 from crossstage.errors import ConfigError, ExportError, WeightsError
@@ -84,20 +85,22 @@ class ExportedDetector(_Exported):
             raise WeightsError(f"{path}: a detector's header without preprocessing")
         self.preprocessing: Preprocessing = header.preprocessing
 
-    def __call__(self, images: Tensor) -> list[Tensor]:
+    def __call__(self, images: Tensor) -> list[Any]:
         """Return the file's outputs for prepared images ``(N, 3, H, W)``, for :meth:`detect` alone to read.
 
         Raises:
             ConfigError: The file takes another number of images, or another size.
             ExportError: The runtime failed.
         """
+        if self.header.outputs == "instances":
+            return [self.run(image) for image in images.split(1)]
         outputs = self.run(images)
         if self.header.outputs == "detections":  # rows of all images: apart, as other outputs are
             rows = outputs[0]
             return [rows[rows[:, 0] == index] for index in range(len(images))]
         return outputs
 
-    def decode(self, raw: Sequence[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def decode(self, raw: Sequence[Any], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Turn outputs into boxes and scores.
 
         Args:
@@ -111,6 +114,8 @@ class ExportedDetector(_Exported):
             ConfigError: Boxes were suppressed inside the graph.
             WeightsError: The outputs are not what the header says.
         """
+        if self.header.outputs == "instances":
+            raise ConfigError(f"{self.path} holds both stages of its detector; what comes out has been decoded")
         if self.header.outputs == "detections":
             raise ConfigError(f"{self.path} suppresses boxes inside its graph; expected one exported without --nms")
         boxes, scores = self._decode_raw(raw, image_size) if self.header.outputs == "raw" else raw
@@ -138,7 +143,7 @@ class ExportedDetector(_Exported):
 
     def detect(
         self,
-        raw: Sequence[Tensor],
+        raw: Sequence[Any],
         image_size: tuple[int, int],
         nms: NMS | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
@@ -157,12 +162,17 @@ class ExportedDetector(_Exported):
             WeightsError: The outputs are not what the header says.
         """
         nms = nms or self.nms
-        if self.header.outputs == "detections":
+        if self.header.outputs in ("detections", "instances"):
             self._check_suppression(nms)
-            return [_instances(rows, nms) for rows in raw]
+            whole = self.header.outputs == "instances"
+            return [from_rows(outputs if whole else [outputs], nms) for outputs in raw]
         if self.header.head is not None:
             return self._by_head(lambda head, named: head.detect(named, image_size, nms, sizes), raw)
         return postprocess(*self.decode(raw, image_size), nms)
+
+    @property
+    def _otherwise(self) -> str:
+        return "with these" if self.header.outputs == "instances" else "without --nms"
 
     def _check_suppression(self, nms: NMS) -> None:
         own = self.header.nms
@@ -170,21 +180,12 @@ class ExportedDetector(_Exported):
         if nms.score < own.score or (nms.iou, nms.kind) != (own.iou, own.kind):
             raise ConfigError(
                 f"{self.path} suppresses boxes inside its graph, at conf {own.score} and iou {own.iou}; "
-                f"conf {nms.score}, iou {nms.iou} and nms {nms.kind} need one exported without --nms"
+                f"conf {nms.score}, iou {nms.iou} and nms {nms.kind} need one exported {self._otherwise}"
             )
         if nms.max_detections > own.max_detections:
             raise ConfigError(
                 f"{self.path} finds at most {own.max_detections} objects inside its graph, not {nms.max_detections}"
             )
-
-
-def _instances(rows: Tensor, nms: NMS) -> Instances:
-    """Return the detections among ``(M, 7)`` rows of image, class, score and xyxy, best first."""
-    keep = rows[:, 2] > nms.score
-    if nms.class_ids is not None:
-        keep &= torch.isin(rows[:, 1].long(), torch.tensor(nms.class_ids, dtype=torch.long))
-    rows = rows[keep][: nms.max_detections]
-    return Instances(rows[:, 3:], rows[:, 2], rows[:, 1].long())
 
 
 class ExportedClassifier(_Exported):
@@ -229,6 +230,9 @@ def open_exported(
     path = graph_file(Path(path))
     runtime = runtime or first_installed(path)
     header = read_header(path)
+    if header.outputs == "instances" and not runtimes()[runtime].second_stage:
+        able = [name for name, other in runtimes().items() if other.second_stage]
+        raise ConfigError(f"{path} holds a second stage, which {runtime} does not run; {' and '.join(able)} do")
     session = start(path, runtime, header.output_names, threads=threads, precision=precision, streams=streams)
     kind = ExportedClassifier if header.task == "classify" else ExportedDetector
     return kind(header, session, path, runtime)

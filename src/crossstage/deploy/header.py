@@ -28,7 +28,7 @@ MAX_PIXELS = 1 << 28  # of an input
 MAX_DEPTH = 32  # of lists and mappings in rows
 MAX_VALUES = 2_000  # in a row; three levels with three anchors each hold 60
 
-Outputs = Literal["logits", "raw", "boxes", "detections"]
+Outputs = Literal["logits", "raw", "boxes", "detections", "instances"]
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,17 @@ class ExportHeader:
         name: The model's name.
         task: What the model does.
         outputs: What the file computes: ``"logits"`` ``(N, C)``; ``"raw"``, the head's raw tensors; ``"boxes"``
-            ``(N, K, 4)`` xyxy in pixels of the input, with scores ``(N, K, C)``; or ``"detections"`` ``(M, 7)``, best
-            first: image, class, score, xyxy.
+            ``(N, K, 4)`` xyxy in pixels of the input, with scores ``(N, K, C)``; ``"detections"`` ``(M, 7)``, best
+            first: image, class, score, xyxy; or ``"instances"``, the same of both stages of a detector and of one image
+            at a time, with ``masks``.
         size_divisor: The input's height and width are multiples of this.
         preprocessing: How images become input; None if nobody knows, as for a classifier before training.
         class_names: Names by class id; empty if they have none.
-        batch: Images of one pass; None if any number will do, at any size.
+        batch: Images of one pass; None if any number will do, at any size. (A file that gives instances is run once
+            for each.)
         head: What decodes raw tensors; None where the outputs are not raw.
         nms: The suppression that lies inside the graph; None where there is none.
+        masks: Whether a second output of ``"instances"``, ``masks`` ``(M, S, S)`` in [0, 1], is a grid over each box.
     """
 
     name: str
@@ -132,12 +135,15 @@ class ExportHeader:
     batch: int | None = 1
     head: StoredHead | None = None
     nms: NMS | None = None
+    masks: bool = False
 
     @property
     def output_names(self) -> list[str]:
         """Names of the outputs, in order."""
         if self.head is not None:
             return list(self.head.raw_names)
+        if self.outputs == "instances":
+            return ["detections", "masks"] if self.masks else ["detections"]
         return ["boxes", "scores"] if self.outputs == "boxes" else [self.outputs]
 
     def to_json(self) -> str:
@@ -149,6 +155,8 @@ class ExportHeader:
             "head": self.head.to_dict() if self.head else None,
             "nms": _nms_to_dict(self.nms) if self.nms else None,
         }
+        if not self.masks:
+            del content["masks"]
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
@@ -183,7 +191,7 @@ def _read(content: dict[str, Any], version: int) -> ExportHeader:
     else:
         head = StoredHead.from_dict(content["head"]) if content["head"] else None
         nms = _nms_from_dict(content["nms"]) if content["nms"] else None
-    if (outputs == "raw") != (head is not None) or (outputs == "detections") != (nms is not None):
+    if (outputs == "raw") != (head is not None) or (outputs in ("detections", "instances")) != (nms is not None):
         raise ValueError(f"outputs {outputs} do not go with a head of {head} and suppression {nms}")
     return ExportHeader(
         name=str(content["name"]),
@@ -195,6 +203,7 @@ def _read(content: dict[str, Any], version: int) -> ExportHeader:
         batch=None if content["batch"] is None else _number(content, "batch"),
         head=None if head is None else head.check(class_names),
         nms=nms,
+        masks=outputs == "instances" and bool(content.get("masks", False)),
     )
 
 

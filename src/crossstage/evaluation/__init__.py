@@ -7,7 +7,15 @@ from crossstage.evaluation.classification import (
     evaluate_classifier,
     print_classification,
 )
-from crossstage.evaluation.coco import coco_metrics, coco_result, coco_results, evaluate, match_classes
+from crossstage.evaluation.coco import (
+    coco_metrics,
+    coco_result,
+    coco_results,
+    evaluate,
+    match_classes,
+    results_of,
+    scores_masks,
+)
 from crossstage.evaluation.report import ClassScore, CocoReport, print_report
 from crossstage.evaluation.sweep import SweepRow, nms_sweep, print_sweep
 
@@ -28,4 +36,6 @@ __all__ = [
     "print_classification",
     "print_report",
     "print_sweep",
+    "results_of",
+    "scores_masks",
 ]

@@ -1,4 +1,4 @@
-"""COCO's detection metrics of a model or of any detections, by faster-coco-eval."""
+"""COCO's metrics of boxes and masks, of a model or of any detections, by faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from crossstage.data.masks import checked_segmentation, no_masks, packed
 from crossstage.data.records import DetectionData, ImageRef
 from crossstage.errors import DataError
 from crossstage.evaluation.report import ClassScore, CocoReport
 from crossstage.inference.images import load_image
 from crossstage.inference.model import DetectionModel
 from crossstage.inference.predictor import Predictor, StageTimes
+from crossstage.ops import rle
+from crossstage.ops.masks import packed_in_image
 from crossstage.ops.nms import NMS, for_evaluation
+from crossstage.structures import Instances, Placement
+
+Scored = Literal["bbox", "segm"]
+"""What is scored, in COCO's words: boxes or masks."""
 
 # Darknet's class list keeps names of PASCAL VOC where COCO has others.
 _OLD_NAMES = {
@@ -44,7 +51,7 @@ def evaluate(
     progress: bool = False,
     model_name: str = "",
 ) -> CocoReport:
-    """Run a detector over a dataset and score what it finds.
+    """Run a detector over a dataset and score what it finds: boxes, and masks where both have them.
 
     Args:
         model: Any detector; its classes are matched to the dataset's by name.
@@ -73,7 +80,13 @@ def evaluate(
     results, times = coco_results(predictor, dataset, category_of, progress=progress)
     medians = {stage.name: statistics.median(getattr(t, stage.name) for t in times) for stage in fields(StageTimes)}
     missed = tuple(name for id_, name in dataset.categories.items() if id_ not in category_of.values())
-    return coco_metrics(results, dataset, model_name=model_name, milliseconds=medians, unknown_classes=missed)
+    known = {"model_name": model_name, "milliseconds": medians, "unknown_classes": missed}
+    return coco_metrics(results, dataset, masks=scores_masks(model, dataset), **known)
+
+
+def scores_masks(model: object, dataset: DetectionData) -> bool:
+    """Return whether a model's masks are scored on a dataset: both have to have some."""
+    return bool(getattr(model, "finds_masks", False)) and dataset.has_masks
 
 
 def coco_results(
@@ -96,6 +109,7 @@ def coco_results(
     from rich.console import Console
     from rich.progress import track
 
+    masks = scores_masks(predictor.model, dataset)
     results: list[dict[str, Any]] = []
     times: list[StageTimes] = []
     images = iter(track(dataset.images, "val", console=Console(stderr=True), transient=True, disable=not progress))
@@ -105,11 +119,35 @@ def coco_results(
         decode_ms = (time.perf_counter() - start) * 1e3 / len(group)
         for image, (found, placement, stages) in zip(group, predictor.detect_batch(pixels), strict=True):
             times.append(StageTimes(decode_ms, *stages))
-            boxes = placement.to_image(found.boxes_xyxy.cpu()).tolist()
-            for box, confidence, class_id in zip(boxes, found.scores.tolist(), found.class_ids.tolist(), strict=True):
-                if class_id in category_of:
-                    results.append(coco_result(image.id, category_of[class_id], box, confidence))
+            results += results_of(found, placement, image.id, category_of, masks=masks)
     return results, times
+
+
+def results_of(
+    found: Instances, placement: Placement, image_id: int, category_of: Mapping[int, int], *, masks: bool = False
+) -> list[dict[str, Any]]:
+    """Return the objects found in one image in COCO's result format; masks are laid into the image one at a time.
+
+    Args:
+        found: The objects, in pixels of the input.
+        placement: Where the image lies in the input.
+        image_id: The image's id.
+        category_of: The dataset's category ids by the model's class ids; classes without one are dropped.
+        masks: Whether the masks of the objects, which have to have some, are wanted.
+    """
+    boxes = placement.to_image(found.boxes_xyxy.cpu())
+    grids = found.masks.float().cpu() if masks and found.masks is not None else None
+    results = []
+    values = zip(boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True)
+    for number, (box, score, class_id) in enumerate(values):
+        if class_id not in category_of:
+            continue
+        result = coco_result(image_id, category_of[class_id], box, score)
+        if grids is not None:
+            counts = packed_in_image(grids[number], boxes[number], placement.image_size)
+            result["segmentation"] = rle.as_coco(counts, placement.image_size)
+        results.append(result)
+    return results
 
 
 def pixels_of(image: ImageRef, dataset: DetectionData) -> np.ndarray:
@@ -154,8 +192,13 @@ def coco_metrics(
     model_name: str = "",
     milliseconds: Mapping[str, float] | None = None,
     unknown_classes: Sequence[str] = (),
+    masks: bool | None = None,
 ) -> CocoReport:
     """Score detections by COCO's metrics; those of categories that the dataset lacks do not count.
+
+    Masks are scored as torchvision and detectron2 do it: whether a mask is small or large is told by its own area, and
+    whether an object is by the area that its annotation states. An object without a mask is neither wanted nor wrong
+    where masks are scored.
 
     Args:
         results: Detections in COCO's result format, see :func:`coco_result`.
@@ -163,22 +206,21 @@ def coco_metrics(
         model_name: The model's name in the report.
         milliseconds: The median time of each stage, for the report.
         unknown_classes: Classes of the dataset that the model does not know, for the report.
+        masks: Whether masks are scored as well as boxes; None scores them if there are any in both.
 
     Raises:
         DataError: A detection lacks a field, has one of a wrong type, or is on an image that the dataset lacks.
     """
-    evaluation = run_coco(results, dataset)
+    if masks is None:
+        masks = dataset.has_masks and any("segmentation" in entry for entry in results)
+    checked = _checked(results, dataset, masks=masks)
+    stats, of_class = _scores(_run(checked, dataset, "bbox"))
+    mask_stats, of_mask_class = (
+        _scores(_run(checked, dataset, "segm")) if masks else (None, [(None, None)] * len(of_class))
+    )
     images = _images_of_classes(dataset)
-    stats = [_defined(float(value)) for value in evaluation.stats[:12]]
-    precision = np.asarray(evaluation.eval["precision"])  # (IoU thresholds, recalls, classes, areas, max detections)
     classes = tuple(
-        ClassScore(
-            name=name,
-            ap=_mean(precision[:, :, index, 0, -1]),
-            ap50=_mean(precision[0, :, index, 0, -1]),
-            images=images[index],
-            boxes=int(dataset.counts[index]),
-        )
+        ClassScore(name, *of_class[index], images[index], int(dataset.counts[index]), *of_mask_class[index])
         for index, name in enumerate(dataset.class_names)
     )
     return CocoReport(
@@ -186,11 +228,23 @@ def coco_metrics(
         data=str(dataset.path),
         images=len(dataset),
         detections=len(results),
-        **dict(zip(CocoReport.metric_names(), stats, strict=True)),
+        **stats,
         classes=classes,
         unknown_classes=tuple(unknown_classes),
         milliseconds=dict(milliseconds or {}),
+        masks=mask_stats,
     )
+
+
+def _scores(evaluation: Any) -> tuple[dict[str, Any], list[tuple[float | None, float | None]]]:
+    """Return the twelve metrics by name, and AP and AP50 of each class."""
+    stats = [_defined(float(value)) for value in evaluation.stats[:12]]
+    precision = np.asarray(evaluation.eval["precision"])  # (IoU thresholds, recalls, classes, areas, max detections)
+    of_class = [
+        (_mean(precision[:, :, index, 0, -1]), _mean(precision[0, :, index, 0, -1]))
+        for index in range(precision.shape[2])
+    ]
+    return dict(zip(CocoReport.metric_names(), stats, strict=True)), of_class
 
 
 def match_classes(class_names: Sequence[str], categories: Mapping[int, str]) -> dict[int, int]:
@@ -222,19 +276,34 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _checked(results: Sequence[Mapping[str, Any]], dataset: DetectionData) -> list[dict[str, Any]]:
+def _checked(
+    results: Sequence[Mapping[str, Any]], dataset: DetectionData, *, masks: bool = False
+) -> list[dict[str, Any]]:
     """Return copies of the detections, since COCO's tools write into what they are given."""
-    images = {image.id for image in dataset.images}
+    sizes = {image.id: (image.height, image.width) for image in dataset.images}
     checked = []
     for number, entry in enumerate(results):
         copy = _plain_result(entry)
-        if copy is None or copy["image_id"] not in images:
+        if copy is not None and copy["image_id"] in sizes and masks:
+            size = sizes[copy["image_id"]]
+            copy["segmentation"] = _checked_mask(entry.get("segmentation"), size, number)
+        if copy is None or copy["image_id"] not in sizes:
             raise DataError(
                 f"detection {number}: {reprlib.repr(entry)}; expected image_id of an image of {dataset.path}, "
                 "category_id, bbox of x, y, width, height, and score, all finite numbers"
             )
         checked.append(copy)
     return checked
+
+
+def _checked_mask(value: Any, size: tuple[int, int], number: int) -> dict[str, Any]:
+    try:
+        mask = checked_segmentation(value, size)
+    except DataError as error:
+        raise DataError(f"detection {number}: segmentation: {error}") from None
+    if mask is None:
+        raise DataError(f"detection {number}: no segmentation; expected a mask, as masks are scored")
+    return rle.as_coco(packed(mask, size), size)
 
 
 def _plain_result(entry: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -259,17 +328,20 @@ def run_coco(results: Sequence[Mapping[str, Any]], dataset: DetectionData) -> An
     Raises:
         DataError: See :func:`coco_metrics`.
     """
-    return _run(_checked(results, dataset), dataset)
+    return _run(_checked(results, dataset), dataset, "bbox")
 
 
-def _run(results: list[dict[str, Any]], dataset: DetectionData) -> Any:
+def _run(results: Sequence[Mapping[str, Any]], dataset: DetectionData, kind: Scored) -> Any:
     from faster_coco_eval import COCO, COCOeval_faster
 
+    # With a box beside it, COCO's tools would take a mask's area to be the box's.
+    other = "segmentation" if kind == "bbox" else "bbox"
+    copies = [{key: value for key, value in entry.items() if key != other} for entry in results]
     with contextlib.redirect_stdout(io.StringIO()):
-        content = coco_content(dataset)
+        content = coco_content(dataset, masks=kind == "segm")
         truth = COCO(content)
-        found = truth.loadRes(results) if results else COCO({**content, "annotations": []})
-        evaluation = COCOeval_faster(truth, found, iouType="bbox")
+        found = truth.loadRes(copies) if copies else COCO({**content, "annotations": []})
+        evaluation = COCOeval_faster(truth, found, iouType=kind)
         evaluation.params.catIds = list(dataset.category_ids)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -277,26 +349,46 @@ def _run(results: list[dict[str, Any]], dataset: DetectionData) -> Any:
     return evaluation
 
 
-def coco_content(dataset: DetectionData) -> dict[str, Any]:
+def coco_content(dataset: DetectionData, *, masks: bool = False) -> dict[str, Any]:
     """Return a dataset as COCO's JSON has it, with the image and category ids of its source.
 
     Annotations are numbered from 1: in COCO's evaluation the id 0 means "no match", which makes a find a miss.
+
+    Args:
+        dataset: The images and their boxes.
+        masks: Whether annotations have masks, as run-length encodings. One that has none gets its box, and becomes a
+            crowd: it can be scored on no mask.
     """
     boxes = dataset.boxes
     image_ids = [dataset.images[index].id for index in boxes.image_index.tolist()]
     category_ids = [dataset.category_ids[class_id] for class_id in boxes.class_ids.tolist()]
     rows = zip(image_ids, category_ids, boxes.xywh.tolist(), boxes.areas.tolist(), boxes.crowd.tolist(), strict=True)
+    annotations: list[dict[str, Any]] = [
+        {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
+        for number, (image, category, box, area, crowd) in enumerate(rows, start=1)
+    ]
+    if masks:
+        _add_masks(annotations, dataset)
     return {
         "images": [
             {"id": image.id, "file_name": image.path.name, "width": image.width, "height": image.height}
             for image in dataset.images
         ],
         "categories": [{"id": id_, "name": name} for id_, name in dataset.categories.items()],
-        "annotations": [
-            {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
-            for number, (image, category, box, area, crowd) in enumerate(rows, start=1)
-        ],
+        "annotations": annotations,
     }
+
+
+def _add_masks(annotations: Sequence[dict[str, Any]], dataset: DetectionData) -> None:
+    masks = dataset.boxes.masks or no_masks(len(annotations))
+    for entry, mask, position in zip(annotations, masks, dataset.boxes.image_index.tolist(), strict=True):
+        size = dataset.images[position].height, dataset.images[position].width
+        known = mask
+        if known is None:
+            x, y, width, height = entry["bbox"]
+            known = [np.array([x, y, x, y + height, x + width, y + height, x + width, y])]
+            entry["iscrowd"] = 1
+        entry["segmentation"] = rle.as_coco(packed(known, size), size)
 
 
 def _images_of_classes(dataset: DetectionData) -> list[int]:

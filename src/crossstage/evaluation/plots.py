@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from crossstage.data.records import DetectionData
 from crossstage.evaluation.coco import run_coco
 from crossstage.files import whole_file
+from crossstage.ops import rle
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -57,7 +58,7 @@ def detection_confusion(results: Sequence[Mapping[str, Any]], dataset: Detection
         if entry["score"] >= CONFIDENCE:
             found[entry["image_id"]].append(entry)
     matrix = sv.ConfusionMatrix.from_detections(
-        predictions=[as_detections(found[image.id], dataset) for image in dataset.images],
+        predictions=[as_detections(_boxes_alone(found[image.id]), dataset) for image in dataset.images],
         targets=_true_detections(dataset),
         classes=list(dataset.class_names),
         conf_threshold=0.0,
@@ -67,7 +68,7 @@ def detection_confusion(results: Sequence[Mapping[str, Any]], dataset: Detection
 
 
 def as_detections(entries: Sequence[Mapping[str, Any]], dataset: DetectionData) -> sv.Detections:
-    """Return one image's detections for drawing.
+    """Return one image's detections for drawing, with their masks if all have some.
 
     Args:
         entries: Detections in COCO's result format, all of one image.
@@ -79,12 +80,19 @@ def as_detections(entries: Sequence[Mapping[str, Any]], dataset: DetectionData) 
     boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     classes = np.array([index[entry["category_id"]] for entry in entries], int)
+    masks = [entry["segmentation"] for entry in entries if "segmentation" in entry]
+    drawn = [rle.unpack(mask["counts"], tuple(mask["size"])) for mask in masks]
     return sv.Detections(
         boxes,
+        mask=np.stack(drawn) if drawn and len(drawn) == len(entries) else None,
         confidence=np.array([entry["score"] for entry in entries], float),
         class_id=classes,
         data={"class_name": np.array(dataset.class_names)[classes]},
     )
+
+
+def _boxes_alone(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in entry.items() if key != "segmentation"} for entry in entries]
 
 
 def _true_detections(dataset: DetectionData) -> list[sv.Detections]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Average precision of one class, from 0 to 1; None if the dataset has no box of it.
+    """Average precision of one class, from 0 to 1; None if the dataset has no box, or mask, of it.
 
     Attributes:
         name: The class's name as the dataset spells it.
@@ -25,6 +25,8 @@ class ClassScore:
         ap50: Average precision at IoU .50.
         images: How many images have a box of the class, crowds not counted.
         boxes: How many boxes of the class there are, crowds not counted.
+        mask_ap: Average precision of masks over IoU .50:.95; None where masks are not scored, too.
+        mask_ap50: The same at IoU .50.
     """
 
     name: str
@@ -32,6 +34,8 @@ class ClassScore:
     ap50: float | None
     images: int
     boxes: int
+    mask_ap: float | None = None
+    mask_ap50: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class CocoReport:
         classes: A row for each class, by class id.
         unknown_classes: Classes of the dataset that the model does not know; they count as missed.
         milliseconds: The median time of each stage for one image.
+        masks: The same twelve metrics of masks, by their names; None where masks are not scored.
     """
 
     model: str
@@ -82,6 +87,7 @@ class CocoReport:
     classes: tuple[ClassScore, ...]
     unknown_classes: tuple[str, ...]
     milliseconds: Mapping[str, float]
+    masks: Mapping[str, float | None] | None = None
 
     @staticmethod
     def metric_names() -> tuple[str, ...]:
@@ -116,9 +122,14 @@ def print_report(report: CocoReport, console: Console, *, per_class: bool = True
         console.print()
     totals = Table(box=None, pad_edge=False)
     names = CocoReport.metric_names()
+    rows: dict[str, Sequence[float | None]] = {"boxes": [getattr(report, name) for name in names]}
+    if report.masks is not None:
+        rows["masks"] = [report.masks[name] for name in names]
+        totals.add_column("")
     for name in names:
         totals.add_column(_title(name), justify="right")
-    totals.add_row(*(_percent(getattr(report, name)) for name in names))
+    for title, values in rows.items():
+        totals.add_row(*([title] if report.masks is not None else []), *map(_percent, values))
     console.print(totals)
     if report.unknown_classes:
         missed = ", ".join(report.unknown_classes)
@@ -135,11 +146,13 @@ def _class_table(report: CocoReport) -> Table:
     from rich.text import Text
 
     table = Table("class", box=None, pad_edge=False)
-    for column in ("images", "boxes", "AP", "AP50"):
+    masks = report.masks is not None
+    for column in ("images", "boxes", "AP", "AP50", *(("mask AP", "mask AP50") if masks else ())):
         table.add_column(column, justify="right")
     for row in report.classes:
         if row.boxes:
-            table.add_row(Text(row.name), str(row.images), str(row.boxes), _percent(row.ap), _percent(row.ap50))
+            figures = [row.ap, row.ap50] + ([row.mask_ap, row.mask_ap50] if masks else [])
+            table.add_row(Text(row.name), str(row.images), str(row.boxes), *map(_percent, figures))
     return table
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from crossstage.data.records import DetectionData
-from crossstage.evaluation.coco import coco_metrics, coco_result, match_classes, pixels_of
+from crossstage.evaluation.coco import coco_metrics, match_classes, pixels_of, results_of
 from crossstage.files import write_text
 from crossstage.inference.model import DetectionModel
 from crossstage.inference.predictor import Predictor
@@ -83,12 +83,7 @@ def nms_sweep(
     for image in track(dataset.images, "val", console=Console(stderr=True), transient=True, disable=not progress):
         raw, placement = first.forward(pixels_of(image, dataset))
         for way, predictor in ways.items():
-            found = predictor.select(raw, placement)
-            boxes = placement.to_image(found.boxes_xyxy.cpu()).tolist()
-            results[way] += [
-                coco_result(image.id, category_of[class_id], box, score)
-                for box, score, class_id in zip(boxes, found.scores.tolist(), found.class_ids.tolist(), strict=True)
-            ]
+            results[way] += results_of(predictor.select(raw, placement), placement, image.id, category_of)
     rows = []
     for kind, threshold in ways:
         report = coco_metrics(results[kind, threshold], dataset)

@@ -47,6 +47,25 @@ def load_image(source: str | Path | bytes | Image.Image | Pixels) -> Pixels:
             return _to_rgb(image, name)
 
 
+def load_numbers(path: Path) -> NDArray[np.integer]:
+    """Read an image whose greys, or places in a palette, are numbers, as they stand in the file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``(H, W)`` whole numbers from 0 to 65535.
+
+    Raises:
+        DataError: As :func:`load_image`; or it has colours or transparency.
+    """
+    with _errors_about(str(path)), _opened(path, str(path)) as image:
+        _refuse_bomb(image, str(path))
+        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
+            raise DataError(f"{path}: an image of {image.mode}; expected 8 or 16 bits of grey, or a palette")
+        return np.asarray(image).astype(np.uint16)
+
+
 def load_reduced(path: Path, at_least: tuple[int, int]) -> tuple[Pixels, tuple[int, int]]:
     """Read an image for a small input: a JPEG of more than twice its size is decoded at 1/2, 1/4 or 1/8 scale.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crossstage.errors import ConfigError, DataError
@@ -22,12 +23,15 @@ from crossstage.inference.model import DetectionModel
 from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side, side_threads
 from crossstage.inference.preprocessing import prepare, stack
 from crossstage.inference.sources import Source, SourceImage, Unreadable
-from crossstage.ops.masks import THRESHOLD, paste
+from crossstage.ops import rle
+from crossstage.ops.masks import in_image, packed_in_image
 from crossstage.ops.nms import NMS
 from crossstage.structures import Instances, Placement, Preprocessing
 
 if TYPE_CHECKING:
-    from supervision import Detections
+    from supervision import CompactMask, Detections
+
+MOST_BYTES = 256 << 20  # of the masks of an image as arrays
 
 _Group = list[Prepared | Unreadable]
 
@@ -154,7 +158,11 @@ class Predictor:
         return self.model.detect(raw, size, self.nms, [placement.extent for placement in placements])
 
     def __call__(self, image: SourceImage) -> Prediction:
-        """Find objects in one image, as ``supervision.Detections`` in its pixels."""
+        """Find objects in one image, as ``supervision.Detections`` in its pixels.
+
+        Their masks are an array ``(K, H, W)``, or a ``supervision.CompactMask``, which stands for one, where that would
+        take more than 256 MB.
+        """
         found, placement, times = self.detect(image.pixels)
         return Prediction(
             image,
@@ -290,6 +298,22 @@ def _class_id(name: str | int, class_names: Sequence[str]) -> int:
     raise ConfigError(f"class {name!r} is unknown to the model; {hint}")
 
 
+def _masks(grids: Tensor, boxes_xyxy: Tensor, size: tuple[int, int]) -> NDArray[np.bool_] | CompactMask:
+    """Return masks ``(K, *size)``; packed where they would take more than :data:`MOST_BYTES`."""
+    pairs = list(zip(grids, boxes_xyxy, strict=True))
+    if len(pairs) * size[0] * size[1] <= MOST_BYTES:
+        laid = np.zeros((len(pairs), *size), np.bool_)
+        for into, (grid, box) in zip(laid, pairs, strict=True):
+            into[...] = in_image(grid, box, size)
+        return laid
+    from supervision import CompactMask
+
+    texts = [packed_in_image(grid, box, size) for grid, box in pairs]
+    hulls = np.stack([rle.box(text, size) for text in texts])
+    hulls[:, 2:] += hulls[:, :2] - 1  # of the last pixels
+    return CompactMask.from_coco_rle([rle.as_coco(text, size) for text in texts], hulls, size)
+
+
 def _detections(found: Instances, placement: Placement, class_names: Sequence[str], image: SourceImage) -> Detections:
     """Return objects in pixels of the input as supervision's detections in pixels of the whole image."""
     from supervision import Detections
@@ -297,12 +321,11 @@ def _detections(found: Instances, placement: Placement, class_names: Sequence[st
     class_ids = found.class_ids.cpu().numpy()
     height, width = image.size
     boxes = placement.to_image(found.boxes_xyxy.cpu())
-    masks = None if found.masks is None else paste(found.masks.cpu(), boxes, image.size) > THRESHOLD
     return Detections(
         xyxy=boxes.numpy().astype(np.float32).reshape(-1, 4),
         confidence=found.scores.cpu().numpy().astype(np.float32),
         class_id=class_ids.astype(int),
-        mask=None if masks is None else masks.numpy(),
+        mask=None if found.masks is None else _masks(found.masks.float().cpu(), boxes, image.size),
         data={"class_name": np.array([class_names[index] for index in class_ids], dtype=str)},
         metadata={"source": image.name, "frame": image.frame, "width": width, "height": height},
     )

@@ -22,6 +22,7 @@ from crossstage.files import whole_file, whole_text
 from crossstage.inference.drawing import draw
 from crossstage.inference.images import Pixels
 from crossstage.inference.predictor import Prediction
+from crossstage.ops import rle
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -68,7 +69,7 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
     """Return a prediction as plain values: boxes to 0.01 pixel, confidences to 0.0001, masks as COCO's packed RLE."""
     image, found = prediction.image, prediction.detections
     assert found.confidence is not None and found.class_id is not None
-    masks = [{}] * len(found) if found.mask is None else [{"mask": _as_rle(np.asarray(mask))} for mask in found.mask]
+    masks = [{}] * len(found) if found.mask is None else [{"mask": _as_rle(mask)} for mask in found.mask]
     rows = zip(found.class_id, found.data["class_name"], found.confidence, found.xyxy, masks, strict=True)
     return {
         "source": image.name,
@@ -89,9 +90,8 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def _as_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    from supervision import mask_to_rle
-
-    return {"size": list(mask.shape), "counts": mask_to_rle(mask, compressed=True)}
+    height, width = mask.shape
+    return rle.as_coco(rle.pack(mask), (height, width))
 
 
 class AnnotatedCopies:

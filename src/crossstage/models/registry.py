@@ -16,6 +16,7 @@ from crossstage.models.heads import HeadConfig
 from crossstage.models.necks import NeckConfig
 from crossstage.models.published import DETECTORS, compose
 from crossstage.models.spec import ModelSpec
+from crossstage.structures import Preprocessing
 
 TaskName = Literal["classify", "detect"]
 Model = Detector | Classifier
@@ -35,6 +36,7 @@ class Entry:
         input_size: Height and width that the published figures refer to, in pixels.
         build: Makes the model that a spec describes.
         reconstruction: Only its size and cost were published; the structure is ours.
+        preprocessing: How it wants its images; None where that is what is usual for the task.
     """
 
     task: TaskName
@@ -44,6 +46,7 @@ class Entry:
     input_size: tuple[int, int]
     build: Builder
     reconstruction: bool = False
+    preprocessing: Preprocessing | None = None
 
 
 def _changed(row: Row, overrides: Mapping[str, Any], name: str) -> Row:
@@ -118,6 +121,7 @@ def _entry(row: BackboneConfig | DetectorConfig) -> Entry:
         (row.size, row.size),
         _build_detector if detects else _build_classifier,
         about.reconstruction,
+        row.preprocessing if detects else None,
     )
 
 

@@ -11,6 +11,8 @@ from crossstage.nn.attention import (
     SqueezeExcite,
 )
 from crossstage.nn.conv import BN_EPS, ConvNormAct, ConvStyle, NormActConv
+from crossstage.nn.deconv import DeconvNormAct
+from crossstage.nn.deform import DeformConv, DeformConvNormAct
 from crossstage.nn.dense import BottleneckDenseLayer, DenseBlock, DenseLayer, ElasticDenseLayer, TwoWayDenseLayer
 from crossstage.nn.osa import ConvPair, OneShotAggregation, SeparableConv
 from crossstage.nn.partial import Channels, CrossStage, Partial, Split, project_split, slice_split, transition
@@ -29,6 +31,9 @@ __all__ = [
     "ConvPair",
     "ConvStyle",
     "CrossStage",
+    "DeconvNormAct",
+    "DeformConv",
+    "DeformConvNormAct",
     "DenseBlock",
     "DenseLayer",
     "EffectiveSqueezeExcite",

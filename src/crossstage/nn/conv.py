@@ -93,7 +93,7 @@ class ConvNormAct(nn.Module):
     """Convolution, normalisation, activation: ``act(bn(conv(x)))``; the convolution has a bias only without a norm.
 
     Shape: ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))`` for odd kernels, which
-    are padded by ``kernel_size // 2``.
+    are padded by ``dilation * (kernel_size // 2)``.
 
     Args:
         in_channels: Channels of the input.
@@ -101,6 +101,7 @@ class ConvNormAct(nn.Module):
         kernel_size: Side of the square kernel.
         stride: Step in pixels.
         groups: Blocks of channels that are convolved apart; divides both channel counts.
+        dilation: Distance in pixels between the pixels that a kernel reads.
         style: Normalisation and activation.
 
     Raises:
@@ -115,6 +116,7 @@ class ConvNormAct(nn.Module):
         stride: int = 1,
         *,
         groups: int = 1,
+        dilation: int = 1,
         style: ConvStyle,
     ) -> None:
         super().__init__()
@@ -123,7 +125,14 @@ class ConvNormAct(nn.Module):
                 f"{groups} groups do not divide a convolution from {in_channels} to {out_channels} channels"
             )
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=style.bias
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            dilation * (kernel_size // 2),
+            dilation=dilation,
+            groups=groups,
+            bias=style.bias,
         )
         self.bn = style.normalise(out_channels)
         self.act = style.activate()

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from crossstage.nn.conv import ConvNormAct, FrozenBatchNorm, NormActConv
+from crossstage.nn.deconv import DeconvNormAct
+from crossstage.nn.deform import DeformConvNormAct
 from crossstage.nn.dense import DenseBlock, DenseLayer, TwoWayDenseLayer
 from crossstage.nn.osa import SeparableConv
 from crossstage.nn.partial import CrossStage, Split
@@ -360,6 +362,25 @@ def _conv_norm_act(block: nn.Module) -> nn.Module:
     return _conv(block.conv, block.bn, block.act)
 
 
+def _deconv_norm_act(block: nn.Module) -> nn.Module:
+    assert isinstance(block, DeconvNormAct)
+    if isinstance(block.bn, _BATCH_NORMS):
+        norm: Any = block.bn  # of which five tensors are read
+        block.conv, block.bn = fuse_conv_bn_eval(block.conv, norm, transpose=True), nn.Identity()
+    return block
+
+
+def _deform_norm_act(block: nn.Module) -> nn.Module:
+    assert isinstance(block, DeformConvNormAct)
+    if isinstance(block.bn, _BATCH_NORMS):
+        norm: Any = block.bn
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        block.conv.weight.data = block.conv.weight * scale.view(-1, 1, 1, 1)
+        block.conv.bias.data = norm.bias + (block.conv.bias - norm.running_mean) * scale
+        block.bn = nn.Identity()
+    return block
+
+
 def _norm_act_conv(block: nn.Module) -> nn.Module | None:
     assert isinstance(block, NormActConv)
     return _transition(block)
@@ -373,6 +394,8 @@ def _separable(block: nn.Module) -> nn.Module:
 # Blocks that are replaced with all they hold, if they are of the kind that can be, and blocks whose inside goes first.
 _WHOLE: dict[type[nn.Module], Callable[[nn.Module], nn.Module | None]] = {
     ConvNormAct: _conv_norm_act,
+    DeconvNormAct: _deconv_norm_act,
+    DeformConvNormAct: _deform_norm_act,
     DenseBlock: _dense_block,
     NormActConv: _norm_act_conv,
     SeparableConv: _separable,

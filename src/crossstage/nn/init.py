@@ -39,6 +39,15 @@ def initialise(module: nn.Module, scheme: Init, *, zero_last: bool = False) -> N
                 nn.init.zeros_(_last(block.body).weight)
 
 
+def xavier_(module: nn.Module) -> None:
+    """Draw the weights of a module's convolutions uniformly by Glorot's rule, as SSD does (arXiv 1512.02325); biases are zero."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def _draw(layer: nn.Conv2d, scheme: Init) -> None:
     fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(layer.weight)
     if scheme == "darknet":

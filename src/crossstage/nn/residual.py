@@ -121,14 +121,32 @@ def basic_body(in_channels: int, out_channels: int, stride: int = 1, *, style: C
 
 
 def bottleneck_body(
-    in_channels: int, hidden: int, out_channels: int, stride: int = 1, *, groups: int = 1, style: ConvStyle
+    in_channels: int,
+    hidden: int,
+    out_channels: int,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    stride_first: bool = False,
+    style: ConvStyle,
 ) -> nn.Sequential:
-    """Build a bottleneck: 1x1, 3x3 (strided, in groups) and linear 1x1 (ResNet-50 and deeper; ResNeXt with groups)."""
+    """Build a bottleneck: 1x1, 3x3 (in groups) and linear 1x1 (ResNet-50 and deeper; ResNeXt with groups).
+
+    The 3x3 convolution strides, or with ``stride_first`` the first 1x1 convolution.
+    """
+    first, second = (stride, 1) if stride_first else (1, stride)
     return nn.Sequential(
-        ConvNormAct(in_channels, hidden, style=style),
-        ConvNormAct(hidden, hidden, 3, stride, groups=groups, style=style),
+        ConvNormAct(in_channels, hidden, 1, first, style=style),
+        ConvNormAct(hidden, hidden, 3, second, groups=groups, style=style),
         ConvNormAct(hidden, out_channels, style=style.linear),
     )
+
+
+def projected(in_channels: int, hidden: int, out_channels: int, stride: int = 1, *, style: ConvStyle) -> Residual:
+    """Build a whole bottleneck whose shortcut is a projection whatever its shape (Pelee, RefineDet with ResNet)."""
+    body = bottleneck_body(in_channels, hidden, out_channels, stride, style=style)
+    projection = ConvNormAct(in_channels, out_channels, 1, stride, style=style.linear)
+    return Residual(body, projection, style.activate(), in_place=True)
 
 
 def darknet_body(channels: int, hidden: int, *, style: ConvStyle) -> nn.Sequential:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 
 def cell_grid(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,8 +30,7 @@ def clip_to(boxes_xyxy: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         boxes_xyxy: ``(N, K, 4)`` corners in pixels.
         sizes: Height and width of each of the ``N`` images in pixels.
     """
-    most = boxes_xyxy.new_tensor([[width, height, width, height] for height, width in sizes]).unsqueeze(1)
-    return torch.minimum(boxes_xyxy.clamp(min=0), most)
+    return torch.stack([clip_boxes_to_image(boxes, size) for boxes, size in zip(boxes_xyxy, sizes, strict=True)])
 
 
 def shape_iou(sizes: Tensor, anchors: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou, nms
+from torchvision.ops import batched_nms, box_iou
 
 from crossstage.errors import ConfigError
 from crossstage.structures import Instances
@@ -88,11 +88,17 @@ def postprocess(boxes_xyxy: Tensor, scores: Tensor, settings: NMS | None = None)
         For each image its detections, best score first.
     """
     settings = settings or NMS()
-    if settings.class_ids is not None:
-        wanted = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
-        wanted[list(settings.class_ids)] = True
-        scores = scores.masked_fill(~wanted, -1.0)
+    scores = of_wanted(scores, settings)
     return [_select(*image, settings) for image in zip(boxes_xyxy, scores, strict=True)]
+
+
+def of_wanted(scores: Tensor, settings: NMS) -> Tensor:
+    """Return scores ``(..., C)`` with -1 for the classes that are not to be kept."""
+    if settings.class_ids is None:
+        return scores
+    wanted = torch.zeros(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    wanted[list(settings.class_ids)] = True
+    return scores.masked_fill(~wanted, -1.0)
 
 
 def best_of_classes(scores: Tensor, count: int) -> Tensor:
@@ -119,33 +125,76 @@ def best_of_levels(scores: Tensor, lengths: Sequence[int], count: int) -> Tensor
     kept = []
     for level in scores.split(list(lengths), dim=1):
         flat = level.flatten(1)
-        if flat.shape[1] > count:
-            best, index = flat.topk(count, dim=1)
-            flat = torch.zeros_like(flat).scatter(1, index, best)
-        kept.append(flat.view_as(level))
+        best, index = flat.topk(torch.sym_min(count, flat.shape[1]), dim=1)  # no branch: sizes vary in exported graphs
+        kept.append(torch.zeros_like(flat).scatter(1, index, best).view_as(level))
     return torch.cat(kept, dim=1)
 
 
 def _select(boxes: Tensor, scores: Tensor, settings: NMS) -> Instances:
     box_index, class_index = (scores > settings.score).nonzero(as_tuple=True)
-    candidates = scores[box_index, class_index]
-    if candidates.numel() > MAX_CANDIDATES:
-        candidates, best = candidates.topk(MAX_CANDIDATES)
-        box_index, class_index = box_index[best], class_index[best]
-    boxes = boxes[box_index]
-    kept = _kept(boxes, candidates, class_index, settings)[: settings.max_detections]
+    candidates, boxes = scores[box_index, class_index], boxes[box_index]
+    kept = kept_of(boxes, candidates, class_index, settings, num_classes=scores.shape[1])
     return Instances(boxes[kept], candidates[kept], class_index[kept])
 
 
-def _kept(boxes: Tensor, scores: Tensor, class_ids: Tensor, settings: NMS) -> Tensor:
+def kept_of(boxes_xyxy: Tensor, scores: Tensor, class_ids: Tensor, settings: NMS, *, num_classes: int) -> Tensor:
+    """Return which of an image's candidates are detections: their indices, best score first.
+
+    A graph that is exported keeps all candidates for suppression, however many they are.
+
+    Args:
+        boxes_xyxy: ``(K, 4)`` corners in pixels, of candidates that score enough.
+        scores: ``(K,)``.
+        class_ids: ``(K,)`` int64, the class that each is a candidate for.
+        settings: Overlap and kind of suppression, and the most detections.
+        num_classes: Number of classes that there are.
+    """
+    if torch.compiler.is_exporting() or scores.shape[0] <= MAX_CANDIDATES:
+        return _kept(boxes_xyxy, scores, class_ids, settings, num_classes)[: settings.max_detections]
+    best = scores.topk(MAX_CANDIDATES).indices
+    kept = _kept(boxes_xyxy[best], scores[best], class_ids[best], settings, num_classes)
+    return best[kept[: settings.max_detections]]
+
+
+def _kept(boxes: Tensor, scores: Tensor, class_ids: Tensor, settings: NMS, num_classes: int) -> Tensor:
     """Return the indices of the boxes that are kept, best score first."""
     if settings.kind == "none":
         return scores.argsort(descending=True, stable=True)
     if settings.kind == "diou":
         return _batched_diou_nms(boxes, scores, class_ids, settings.iou)
     if settings.kind == "agnostic":
-        return nms(boxes, scores, settings.iou)
-    return batched_nms(boxes, scores, class_ids, settings.iou)
+        return grouped_nms(boxes, scores, torch.zeros_like(class_ids), settings.iou, num_groups=1)
+    return grouped_nms(boxes, scores, class_ids, settings.iou, num_groups=num_classes)
+
+
+def grouped_nms(boxes_xyxy: Tensor, scores: Tensor, groups: Tensor, iou: float, *, num_groups: int) -> Tensor:
+    """Let boxes of a group suppress each other; return the indices of the kept ones, best score first.
+
+    It is torchvision's function; a graph that is exported gets one operation, :func:`exported_nms`, instead.
+
+    Args:
+        boxes_xyxy: ``(K, 4)`` corners in pixels.
+        scores: ``(K,)``, at least 0.
+        groups: ``(K,)`` int64 from 0 to below ``num_groups``.
+        iou: The overlap above which the one of two boxes with the lower score goes.
+        num_groups: Number of groups that there are.
+    """
+    if torch.compiler.is_exporting():
+        return exported_nms(boxes_xyxy, scores, groups, iou, num_groups)
+    return batched_nms(boxes_xyxy, scores, groups, iou)
+
+
+@torch.library.custom_op("crossstage::nms", mutates_args=())
+def exported_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, num_groups: int) -> Tensor:
+    """See :func:`grouped_nms`; an operation that exporters of graphs translate as a whole."""
+    del num_groups
+    return batched_nms(boxes, scores, groups, iou)
+
+
+@exported_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, num_groups: int) -> Tensor:
+    del scores, groups, iou, num_groups
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
 def _batched_diou_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:

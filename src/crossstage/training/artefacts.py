@@ -117,8 +117,12 @@ def _classification_tiles(dataset: ClassificationData, scores: Scores) -> list[P
 
 def _class_rows(report: CocoReport | ClassificationReport) -> list[list[str]]:
     if isinstance(report, CocoReport):
-        rows = [["class", "images", "boxes", "AP", "AP50"]]
-        return rows + [[c.name, str(c.images), str(c.boxes), _percent(c.ap), _percent(c.ap50)] for c in report.classes]
+        masks = report.masks is not None
+        rows = [["class", "images", "boxes", "AP", "AP50", *(["mask AP", "mask AP50"] if masks else [])]]
+        for c in report.classes:
+            figures = [c.ap, c.ap50, *([c.mask_ap, c.mask_ap50] if masks else [])]
+            rows.append([c.name, str(c.images), str(c.boxes), *map(_percent, figures)])
+        return rows
     rows = [["class", "images", "recall", "precision"]]
     return rows + [[c.name, str(c.images), _percent(c.recall), _percent(c.precision)] for c in report.classes]
 

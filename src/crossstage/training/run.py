@@ -136,6 +136,11 @@ class _Run:
         say(
             f"input {preprocessing.size[0]} x {preprocessing.size[1]}, {preprocessing.resize}; seed {self.options.seed}"
         )
+        if getattr(self.task, "masks", False):
+            assert isinstance(self.train_data, DetectionData)
+            masked, objects = self.train_data.masked, int(self.train_data.counts.sum())
+            others = "; of the others, the boxes are taken for masks" if masked < objects else ""
+            say(f"{masked} of {objects} objects have masks{others}")
         say(f"weights: {self.started.transfer or 'initialised at random'}")
 
     def train(self, *, going_on: bool) -> TrainResult:
@@ -164,6 +169,7 @@ class _Run:
             workers=workers,
             rank=rank,
             world=world,
+            masks=getattr(self.task, "masks", False),
         )
         val = val_loader(self.val_data, self.task.preprocessing, batch=share, workers=workers, rank=rank, world=world)
         progress = Progress()

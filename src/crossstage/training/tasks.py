@@ -22,12 +22,14 @@ from crossstage.evaluation import (
     CocoReport,
     classification_report,
     coco_metrics,
-    coco_result,
     match_classes,
+    results_of,
+    scores_masks,
 )
 from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
 from crossstage.models.heads.base import Head, with_loss
+from crossstage.ops.masks import resize
 from crossstage.ops.nms import for_evaluation
 from crossstage.structures import Preprocessing, Targets
 from crossstage.training.options import TrainOptions
@@ -96,9 +98,12 @@ class Task(ABC):
 
 
 class DetectionTask(Task):
-    """A detector, scored by COCO's average precision."""
+    """A detector, scored by COCO's average precision: of masks, if it finds some and the val images have some.
 
-    fitness_name = "AP"
+    Attributes:
+        masks: Whether the loss wants the masks of the objects.
+        scores_masks: Whether masks are scored.
+    """
 
     def __init__(self, detector: Detector, train: DetectionData, val: DetectionData, options: TrainOptions) -> None:
         preprocessing = detector.preprocessing.for_divisor(detector.size_divisor)
@@ -107,6 +112,8 @@ class DetectionTask(Task):
         self.nms = for_evaluation(detector.nms)
         self.dataset = val
         self.category_of = match_classes(detector.class_names, val.categories)
+        self.masks, self.scores_masks = detector.finds_masks, scores_masks(detector, val)
+        self.fitness_name = "AP_mask" if self.scores_masks else "AP"
         if options.loss or options.class_weights == "balanced":
             self._set_up_loss(train)
 
@@ -129,11 +136,8 @@ class DetectionTask(Task):
         """Return the parts of the detector's loss."""
         images = self.images(batch, step)
         assert isinstance(batch.targets, Targets)
-        boxes = batch.targets.boxes_xyxy
-        if images.shape[-2:] != batch.images.shape[-2:]:
-            vertical, horizontal = (images.shape[side] / batch.images.shape[side] for side in (2, 3))
-            boxes = boxes * boxes.new_tensor([horizontal, vertical, horizontal, vertical])
-        targets = batch.targets._replace(boxes_xyxy=boxes)
+        before, after = ((x.shape[2], x.shape[3]) for x in (batch.images, images))
+        targets = batch.targets if before == after else resized(batch.targets, before, after)
         return model.loss(self.preprocessing.normalise(images), targets)  # pyright: ignore[reportCallIssue]
 
     def find(self, model: nn.Module, batch: ValBatch) -> list[tuple[int, Any]]:
@@ -143,21 +147,39 @@ class DetectionTask(Task):
         height, width = images.shape[-2:]
         sizes = [placement.extent for placement in batch.placements]
         found = model.detect(raw, (height, width), self.nms, sizes)  # pyright: ignore[reportCallIssue]
-        results = []
-        for index, placement, detected in zip(batch.indices, batch.placements, found, strict=True):
-            boxes = placement.to_image(detected.boxes_xyxy.cpu()).tolist()
-            values = zip(boxes, detected.scores.tolist(), detected.class_ids.tolist(), strict=True)
-            image_id = self.dataset.images[index].id
-            known = [(box, s, self.category_of[c]) for box, s, c in values if c in self.category_of]
-            results.append((index, [coco_result(image_id, category, box, s) for box, s, category in known]))
-        return results
+        return [
+            (index, results_of(one, place, self.dataset.images[index].id, self.category_of, masks=self.scores_masks))
+            for index, place, one in zip(batch.indices, batch.placements, found, strict=True)
+        ]
 
     def score(self, found: Sequence[tuple[int, Any]]) -> Scores:
         """Return COCO's metrics."""
         results = [entry for _, entries in sorted(dict(found).items()) for entry in entries]
-        report = coco_metrics(results, self.dataset)
+        report = coco_metrics(results, self.dataset, masks=self.scores_masks)
         metrics = {"AP": report.ap or 0.0, "AP50": report.ap50 or 0.0, "AP75": report.ap75 or 0.0}
-        return Scores(metrics, metrics["AP"], report, results)
+        if report.masks is not None:
+            metrics |= {f"{name.upper()}_mask": report.masks[name] or 0.0 for name in ("ap", "ap50", "ap75")}
+        return Scores(metrics, metrics[self.fitness_name], report, results)
+
+
+def resized(targets: Targets, before: tuple[int, int], after: tuple[int, int]) -> Targets:
+    """Return the objects of a batch whose images were resized.
+
+    Args:
+        targets: The objects.
+        before: Height and width that the input had, in pixels.
+        after: Height and width that it has.
+    """
+    vertical, horizontal = (now / then for now, then in zip(after, before, strict=True))
+    boxes, sizes = targets.boxes_xyxy, targets.sizes
+    if sizes is not None:
+        factors = torch.tensor([vertical, horizontal], device=sizes.device)
+        sizes = (sizes * factors).round().long().clamp(min=1)
+    return targets._replace(
+        boxes_xyxy=boxes * boxes.new_tensor([horizontal, vertical, horizontal, vertical]),
+        masks=None if targets.masks is None else resize(targets.masks, after),
+        sizes=sizes,
+    )
 
 
 class ClassificationTask(Task):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from crossstage.errors import ConfigError, did_you_mean
 from crossstage.models.registry import Model, default_spec, find
@@ -32,6 +33,7 @@ def from_authors(name: str, state: State, class_names: Sequence[str] | None = No
     release = AUTHORS[name]
     adapted = release.adapt(state, name)
     spec = default_spec(name, release.count_classes(adapted), class_names, release.settings)
+    spec = replace(spec, preprocessing=release.preprocessing)
     model = find(name).build(spec).eval()
     fill(model, adapted, name)
     return model

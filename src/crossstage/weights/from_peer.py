@@ -23,7 +23,7 @@ def from_peer(
         name: One of :func:`~crossstage.weights.peers.peers`, such as ``"timm:cspresnet50"``.
         state: The peer's state dict.
         num_classes: Number of classes of the state dict; by default read off its tensors.
-        preprocessing: How the peer prepared images.
+        preprocessing: How the peer prepared images; None takes what its networks are known for.
 
     Returns:
         The model in evaluation mode.
@@ -54,7 +54,8 @@ def load_peer(ref: Ref) -> tuple[Model, ModelSpec]:
         state, preprocessing = LIBRARIES[ref.library].fetch(ref.name, ref.tag)
     except (OSError, RuntimeError) as error:  # no network, no such file, a damaged download
         raise WeightsError(f"{ref}: its weights cannot be fetched: {error}") from error
-    return _filled(ref.peer, state, None, preprocessing)
+    released = PEERS[ref.peer].released
+    return _filled(ref.peer, released(state) if released else state, None, preprocessing)
 
 
 def _filled(
@@ -67,8 +68,10 @@ def _filled(
     adapted = twin.adapt(state, name)
     classes = num_classes or twin.count_classes(adapted)
     if not classes:
-        raise WeightsError(f"{name}: no linear layer among the tensors")
-    spec = replace(default_spec(twin.model, classes, overrides=twin.settings), preprocessing=preprocessing)
+        raise WeightsError(f"{name}: no layer among the tensors that tells the number of classes")
+    names = twin.class_names if len(twin.class_names) == classes else None
+    spec = default_spec(twin.model, classes, names, twin.settings)
+    spec = replace(spec, preprocessing=preprocessing or twin.preprocessing)
     model = find(twin.model).build(spec).eval()
     fill(model, adapted, name)
     return model, spec

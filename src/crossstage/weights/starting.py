@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
 from crossstage.models.registry import Entry, Model, default_spec, find
 from crossstage.models.spec import ModelSpec
 from crossstage.nn import ConvNormAct
+from crossstage.nn.conv import FrozenBatchNorm
 from crossstage.structures import Preprocessing, Resize
 from crossstage.weights.ref import TRAINED, Kind, Ref, parse
 from crossstage.weights.stored import Stored, read_stored, stored_spec
@@ -72,7 +73,8 @@ def start_model(
             another library, ``"timm:<name>[.<tag>]"`` or ``"torchvision:<name>[.<tag>]"``.
         class_names: Names by class id.
         backbone: The weights that the backbone of a detector takes which otherwise starts at random, usually those of
-            a classifier; spelled as for ``name_or_path``. Their normalisation of images is folded into the first layer.
+            a classifier; spelled as for ``name_or_path``. Where they want images normalised otherwise than the detector
+            does it, the difference is folded into the first layer.
         overrides: Other values for fields of the model's row.
         imgsz: Side of the input in pixels; None takes that of the weights, or the published one.
         resize: How images fit it; None takes that of the weights, else "stretch" for detectors and "crop" for
@@ -101,11 +103,11 @@ def start_model(
 
 
 def _preprocessing(entry: Entry, stored: Stored | None, imgsz: int | None, resize: Resize | None) -> Preprocessing:
-    """Return how images become input: as for the weights, else as is usual for the task, with what is given."""
+    """Return how images become input: as for the weights, else as for the row or the task, with what is given."""
     if stored and stored.spec.preprocessing:
         usual = stored.spec.preprocessing
     elif entry.task == "detect":
-        usual = Preprocessing(entry.input_size)
+        usual = entry.preprocessing or Preprocessing(entry.input_size)
     else:
         usual = Preprocessing(entry.input_size, "crop", IMAGENET_MEAN, IMAGENET_STD)
     chosen = usual.resized_by(resize) if resize else usual
@@ -131,20 +133,41 @@ def _fill_backbone(model: Model, source: Ref) -> Transfer:
         )
     if stored.spec.preprocessing:
         first = next(module for module in model.modules() if isinstance(module, ConvNormAct))
-        _fold_normalisation(first, stored.spec.preprocessing)
+        assert model.preprocessing is not None
+        _fold_normalisation(first, stored.spec.preprocessing, model.preprocessing)
     return carried
 
 
 @torch.no_grad()
-def _fold_normalisation(first: ConvNormAct, preprocessing: Preprocessing) -> None:
-    """Let a layer that was trained on normalised images read RGB in [0, 1]; exact but at the zeros of the border."""
-    weight = first.conv.weight
-    mean, std = (weight.new_tensor(values) for values in (preprocessing.mean, preprocessing.std))
-    if not isinstance(first.bn, nn.BatchNorm2d) or first.conv.in_channels != len(mean):
+def _fold_normalisation(first: ConvNormAct, wanted: Preprocessing, given: Preprocessing) -> None:
+    """Let a layer that was trained on images normalised in one way read them in another; exact but at the border.
+
+    Args:
+        first: The layer, which is changed in place.
+        wanted: How its images were normalised in training.
+        given: How its images are normalised from now on.
+    """
+    conv, weight = first.conv, first.conv.weight
+    black, white = (wanted.normalise(_unnormalised(weight.new_tensor(value).view(1, 1, 1), given)) for value in (0, 1))
+    shift, factor = black.flatten(), (white - black).flatten()
+    same = wanted.colour_order == given.colour_order
+    if conv.in_channels != 3 or (
+        same and torch.allclose(factor, torch.ones(3)) and torch.allclose(shift, torch.zeros(3))
+    ):
         return
-    weight /= std.view(1, -1, 1, 1)
-    assert first.bn.running_mean is not None
-    first.bn.running_mean += (weight.sum((2, 3)) * mean).sum(1)
-    weight *= preprocessing.scale
-    if preprocessing.colour_order == "bgr":
+    constant = (weight.sum((2, 3)) * shift).sum(1)  # what the convolution gives besides
+    weight *= factor.view(1, -1, 1, 1)
+    if not same:
         weight.copy_(weight.flip(1))
+    if isinstance(first.bn, (nn.BatchNorm2d, FrozenBatchNorm)):
+        assert first.bn.running_mean is not None
+        first.bn.running_mean -= constant
+    elif conv.bias is not None:
+        conv.bias += constant
+
+
+def _unnormalised(value: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Return the RGB in [0, 1] that normalisation turns into a value of every colour: ``(3, 1, 1)``."""
+    mean, std = (value.new_tensor(each).view(3, 1, 1) for each in (preprocessing.mean, preprocessing.std))
+    colours = (value * std + mean) / preprocessing.scale
+    return colours.flip(-3) if preprocessing.colour_order == "bgr" else colours

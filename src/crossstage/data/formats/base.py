@@ -25,8 +25,8 @@ else knows a format: recognition, ``--format``, ``crossstage data check``, train
            )
        }
 
-The first format that fits is taken, by ``order``: here are 10 (coco), 20 (voc), 40 (yolo), 50 (parquet) and 90
-(folder); YAML files, which name parts of any format, come at 30. Two formats of one order that both fit are refused as
+The first format that fits is taken, by ``order``: here are 10 (coco), 20 (voc), 35 (png), 40 (yolo), 50 (parquet)
+and 90 (folder); YAML files, which name parts of any format, come at 30. Two formats of one order that both fit are refused as
 ambiguous. The command line lists the formats, so this folder imports torch inside functions alone, if at all.
 """
 

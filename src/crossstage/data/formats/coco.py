@@ -16,8 +16,10 @@ import numpy as np
 from crossstage.data.faults import Fault, Reading
 from crossstage.data.formats.base import BORDER, DataFormat, Names, Reader, split_of
 from crossstage.data.json_lines import entry_lines
+from crossstage.data.masks import Mask, MasksBuilder, checked_segmentation, packed
 from crossstage.data.records import Boxes, DetectionData, ImageRef
 from crossstage.errors import DataError
+from crossstage.ops import rle
 
 MAX_BYTES = 2 << 30
 LONGEST_TEXT = 1000
@@ -130,6 +132,7 @@ class _Scan:
         self.faults: list[tuple[str, int, str]] = []  # section, position in it, what is wrong
         self.categories = self._categories()
         self.images = self._images()
+        self.masks = MasksBuilder()  # of the sound annotations
         self.annotations = self._annotations()
 
     def reading(self, text: str) -> Reading[DetectionData]:
@@ -140,7 +143,7 @@ class _Scan:
             return Reading(None, faults)
         images = tuple(self.images.values())
         categories = dict(sorted(self.categories.items()))
-        boxes = _boxes(self.annotations, images, list(categories))
+        boxes = _boxes(self.annotations, images, list(categories), self.masks)
         data = DetectionData(self.path, tuple(categories.values()), images, boxes, tuple(categories))
         return Reading(data, faults, len(self.content["annotations"]) - len(self.annotations))
 
@@ -188,6 +191,7 @@ class _Scan:
         for number, entry in enumerate(self.content["annotations"]):
             id_, category, image = entry.get("id"), entry.get("category_id"), entry.get("image_id")
             faults: list[str] = []
+            mask: Mask = None
             if _whole(id_):
                 seen[id_] += 1
                 if seen[id_] == 2:
@@ -200,31 +204,44 @@ class _Scan:
                 faults.append(f"image_id {_shown(image)}; expected one of the images' ids")
             elif image in self.images:
                 faults += _value_faults(entry, self.images[image])
+                try:
+                    mask = _mask(entry, self.images[image])
+                except DataError as error:
+                    faults.append(str(error))
             name = f"annotation {id_}" if _whole(id_) else f"annotations[{number}]"
             for fault in faults:
                 self._fault("annotations", number, f"{name}: {fault}")
             if not faults and seen[id_] == 1 and image in self.images and category in self.categories:
                 sound.append(entry)
+                self.masks.add(mask)
+                if "area" not in entry:
+                    entry["area"] = _area(entry, mask, self.images[image])
         return sound
 
     def _fault(self, section: str, number: int, text: str) -> None:
         self.faults.append((section, number, text))
 
 
-def _boxes(annotations: Sequence[Mapping[str, Any]], images: Sequence[ImageRef], category_ids: Sequence[int]) -> Boxes:
+def _boxes(
+    annotations: Sequence[Mapping[str, Any]],
+    images: Sequence[ImageRef],
+    category_ids: Sequence[int],
+    masks: MasksBuilder,
+) -> Boxes:
     """Return sound annotations as columns, image after image, in the file's order within an image."""
     position = {image.id: number for number, image in enumerate(images)}
     class_of = {id_: number for number, id_ in enumerate(category_ids)}
     of_image = np.array([position[entry["image_id"]] for entry in annotations], np.int64)
     order = np.argsort(of_image, kind="stable")
     xywh = np.array([entry["bbox"] for entry in annotations], np.float64).reshape(-1, 4)
-    areas = [entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in annotations]
+    of_annotations = masks.build()
     return Boxes(
         np.searchsorted(of_image[order], np.arange(len(images) + 1)),
         xywh[order],
         np.array([class_of[entry["category_id"]] for entry in annotations], np.int64)[order],
         np.array([entry.get("iscrowd", 0) for entry in annotations], np.bool_)[order],
-        np.array(areas, np.float64)[order],
+        np.array([entry["area"] for entry in annotations], np.float64)[order],
+        None if of_annotations is None else of_annotations[order],
     )
 
 
@@ -274,6 +291,26 @@ def _value_faults(entry: Mapping[str, Any], image: ImageRef) -> list[str]:
     if crowd not in (0, 1):
         faults.append(f"iscrowd {_shown(crowd)}; expected 0 or 1, or none at all")
     return faults
+
+
+def _mask(entry: Mapping[str, Any], image: ImageRef) -> Mask:
+    """Return an annotation's mask; None where it has none.
+
+    Raises:
+        DataError: It is faulty; the message is that of the fault.
+    """
+    try:
+        return checked_segmentation(entry.get("segmentation"), (image.height, image.width))
+    except DataError as error:
+        raise DataError(f"segmentation: {error}") from None
+
+
+def _area(entry: Mapping[str, Any], mask: Mask, image: ImageRef) -> float:
+    """Return the area of an annotation that states none: that of its mask, else of its box."""
+    if mask is None:
+        return entry["bbox"][2] * entry["bbox"][3]
+    size = image.height, image.width
+    return rle.area(packed(mask, size), size)
 
 
 def _box_fault(box: Any, image: ImageRef) -> str | None:

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from crossstage.data.faults import Fault, Reading
 from crossstage.data.formats.base import BORDER, DataFormat, ListedPart, Names, Reader
+from crossstage.data.masks import Mask, checked_polygons
 from crossstage.data.records import Box, DetectionBuilder, DetectionData
 from crossstage.errors import DataError
 from crossstage.inference.images import image_size
@@ -29,7 +32,7 @@ def read_yolo(listed: Path, class_names: Sequence[str]) -> Reading[DetectionData
 
     Returns:
         What is sound, and each faulty line. A line is a class id, then the box's centre, width and height as shares of
-        the image's, or the corners of a polygon, whose hull is taken.
+        the image's, or the corners of a polygon, which is the mask and whose hull is the box.
 
     Raises:
         DataError: There is no such folder or list.
@@ -153,7 +156,8 @@ def _box(words: Sequence[str], size: tuple[int, int], classes: int) -> Box:
         raise DataError(f"{shown!r}; expected numbers, with points, after the class") from None
     if not all(map(math.isfinite, values)):
         raise DataError(f"{shown!r}; expected finite numbers")
-    if len(values) == 4:
+    polygon = None if len(values) == 4 else values
+    if polygon is None:
         x, y, width, height = values
     else:
         left, right, top, bottom = min(values[::2]), max(values[::2]), min(values[1::2]), max(values[1::2])
@@ -167,7 +171,19 @@ def _box(words: Sequence[str], size: tuple[int, int], classes: int) -> Box:
     right, bottom = left + width * columns, top + height * rows
     if min(left, top) < -BORDER or right > columns + BORDER or bottom > rows + BORDER:
         raise DataError(f"{shown!r} reaches out of the image; expected x ± width / 2 and y ± height / 2 from 0 to 1")
-    return Box(int(words[0]), (left, top, right, bottom))
+    return Box(int(words[0]), (left, top, right, bottom), mask=_mask(polygon, size))
+
+
+def _mask(polygon: Sequence[float] | None, size: tuple[int, int]) -> Mask:
+    """Return a polygon, whose corners are shares of the image's sides, in pixels.
+
+    Raises:
+        DataError: It is faulty; the message is that of the fault.
+    """
+    if polygon is None:
+        return None
+    height, width = size
+    return checked_polygons([(np.array(polygon).reshape(-1, 2) * (width, height)).ravel()], size)
 
 
 def _label_files_at(path: Path) -> list[Path]:

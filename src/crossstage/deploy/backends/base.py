@@ -115,6 +115,8 @@ class FileFormat:
         half_inside: Whether half precision is the recorded graph's, rather than the writer's.
         fused: Whether the model is recorded fused. Converters that look for patterns of their own know it as it is.
         note: A remark about the file for people, such as a version of the format; may be empty.
+        second_stage: Whether files hold the second stage of a detector, whose boxes differ in number from image to
+            image.
     """
 
     suffix: str
@@ -127,6 +129,7 @@ class FileFormat:
     half_inside: bool = True
     fused: bool = True
     note: str = ""
+    second_stage: bool = False
 
     @property
     def graph_suffix(self) -> str:
@@ -152,6 +155,7 @@ class Runtime:
         precisions: What it can compute in.
         winograd: Whether it computes 3x3 convolutions in float with fewer multiplications than they are defined by, so
             that its rate may exceed what the processor's multipliers could do.
+        second_stage: Whether it runs files that hold the second stage of a detector.
     """
 
     reads: tuple[str, ...]
@@ -160,6 +164,7 @@ class Runtime:
     int8_format: str = ""
     precisions: tuple[Arithmetic, ...] = ("fp32",)
     winograd: bool = False
+    second_stage: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,6 @@ BACKENDS = {
         install="crossstage[export]",
         preference=30,
         distributions=("onnxruntime",),
-        runtime=Runtime(reads=(".onnx",), start=start, format="onnx", int8_format="onnx"),
+        runtime=Runtime(reads=(".onnx",), start=start, format="onnx", int8_format="onnx", second_stage=True),
     )
 }

@@ -133,9 +133,15 @@ BACKENDS = {
             read_header=read_header,
             graph="model.xml",
             half_inside=False,
+            second_stage=True,
         ),
         runtime=Runtime(
-            reads=(".xml", ".onnx"), start=start, format="onnx", int8_format="openvino", precisions=("fp32", "bf16")
+            reads=(".xml", ".onnx"),
+            start=start,
+            format="onnx",
+            int8_format="openvino",
+            precisions=("fp32", "bf16"),
+            second_stage=True,
         ),
     )
 }

@@ -51,6 +51,8 @@ class DenseNetConfig(BackboneConfig):
         small: Whether the stem is one 3x3 convolution without stride, for 32x32 images.
         elastic: Whether half of each layer's bottleneck has half the resolution, but for the last stage, see
             :class:`~crossstage.nn.ElasticDenseLayer`.
+        compress_last: Whether the convolution of a plain stage's transition ends the stage, so that its map is as narrow
+            as the next block's input; else it opens the next stage.
         memory_efficient: Whether to keep less for the backward pass and compute it again, see
             :class:`~crossstage.nn.DenseLayer`.
 
@@ -65,6 +67,7 @@ class DenseNetConfig(BackboneConfig):
     compression: float = 0.5
     small: bool = False
     elastic: bool = False
+    compress_last: bool = False
     memory_efficient: bool = False
     init: Literal["darknet", "fan_in", "fan_out"] = "fan_in"
 
@@ -75,6 +78,8 @@ class DenseNetConfig(BackboneConfig):
             raise ConfigError(f"compression is {self.compression}; expected a share of channels above 0 and up to 1")
         if self.elastic and (self.bottleneck is None or self.memory_efficient):
             raise ConfigError("elastic needs layers with a bottleneck, and has no memory-efficient form")
+        if self.compress_last and self.partial is not None:
+            raise ConfigError("compress_last is for plain stages; expected partial=None")
 
     def build_stages(self) -> tuple[nn.Module, list[Stage]]:
         """See :meth:`BackboneConfig.build_stages`."""
@@ -153,13 +158,17 @@ def _build(config: DenseNetConfig) -> tuple[nn.Module, list[Stage]]:
             plain = int(plain * config.compression)
             merged = config.partial is None or config.partial.has_merge
             out = plain if merged else width
-            entry = _transition(width, out, pool_first=config.partial is not None, config=config, exists=merged)
+            exists = merged and not config.compress_last
+            entry = _transition(width, out, pool_first=config.partial is not None, config=config, exists=exists)
             width, stride = out, stride * 2
         plain += config.depths[index] * config.growth
         block, width = build(config, index, width, plain)
         module = nn.Sequential(entry, block)
         if index == len(config.depths) - 1:
             module.append(nn.Sequential(style.normalise(width), style.activate()))
+        elif config.compress_last:
+            module.append(NormActConv(width, int(width * config.compression), style=style))
+            width = int(width * config.compression)
         stages.append(Stage(module, width, stride))
     return stem, stages
 

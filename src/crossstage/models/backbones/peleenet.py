@@ -58,6 +58,7 @@ class PeleeNetConfig(BackboneConfig):
         sparse: Whether each layer reads only those at distances 1, 2, 4, 8, ... (SparsePeleeNet).
         squeeze: Whether each layer's new maps are gated by squeeze and excitation.
         pool_first: Whether U runs after the pooling; before it, it costs four times as much.
+        round_up: Whether poolings between stages round the sides of a map up.
         split_before_pool: Whether, instead of U, the next stage's projections read the concatenation: the processed
             part's before the pooling, the carried part's after it.
 
@@ -74,6 +75,7 @@ class PeleeNetConfig(BackboneConfig):
     squeeze: bool = False
     pool_first: bool = True
     split_before_pool: bool = False
+    round_up: bool = False
     dropout: float = 0.05
 
     def __post_init__(self) -> None:
@@ -194,7 +196,7 @@ def _dense(config: PeleeNetConfig, index: int, in_channels: int) -> DenseBlock:
 
 
 def _plain_stage(config: PeleeNetConfig, index: int, in_channels: int) -> tuple[nn.Module, int]:
-    pool = nn.Identity() if index == 0 else nn.AvgPool2d(2, 2)
+    pool = nn.Identity() if index == 0 else nn.AvgPool2d(2, 2, ceil_mode=config.round_up)
     block = _dense(config, index, in_channels)
     width = block.out_channels
     return nn.Sequential(pool, block, ConvNormAct(width, width, style=config.style)), width
@@ -206,7 +208,7 @@ def _partial_stage(config: PeleeNetConfig, index: int, in_channels: int) -> tupl
     first, last = index == 0, index == len(config.depths) - 1
     shares = replace(partial, gamma=0.5) if first else partial  # the first stage's parts are equal whatever γ is
     carried, processed = shares.widths(in_channels)
-    pool: nn.Module = nn.Identity() if first else nn.AvgPool2d(2, 2)
+    pool: nn.Module = nn.Identity() if first else nn.AvgPool2d(2, 2, ceil_mode=config.round_up)
     entry: nn.Module = nn.Identity()
     if config.split_before_pool:
         split = Split(

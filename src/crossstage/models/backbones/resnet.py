@@ -49,6 +49,8 @@ class ResNetConfig(BackboneConfig):
         narrow_first: Whether the first stage processes as many channels as the stem yields, and its first shortcut is
             partial, as released; the networks called "c" mend it.
         plain_first: Whether the first stage of a partial network is plain.
+        stride_first: Whether a strided bottleneck strides in its first 1x1 convolution (the paper, and Caffe's networks)
+            instead of its 3x3 one (torchvision's), which costs a little more. Weights of one do not suit the other.
         elastic: Whether half of each block's channels have half the resolution; blocks then have no bottleneck.
 
     Raises:
@@ -66,6 +68,7 @@ class ResNetConfig(BackboneConfig):
     split_linear: tuple[bool, ...] | None = None
     narrow_first: bool = False
     plain_first: bool = False
+    stride_first: bool = False
     elastic: bool = False
     act: str = "leaky"
     momentum: float = 0.01
@@ -273,7 +276,7 @@ def _blocks(config: ResNetConfig, index: int, in_channels: int, width: int, stri
             )
         if hidden is None:
             return basic_body(given, width, step, style=style)
-        return bottleneck_body(given, hidden, width, step, groups=groups, style=style)
+        return bottleneck_body(given, hidden, width, step, groups=groups, stride_first=config.stride_first, style=style)
 
     blocks = nn.Sequential()
     for number, rate in enumerate(rates):

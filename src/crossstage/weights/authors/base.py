@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from crossstage.structures import Preprocessing
 from crossstage.weights.peers.base import Adapter, State
 
 
@@ -17,8 +18,10 @@ class Release:
         adapt: Gives the authors' tensors the names, and where needed the order, of ours.
         count_classes: Reads the number of classes off the adapted tensors.
         settings: Fields of our detector's row that the authors' has otherwise.
+        preprocessing: How the authors' detector wants its images; None takes our detector's.
     """
 
     adapt: Adapter
     count_classes: Callable[[State], int]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None

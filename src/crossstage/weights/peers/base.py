@@ -31,12 +31,18 @@ class Twin:
         adapt: Turns the peer's tensors into ours.
         settings: Fields of our network's row that the peer's network has otherwise.
         count_classes: Reads the number of classes off the adapted tensors.
+        class_names: Names by class id of the peer's own weights; for tensors of as many classes.
+        preprocessing: How the peer's network wants its images, where its weights do not say; None takes our network's.
+        released: What the library does with its own weights that their tensors do not show, done to the tensors.
     """
 
     model: str
     adapt: Adapter
     settings: Mapping[str, Any] = field(default_factory=dict)
     count_classes: Callable[[State], int] = linear_rows
+    class_names: Sequence[str] = ()
+    preprocessing: Preprocessing | None = None
+    released: Callable[[State], State] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from crossstage.weights.peers.renaming import Rules, rename
 
 _PREFIX = "backbone.bottom_up."
 _OSA = r"stage(\d+)\.OSA\d+_(\d+)\."
-_DETECTRON2: Rules = (
+DETECTRON2: Rules = (
     (r"stem\.stem_(\d+)/conv\.", "backbone.stem.{0:-1}.conv."),
     (r"stem\.stem_(\d+)/norm\.", "backbone.stem.{0:-1}.bn."),
     (r"stem\.stem_(\d+)/dw_conv3x3\.", "backbone.stem.{0:-1}.depthwise."),
@@ -48,5 +48,5 @@ def from_detectron2(name: str, state: State) -> Classifier:
         state = {key.removeprefix(_PREFIX): tensor for key, tensor in state.items() if key.startswith(_PREFIX)}
     model = find(name).build(default_spec(name, 1000)).eval()
     assert isinstance(model, Classifier)
-    fill(model, rename(state, _DETECTRON2, name), name, spared=("fc.weight", "fc.bias"))
+    fill(model, rename(state, DETECTRON2, name), name, spared=("fc.weight", "fc.bias"))
     return model

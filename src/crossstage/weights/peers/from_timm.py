@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from crossstage.errors import ConfigError, did_you_mean
 from crossstage.structures import Preprocessing
 from crossstage.weights.peers.base import Library, State, Twin
-from crossstage.weights.peers.renaming import DENSENET, FC, RESNET, Rules, rename, renamed_by
+from crossstage.weights.peers.renaming import DENSENET, DLA, FC, RESNET, Rules, rename, renamed_by
 
 _CSPNET: Rules = (
     (r"stem\.conv(\d+)\.", "backbone.stem.{0:-1}."),
@@ -63,6 +63,12 @@ def _from_cspnet(state: State, source: str) -> dict[str, Tensor]:
     return renamed
 
 
+def _from_dla(state: State, source: str) -> dict[str, Tensor]:
+    """Rename; timm's classifier is a 1x1 convolution."""
+    renamed = rename(state, DLA, source)
+    return {key: tensor.flatten(1) if key == "fc.weight" else tensor for key, tensor in renamed.items()}
+
+
 _LAST = {"attend": "last"}
 _V, _R, _D = renamed_by(_VOVNET), renamed_by(RESNET), renamed_by(DENSENET)
 PEERS: dict[str, Twin] = {
@@ -70,6 +76,7 @@ PEERS: dict[str, Twin] = {
     "timm:cspresnet50w": Twin("cspresnet50w", _from_cspnet),
     "timm:cspresnext50": Twin("cspresnext50_timm", _from_cspnet),
     "timm:cspdarknet53": Twin("cspdarknet53_timm", _from_cspnet),
+    "timm:dla34": Twin("dla34", _from_dla),
     "timm:darknet53": Twin("darknet53_timm", renamed_by(_DARKNET)),
     "timm:vovnet39a": Twin("vovnet39", _V),
     "timm:vovnet57a": Twin("vovnet57", _V),

@@ -34,6 +34,45 @@ DENSENET: Rules = (
     (r"features\.norm5\.", "backbone.stages.3.2.0."),
     *FC,
 )
+DLA: Rules = (
+    (r"base_layer\.0\.", "backbone.stem.0.conv."),
+    (r"base_layer\.1\.", "backbone.stem.0.bn."),
+    (r"level([01])\.0\.", "backbone.stem.{0:+1}.conv."),
+    (r"level([01])\.1\.", "backbone.stem.{0:+1}.bn."),
+    *(
+        rule
+        for theirs, ours, part in (
+            (r"level(\d+)\.", "backbone.stages.{0:-2}.", 1),
+            (r"level(\d+)\.tree(\d+)\.", "backbone.stages.{0:-2}.parts.{1:-1}.", 2),
+        )
+        for rule in (
+            (rf"{theirs}root\.", f"{ours}root."),
+            (rf"{theirs}project\.0\.", f"{ours}parts.0.shortcut.1.conv."),
+            (rf"{theirs}project\.1\.", f"{ours}parts.0.shortcut.1.bn."),
+            *(
+                (rf"{theirs}tree(\d+)\.{layer}(\d+)\.", f"{ours}parts.{{{part}:-1}}.body.{{{part + 1}:-1}}.{layer}.")
+                for layer in ("conv", "bn")
+            ),
+        )
+    ),
+    *FC,
+)
+
+
+def vgg16(prefix: str) -> Rules:
+    """Return the rules of VGG-16's layers where they are numbered from end to end, those of ReLU and pooling included.
+
+    Args:
+        prefix: Pattern of what stands before the number.
+    """
+    rules, number = [], 0
+    for stage, convolutions in enumerate((2, 2, 3, 3, 3, 2)):  # the last are fc6 and fc7
+        pooled = int(stage > 0)
+        number += pooled
+        for place in range(pooled, pooled + convolutions):
+            rules.append((rf"{prefix}{number}\.", f"backbone.stages.{stage}.{place}.conv."))
+            number += 2
+    return tuple(rules)
 
 
 class _Number(int):
