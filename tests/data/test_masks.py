@@ -315,6 +315,23 @@ def test_the_most_that_is_let_through_is_drawn_in_bounded_time():
         checked_polygons([zigzag, zigzag], size)
 
 
+def test_masks_of_images_that_nothing_can_read_are_refused(tmp_path):
+    image = {"id": 1, "file_name": "a.png", "width": 10**12, "height": 10**12}
+    for value in ([TRIANGLE], {"size": [10**12, 10**12], "counts": "5"}):
+        path = coco_file(tmp_path, [value])
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "images": [image]}))
+        (fault,) = scan_coco(path).faults
+        assert "a mask in an image of 1000000000000 x 1000000000000 pixels; expected up to" in fault.text
+
+
+def test_a_photo_is_no_mask(tmp_path, monkeypatch):
+    monkeypatch.setattr("crossstage.data.formats.png.MOST_RUNS", 5_000)
+    png_set(tmp_path, numbers=np.random.default_rng(0).integers(0, 255, SIZE))
+    (fault,) = find_data(tmp_path).parts["train"]().faults
+    assert fault.broken and "expected up to 5000, as objects make them" in fault.text
+
+
 def test_oddities_of_masks_are_in_the_check(tmp_path):
     png_set(tmp_path / "other", numbers=two_discs(1, 2))
     values = [[TRIANGLE], [], [[90, 70, 110, 70, 110, 85]], [[40.1, 40.1, 40.2, 40.1, 40.2, 40.2]]]

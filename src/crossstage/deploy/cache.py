@@ -36,7 +36,8 @@ def exported_file(
         name: The model's name, for the file's header.
         runtime: The name of the backend that is to run it.
         imgsz: Side of the input in pixels; None for the size the model was trained at.
-        batch: Images of a pass; more than 1 makes a file that takes any number.
+        batch: Images of a pass; more than 1 makes a file that takes any number, as does a model whose input's size
+            differs from image to image.
         calibration: Inputs to quantise to int8 by; empty for floats.
 
     Raises:
@@ -51,7 +52,8 @@ def exported_file(
         raise ConfigError(f"{runtime} does not run int8")
     if batch > 1 and "dynamic" not in formats()[format].options:
         raise ConfigError(f"{BACKENDS[runtime].label} takes one image at a time; expected batch 1, not {batch}")
-    return exported_as(model, name, format, imgsz=imgsz, dynamic=batch > 1, calibration=calibration)
+    varies = model.preprocessing is not None and model.preprocessing.resize == "shortest"
+    return exported_as(model, name, format, imgsz=imgsz, dynamic=batch > 1 or varies, calibration=calibration)
 
 
 def exported_as(

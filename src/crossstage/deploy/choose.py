@@ -92,6 +92,10 @@ def choose(
     if (known := _recall(record)) is not None and known[0] in candidates:
         with suppress(CrossStageError):  # what no longer opens is chosen anew
             return FastestRuntime(candidates[known[0]](streams), known[0], known[1], {}, remembered=True)
+    if getattr(getattr(model, "head", None), "second_stage", False):
+        why = "a second stage is timed and compared in no other; name the runtime"
+        others = {name: why for name in candidates if name != REFERENCE}
+        return FastestRuntime(candidates[REFERENCE](streams), REFERENCE, {}, others, remembered=False)
     images = sample(model, imgsz, batch)
     with torch.inference_mode():
         expected = _tensors(model(images))

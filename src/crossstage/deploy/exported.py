@@ -137,6 +137,11 @@ class ExportedDetector(_Exported):
             raise WeightsError(f"{self.path}: its outputs are not those of the head in its header: {error}") from error
 
     @property
+    def finds_masks(self) -> bool:
+        """Whether detections have masks."""
+        return self.header.masks or bool(self.header.head and self.header.head.module.finds_masks)
+
+    @property
     def nms(self) -> NMS:
         """How decoded boxes become detections where nothing else is said."""
         return self.header.nms or (self.header.head.module.nms if self.header.head else NMS())

@@ -40,7 +40,7 @@ def initialise(module: nn.Module, scheme: Init, *, zero_last: bool = False) -> N
 
 
 def xavier_(module: nn.Module) -> None:
-    """Draw the weights of a module's convolutions uniformly by Glorot's rule, as SSD does (arXiv 1512.02325); biases are zero."""
+    """Draw a module's convolutions uniformly by Glorot's rule, as SSD does (arXiv 1512.02325); biases are zero."""
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.xavier_uniform_(layer.weight)

@@ -115,18 +115,22 @@ def best(maps: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Find the largest values of each image, over all classes.
 
     Args:
-        maps: ``(N, C, H, W)``.
-        count: How many to find; fewer if there are no more.
+        maps: ``(N, C, H, W)``, 0 or more.
+        count: How many to find, at most as many as there are.
 
     Returns:
         Values, classes and cells, row after row, each ``(N, K)``, in the order of classes and cells rather than of
-        values, which two that are nearly equal would change.
+        values, which two that are nearly equal would change. Where fewer are above 0, zeros follow.
     """
     cells = maps.shape[2] * maps.shape[3]
     flat = maps.flatten(1)
-    index = flat.topk(min(count, flat.shape[1])).indices.sort().values
+    every = flat.shape[1]
+    values, index = flat.topk(torch.sym_min(count, every))  # pyright: ignore[reportArgumentType] (a whole number)
+    index = torch.where(values > 0, index, every).sort().values
+    there = index < every
+    index = index * there
     class_ids = index // cells
-    return flat.gather(1, index), class_ids, index - class_ids * cells  # exporters cannot write remainders
+    return flat.gather(1, index) * there, class_ids, index - class_ids * cells  # exporters cannot write remainders
 
 
 def centre_focal_loss(logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:

@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 from crossstage.structures import Targets
 
 CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
-"""Codes of a box by its prior: offsets of the centre over the prior's sides / .1, logarithms of the sides' ratios / .2."""
+"""Codes of a box by its prior: 10 offsets of the centre in sides of the prior, 5 logarithms of the ratios of sides."""
 
 
 def encode_boxes(boxes_xyxy: Tensor, priors_xyxy: Tensor, epsilon: float = 0.0) -> Tensor:

@@ -125,7 +125,8 @@ def best_of_levels(scores: Tensor, lengths: Sequence[int], count: int) -> Tensor
     kept = []
     for level in scores.split(list(lengths), dim=1):
         flat = level.flatten(1)
-        best, index = flat.topk(torch.sym_min(count, flat.shape[1]), dim=1)  # no branch: sizes vary in exported graphs
+        most: Any = torch.sym_min(count, flat.shape[1])  # no branch on sizes, which vary in exported graphs
+        best, index = flat.topk(most, dim=1)
         kept.append(torch.zeros_like(flat).scatter(1, index, best).view_as(level))
     return torch.cat(kept, dim=1)
 

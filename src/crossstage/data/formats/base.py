@@ -6,7 +6,7 @@ else knows a format: recognition, ``--format``, ``crossstage data check``, train
 
 1. Write the reader, a function that takes where a part lies and returns a :class:`~crossstage.data.faults.Reading`:
    what is sound, and each :class:`~crossstage.data.faults.Fault` with its file and line. It raises nothing for a broken
-   label: who reads decides whether broken labels are refused or skipped. Boxes are collected by a
+   label: who reads decides whether broken labels are refused or skipped. Boxes, and their masks, are collected by a
    :class:`~crossstage.data.records.DetectionBuilder`, an image at a time; images with one label each become a
    :class:`~crossstage.data.records.ClassificationData`.
 2. Write ``parts``, which returns a reader without arguments (:func:`functools.partial` makes one) for each of "train",
@@ -26,8 +26,9 @@ else knows a format: recognition, ``--format``, ``crossstage data check``, train
        }
 
 The first format that fits is taken, by ``order``: here are 10 (coco), 20 (voc), 35 (png), 40 (yolo), 50 (parquet)
-and 90 (folder); YAML files, which name parts of any format, come at 30. Two formats of one order that both fit are refused as
-ambiguous. The command line lists the formats, so this folder imports torch inside functions alone, if at all.
+and 90 (folder); YAML files, which name parts of any format, come at 30. Two formats of one order that both fit are
+refused as ambiguous. The command line lists the formats, so this folder imports torch inside functions alone, if at
+all.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from crossstage.deploy.backends.base import ALL_OPTIONS, KEY, MAX_HEADER_BYTES, Backend, FileFormat, Recipe
+from crossstage.deploy.backends.onnx_nodes import pad_inside, suppression
 from crossstage.deploy.backends.shared import silent
 from crossstage.errors import ConfigError
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from crossstage.deploy.header import ExportHeader
     from crossstage.ops.nms import NMS
 
-MOST_BOXES = (1 << 31) - 1  # of a group that suppression may keep: all
 OPSET = 18  # the newest that OpenCV 4.x, ONNX Runtime and OpenVINO all read, and the lowest the exporter writes itself
 
 
@@ -75,62 +75,18 @@ def to_onnx(plan: ExportPlan) -> ModelProto:
             opset_version=OPSET,
             dynamic_shapes=plan.dynamic_shapes,
             external_data=False,
-            custom_translation_table={torch.ops.crossstage.nms.default: _suppression},
+            custom_translation_table={torch.ops.crossstage.nms.default: suppression},
             verbose=False,
         )
         assert program is not None
         recorded = program.model_proto
         if len(plan.inputs) > 1:
-            _pad_inside(recorded, plan.model.size_divisor)
+            pad_inside(recorded, plan.model.size_divisor)
         model: Any = onnxslim.slim(recorded)
     _spell_out_hard_sigmoids(model, half=plan.graph.half_precision)
     _strip(model)
     describe(model, plan.header)
     return model
-
-
-def _suppression(boxes: Any, scores: Any, groups: Any, iou: float, num_groups: int) -> Any:
-    """Translate :func:`crossstage.ops.nms.exported_nms`: each group is a class of ONNX's own suppression."""
-    from onnx import TensorProto
-    from onnxscript import opset18 as op
-
-    member = op.OneHot(groups, [num_groups], [0.0, 1.0], axis=0)  # (groups, K)
-    own = op.Where(op.Cast(member, to=TensorProto.BOOL), op.Unsqueeze(scores, [0]), [-1.0])
-    found = op.NonMaxSuppression(
-        op.Unsqueeze(boxes, [0]), op.Unsqueeze(own, [0]), [MOST_BOXES], [iou], [-0.5]
-    )  # (M, 3): image, group, box
-    kept = op.Reshape(op.Slice(found, [2], [3], [1]), [-1])
-    kept_scores = op.Gather(scores, kept)
-    _, order = op.TopK(kept_scores, op.Shape(kept_scores), largest=1, sorted=1)
-    return op.Gather(kept, order)
-
-
-def _pad_inside(model: ModelProto, divisor: int) -> None:
-    """Make a graph's second input, ``padded``, of its first: zeros below and to the right, up to multiples."""
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    graph = model.graph
-    (padded,) = (value for value in graph.input if value.name == "padded")
-    graph.input.remove(padded)
-    constants = {"sides_from": [2], "sides_to": [4], "divisor": [divisor], "unpadded": [0] * 6}
-    graph.initializer.extend(numpy_helper.from_array(np.array(v, np.int64), name) for name, v in constants.items())
-    steps = [
-        ("Shape", ["images"], "shape_of_images"),
-        ("Slice", ["shape_of_images", "sides_from", "sides_to"], "sides"),
-        ("Neg", ["sides"], "negative_sides"),
-        ("Mod", ["negative_sides", "divisor"], "missing"),  # rows and columns up to the next multiples
-        ("Concat", ["unpadded", "missing"], "pads"),
-        ("Pad", ["images", "pads"], "padded"),
-    ]
-    axis: dict[str, Any] = {"axis": 0}
-    nodes = [
-        helper.make_node(kind, takes, [gives], f"node_{gives}", **(axis if kind == "Concat" else {}))
-        for kind, takes, gives in steps
-    ]
-    nodes += graph.node
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def describe(model: ModelProto, header: ExportHeader) -> None:

@@ -51,8 +51,8 @@ class DenseNetConfig(BackboneConfig):
         small: Whether the stem is one 3x3 convolution without stride, for 32x32 images.
         elastic: Whether half of each layer's bottleneck has half the resolution, but for the last stage, see
             :class:`~crossstage.nn.ElasticDenseLayer`.
-        compress_last: Whether the convolution of a plain stage's transition ends the stage, so that its map is as narrow
-            as the next block's input; else it opens the next stage.
+        compress_last: Whether the convolution of a plain stage's transition ends the stage, so that its map is as
+            narrow as the next block's input; else it opens the next stage.
         memory_efficient: Whether to keep less for the backward pass and compute it again, see
             :class:`~crossstage.nn.DenseLayer`.
 

@@ -49,7 +49,7 @@ class ResNetConfig(BackboneConfig):
         narrow_first: Whether the first stage processes as many channels as the stem yields, and its first shortcut is
             partial, as released; the networks called "c" mend it.
         plain_first: Whether the first stage of a partial network is plain.
-        stride_first: Whether a strided bottleneck strides in its first 1x1 convolution (the paper, and Caffe's networks)
+        stride_first: Whether a strided bottleneck strides in its first 1x1 convolution (the paper, Caffe's networks)
             instead of its 3x3 one (torchvision's), which costs a little more. Weights of one do not suit the other.
         elastic: Whether half of each block's channels have half the resolution; blocks then have no bottleneck.
 

@@ -128,8 +128,8 @@ def _build(config: SNetConfig) -> tuple[nn.Module, list[Stage]]:
         ConfigError: ``config.partial`` does not cut a stage into whole channels, an even number of which are processed.
     """
     style = config.style
-    stem = nn.Sequential(ConvNormAct(config.in_chans, config.stem, 3, 2, style=style), nn.MaxPool2d(3, 2, 1))
-    stages: list[Stage] = []
+    stem = ConvNormAct(config.in_chans, config.stem, 3, 2, style=style)
+    stages = [Stage(nn.MaxPool2d(3, 2, 1), config.stem, 4)]  # a stage, for pyramids that read a map of stride 4
     width, stride = config.stem, 4
     for index in range(len(config.widths)):
         stride *= 2

@@ -1,7 +1,7 @@
 """FCOS (arXiv 1904.01355, improved in 2006.09214) on a feature pyramid, with any backbone.
 
-Maps of strides 8, 16 and 32 are fused, and P6 and P7 are made of P5. ``fcos_resnet50_torchvision_fpn`` takes the weights
-of torchvision's ``fcos_resnet50_fpn``, which differs in some settings of the head, see
+Maps of strides 8, 16 and 32 are fused, and P6 and P7 are made of P5. ``fcos_resnet50_torchvision_fpn`` takes the
+weights of torchvision's ``fcos_resnet50_fpn``, which differs in some settings of the head, see
 :mod:`crossstage.models.heads.fcos`.
 """
 

@@ -8,6 +8,7 @@ is ours. Other backbones have SSD's extra maps after their own of strides 8, 16 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from crossstage.models.backbones import BACKBONES, About
 from crossstage.models.detectors.base import DetectorConfig, Family
@@ -17,7 +18,7 @@ from crossstage.models.necks.ssd_extras import PELEE, SSDExtrasConfig
 from crossstage.structures import Preprocessing
 
 _SSD = "SSD, arXiv 1512.02325"
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _HEAD = SSDConfig(prior_steps=SSD300_STEPS)
 
 DETECTORS: dict[str, DetectorConfig] = {

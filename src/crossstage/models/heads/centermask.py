@@ -118,7 +118,7 @@ class CenterMaskHead(FcosHead):
 
     second_stage = True
     finds_masks = True
-    row: CenterMaskConfig
+    row: CenterMaskConfig  # pyright: ignore[reportIncompatibleVariableOverride] (no other row is ever set)
 
     def __init__(
         self, row: CenterMaskConfig, channels: Sequence[int], strides: Sequence[int], num_classes: int
@@ -156,12 +156,13 @@ class CenterMaskHead(FcosHead):
         nms = nms or self.nms
         passing = max(nms.max_detections, self.nms.max_detections)
         found = super().detect(raw, image_size, replace(nms, max_detections=passing), sizes)
-        class_ids = torch.cat([each.class_ids for each in found])
-        features = self.pool(raw, with_images([each.boxes_xyxy for each in found]), sizes or [image_size] * len(found))
-        masks, ious = self.masks(features, class_ids)
-        scores = torch.cat([each.scores for each in found]) * ious.clamp(0, 1)
-        parts = zip(found, _apart(scores, found), _apart(masks, found), strict=True)
-        return [_best(each._replace(scores=s, masks=m), nms) for each, s, m in parts]
+        sizes = sizes or [image_size] * len(found)
+        masked = []
+        for image, each in enumerate(found):  # one after the other: masks of all classes take much memory
+            rois = torch.cat([torch.full_like(each.boxes_xyxy[:, :1], image), each.boxes_xyxy], dim=1)
+            masks, ious = self.masks(self.pool(raw, rois, sizes), each.class_ids)
+            masked.append(_best(each._replace(scores=each.scores * ious.clamp(0, 1), masks=masks), nms))
+        return masked
 
     def pool(self, raw: Raw, rois: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         """Return the features of regions.
@@ -258,11 +259,6 @@ class CenterMaskHead(FcosHead):
 def _of_class(predictions: Tensor, class_ids: Tensor) -> Tensor:
     """Return what is predicted for each region's class: ``(R, C, ...)`` to ``(R, ...)``."""
     return predictions[torch.arange(len(class_ids), device=class_ids.device), class_ids]
-
-
-def _apart(rows: Tensor, found: Sequence[Instances]) -> list[Tensor]:
-    """Give each image the rows of its detections."""
-    return [rows] if len(found) == 1 else list(rows.split([len(each.scores) for each in found]))
 
 
 def _best(found: Instances, nms: NMS) -> Instances:

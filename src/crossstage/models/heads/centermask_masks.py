@@ -75,7 +75,7 @@ def mask_ious(found: Tensor, wanted: Tensor, areas: Tensor, boxes_xyxy: Tensor) 
     return overlap / (mine + whole - overlap).clamp(min=1)
 
 
-class SpatialAttention(nn.Module):
+class MaskAttention(nn.Module):
     """Weigh each place by what the mean and the largest of its channels say (CenterMask, equation 2).
 
     Shape: ``(N, C, H, W)`` to the same.
@@ -105,7 +105,7 @@ class MaskBranch(nn.Module):
     def __init__(self, width: int, convs: int, num_classes: int) -> None:
         super().__init__()
         self.convs = nn.Sequential(*_convs(width, width, convs))
-        self.attention = SpatialAttention()
+        self.attention = MaskAttention()
         self.enlarge = nn.ConvTranspose2d(width, width, 2, 2)
         self.predict = nn.Conv2d(width, num_classes, 1)
         _draw(self)

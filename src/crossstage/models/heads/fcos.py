@@ -1,4 +1,4 @@
-"""The FCOS head (arXiv 1904.01355; improved in 2006.09214): at each point classes, distances to four sides, centre-ness.
+"""The FCOS head (arXiv 1904.01355; improved in 2006.09214): classes, distances to four sides and centre-ness of points.
 
 Two branches of convolutions are shared by all maps. Distances are in strides of their map; torchvision divides by the
 sides of its anchors, which are the strides. The settings tell apart what the first paper, the second one (which

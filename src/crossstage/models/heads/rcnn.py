@@ -13,13 +13,13 @@ Some settings make of it what detectron2 computes with the same weights: ``ancho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
@@ -28,11 +28,11 @@ from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from crossstage.errors import ConfigError
 from crossstage.models.heads.base import Head, HeadConfig, Raw
+from crossstage.models.heads.rcnn_parts import ExactAnchors, HeadNorm, RCNNLoss, apart, best_of, norm_of
 from crossstage.ops.nms import MAX_CANDIDATES, NMS, grouped_nms, kept_of, of_wanted
 from crossstage.ops.rois import levels_by_area, pool, with_images
 from crossstage.structures import Instances, Targets
 
-HeadNorm = Literal["none", "batch", "group"]
 AnchorGrid = Literal["rounded", "exact"]
 Size = tuple[int, int]
 
@@ -40,49 +40,8 @@ ANCHOR_PER_STRIDE = 8  # pixels of an anchor's side per pixel of its map's strid
 COARSEST_POOLED = 32  # stride of the coarsest map that regions are read from
 WIDTH = 256  # channels of the second stage's convolutions
 SMALLEST_PROPOSAL, SMALLEST_BOX = 1e-3, 1e-2  # pixels; torchvision's
+ANCHORS_POSITIVE, ROIS_POSITIVE = 0.5, 0.25  # most objects among those that are sampled
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-
-
-@dataclass(frozen=True)
-class RCNNLoss:
-    """How the two stages are trained.
-
-    Attributes:
-        objectness_gain: Weight of the loss of the proposals' objectness.
-        proposal_gain: Weight of the loss of the proposals' boxes.
-        class_gain: Weight of the loss of classes.
-        box_gain: Weight of the loss of boxes.
-        mask_gain: Weight of the loss of masks.
-        anchor_ious: An anchor is background below the first overlap with all objects, and an object from the second on.
-        anchors_sampled: Anchors of an image that count, at most half of them objects.
-        proposals: Proposals of an image in training: the best of each map before suppression, and of all after it.
-        roi_iou: The overlap with an object from which on a region is one.
-        rois_sampled: Regions of an image that count, at most a quarter of them objects.
-
-    Raises:
-        ConfigError: A value is out of range.
-    """
-
-    objectness_gain: float = 1.0
-    proposal_gain: float = 1.0
-    class_gain: float = 1.0
-    box_gain: float = 1.0
-    mask_gain: float = 1.0
-    anchor_ious: tuple[float, float] = (0.3, 0.7)
-    anchors_sampled: int = 256
-    proposals: tuple[int, int] = (2000, 2000)
-    roi_iou: float = 0.5
-    rois_sampled: int = 512
-
-    def __post_init__(self) -> None:
-        for name in ("objectness_gain", "proposal_gain", "class_gain", "box_gain", "mask_gain"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"loss.{name} is {getattr(self, name)}; expected 0 or more")
-        low, high = self.anchor_ious
-        if not 0 <= low <= high <= 1 or not 0 <= self.roi_iou <= 1:
-            raise ConfigError(f"loss.anchor_ious are {self.anchor_ious} and roi_iou {self.roi_iou}; expected 0 to 1")
-        if min(self.anchors_sampled, self.rois_sampled, *self.proposals) < 1:
-            raise ConfigError("loss.anchors_sampled, rois_sampled and proposals are numbers of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,23 +101,6 @@ class FasterRCNNConfig(HeadConfig):
         return FasterRCNNHead(self, channels, strides, num_classes)
 
 
-class ExactAnchors(AnchorGenerator):
-    """torchvision's anchors without its rounding to whole pixels."""
-
-    def generate_anchors(
-        self,
-        scales: list[int],
-        aspect_ratios: list[float],
-        dtype: torch.dtype = torch.float32,
-        device: torch.device = torch.device("cpu"),  # noqa: B008 (the signature that it overrides)
-    ) -> Tensor:
-        """Return corners ``(A, 4)`` of anchors around 0."""
-        sizes = torch.as_tensor(scales, dtype=dtype, device=device)
-        roots = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
-        widths, heights = (sizes / roots.unsqueeze(1)).flatten(), (sizes * roots.unsqueeze(1)).flatten()
-        return torch.stack([-widths, -heights, widths, heights], dim=1) / 2
-
-
 class FasterRCNNHead(Head):
     """Propose regions on all maps; read each off the map that fits its size, and tell its class and box.
 
@@ -200,7 +142,7 @@ class FasterRCNNHead(Head):
             high,
             low,
             loss.anchors_sampled,
-            0.5,
+            ANCHORS_POSITIVE,
             {},  # numbers of proposals are the caller's here
             {},
             row.proposal_nms,
@@ -215,7 +157,7 @@ class FasterRCNNHead(Head):
             loss.roi_iou,
             loss.roi_iou,
             loss.rois_sampled,
-            0.25,
+            ROIS_POSITIVE,
             BOX_WEIGHTS,
             self.nms.score,
             self.nms.iou,
@@ -283,6 +225,7 @@ class FasterRCNNHead(Head):
     def loss(self, raw: Raw, targets: Targets, image_size: Size) -> dict[str, Tensor]:
         """See :meth:`Head.loss`: ``objectness``, ``proposals``, ``classes`` and ``boxes``, and ``masks`` if it does."""
         features, gains = self._maps(raw), self.row.loss
+        self._set_up(gains)
         images = features[0].shape[0]
         sizes = [image_size] * images if targets.sizes is None else [(h, w) for h, w in targets.sizes.tolist()]
         objects = self._objects(targets, images)
@@ -306,6 +249,14 @@ class FasterRCNNHead(Head):
         return {
             f"roi_heads.box_predictor.{layer}.{part}": own for layer, own in of.items() for part in ("weight", "bias")
         }
+
+    def _set_up(self, loss: RCNNLoss) -> None:
+        """Match and sample as settings say that may have changed since the head was built."""
+        low, high = loss.anchor_ious
+        self.rpn.proposal_matcher = Matcher(high, low, allow_low_quality_matches=True)
+        self.rpn.fg_bg_sampler = BalancedPositiveNegativeSampler(loss.anchors_sampled, ANCHORS_POSITIVE)
+        self.roi_heads.proposal_matcher = Matcher(loss.roi_iou, loss.roi_iou, allow_low_quality_matches=False)
+        self.roi_heads.fg_bg_sampler = BalancedPositiveNegativeSampler(loss.rois_sampled, ROIS_POSITIVE)
 
     def _maps(self, raw: Raw) -> list[Tensor]:
         return [raw[f"map{stride}"] for stride in self.pooled]
@@ -349,7 +300,7 @@ class FasterRCNNHead(Head):
         proposals = []
         for scores, codes, size in zip(objectness, deltas, sizes, strict=True):
             boxes = self.rpn.box_coder.decode_single(codes, anchors)
-            levels = [_best(level, most[0]) for level in scores.split(lengths)]
+            levels = [best_of(level, most[0]) for level in scores.split(lengths)]
             chosen = torch.cat([every[at] for every, (_, at) in zip(boxes.split(lengths), levels, strict=True)])
             groups = torch.cat([torch.full_like(at, level) for level, (_, at) in enumerate(levels)])
             best = torch.cat([values for values, _ in levels]).sigmoid()
@@ -432,23 +383,6 @@ def _box_head(row: FasterRCNNConfig, channels: int) -> nn.Module:
     if not row.box_convs:
         return TwoMLPHead(channels * 7 * 7, row.box_width)
     return FastRCNNConvFCHead((channels, 7, 7), [WIDTH] * row.box_convs, [row.box_width], norm_of(row.head_norm))
-
-
-def norm_of(kind: HeadNorm) -> Callable[..., nn.Module] | None:
-    """Return what builds the norm of a number of channels; None for none."""
-    return {"none": None, "batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 32)}[kind]
-
-
-def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the values and indices of the ``count`` best of ``(K,)`` scores, or of all if there are fewer."""
-    most: Any = torch.sym_min(count, scores.shape[0])  # not min(), which a recorded graph would take for a constant
-    values, indices = scores.topk(most)
-    return values, indices
-
-
-def apart(joined: Tensor, images: Sequence[Tensor]) -> list[Tensor]:
-    """Split a tensor into parts that are as long as those of each image."""
-    return [joined] if len(images) == 1 else list(joined.split([len(each) for each in images]))
 
 
 HEADS: dict[str, HeadConfig] = {"fasterrcnn": FasterRCNNConfig()}

@@ -12,7 +12,8 @@ from torchvision.models.detection.roi_heads import maskrcnn_loss
 
 from crossstage.errors import ConfigError
 from crossstage.models.heads.base import HeadConfig
-from crossstage.models.heads.rcnn import WIDTH, FasterRCNNConfig, FasterRCNNHead, apart, norm_of
+from crossstage.models.heads.rcnn import WIDTH, FasterRCNNConfig, FasterRCNNHead
+from crossstage.models.heads.rcnn_parts import apart, norm_of
 from crossstage.structures import Instances
 
 
@@ -53,7 +54,7 @@ class MaskRCNNHead(FasterRCNNHead):
     """
 
     finds_masks = True
-    row: MaskRCNNConfig
+    row: MaskRCNNConfig  # pyright: ignore[reportIncompatibleVariableOverride] (set once)
 
     def __init__(self, row: MaskRCNNConfig, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
         super().__init__(row, channels, strides, num_classes)

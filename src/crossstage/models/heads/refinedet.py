@@ -28,10 +28,9 @@ from crossstage.nn import ConvNormAct, ConvStyle
 from crossstage.nn.init import xavier_
 from crossstage.nn.residual import projected
 from crossstage.ops.multibox import decode_boxes, match_priors, multibox_loss
-from crossstage.ops.nms import NMS, best_of_classes
+from crossstage.ops.nms import NMS, best_of_classes, postprocess
 from crossstage.ops.priors import prior_grid, to_pixels
-from crossstage.structures import Targets
-
+from crossstage.structures import Instances, Targets
 
 EPSILON = 1e-5  # which the release adds to the ratio of an object's side to its anchor's
 
@@ -121,7 +120,6 @@ class RefineDetHead(Head):
     """
 
     nms: ClassVar[NMS] = NMS(score=0.01, iou=0.45, max_detections=500)
-    clips = True
     weighs_classes = True
     shared_rows = "background"
     row: RefineDetConfig
@@ -134,7 +132,7 @@ class RefineDetHead(Head):
         style = ConvStyle("relu", row.transfer_norm)
         last = len(self.channels) - 1
         self.transfers = nn.ModuleList(
-            Transfer(given, width, adds=index < last, style=style) for index, given in enumerate(self.channels)
+            TransferBlock(given, width, adds=index < last, style=style) for index, given in enumerate(self.channels)
         )
         self.arm = nn.ModuleList(Predictors(row, given, (4 * anchors, 2 * anchors)) for given in self.channels)
         outputs = 4 * anchors, (1 + num_classes) * anchors
@@ -159,13 +157,22 @@ class RefineDetHead(Head):
         return dict(zip(self.raw_names, (tensor for column in columns for tensor in column), strict=True))
 
     def decode(self, raw: Raw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """See :meth:`Head.decode`; by map, row, column and anchor.
-
-        Scores are zero where the refined anchor is no object's, and but of the best of a class.
-        """
+        """See :meth:`Head.decode`; by map, row, column and anchor. Scores are zero where the anchor is no object's."""
         boxes = decode_boxes(self._flat(raw, "boxes", 4), self.refined(raw, image_size))
         scores = self._flat(raw, "classes", 1 + self.num_classes).softmax(-1)[..., 1:]
-        return boxes, best_of_classes(scores * self._objects(raw).unsqueeze(-1), self.row.candidates)
+        return boxes, scores * self._objects(raw).unsqueeze(-1)
+
+    def detect(
+        self,
+        raw: Raw,
+        image_size: tuple[int, int],
+        nms: NMS | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Instances]:
+        """See :meth:`Head.detect`; the best boxes of each class alone enter suppression, and none is clipped."""
+        del sizes
+        boxes, scores = self.decode(raw, image_size)
+        return postprocess(boxes, best_of_classes(scores, self.row.candidates), nms or self.nms)
 
     def priors(self, raw: Raw, image_size: tuple[int, int]) -> Tensor:
         """Return the anchors ``(K, 4)`` as xyxy in pixels of the input, whose maps' sizes raw tensors tell."""
@@ -225,7 +232,7 @@ class RefineDetHead(Head):
         return torch.cat([by_prior(raw[f"{part}{stride}"], values) for stride in self.strides], 1)
 
 
-class Transfer(nn.Module):
+class TransferBlock(nn.Module):
     """A transfer connection block: two 3x3 convolutions, plus the block above enlarged, then another convolution.
 
     Shape: ``(N, in_channels, H, W)`` and, unless it is the uppermost, ``(N, width, H / 2, W / 2)`` to

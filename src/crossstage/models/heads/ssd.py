@@ -1,7 +1,7 @@
-"""The head of SSD (arXiv 1512.02325), Pelee (1804.06882) and DSOD (1708.01241): default boxes, softmax over the classes.
+"""The head of SSD (arXiv 1512.02325), Pelee (1804.06882) and DSOD (1708.01241): default boxes, softmax of classes.
 
-Decoding and loss are those of torchvision's SSD: a box's codes are scaled by .1 and .2, the best 400 boxes of each class
-enter suppression, and the loss counts three negative default boxes for each positive one.
+Decoding and loss are those of torchvision's SSD: a box's codes are scaled by .1 and .2, the best 400 boxes of each
+class enter suppression, and the loss counts three negative default boxes for each positive one.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
 
 from crossstage.errors import ConfigError
 from crossstage.models.heads.base import Head, HeadConfig, Raw
 from crossstage.nn import ConvNormAct, ConvStyle
 from crossstage.nn.init import xavier_
+from crossstage.ops.boxes import clip_to
 from crossstage.ops.multibox import decode_boxes, match_priors, multibox_loss
-from crossstage.ops.nms import NMS, best_of_classes
+from crossstage.ops.nms import NMS, best_of_classes, postprocess
 from crossstage.ops.priors import default_sides, prior_grid, to_pixels
-from crossstage.structures import Targets
+from crossstage.structures import Instances, Targets
 
 SSD300_RATIOS = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
 SSD300_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
@@ -139,7 +141,6 @@ class SSDHead(Head):
     """
 
     nms: ClassVar[NMS] = NMS(score=0.01, iou=0.45, max_detections=200)
-    clips = True
     weighs_classes = True
     shared_rows = "boxes, background"
     row: SSDConfig
@@ -172,11 +173,26 @@ class SSDHead(Head):
         return raw
 
     def decode(self, raw: Raw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """See :meth:`Head.decode`; by map, row, column and default box. Scores but of the best of a class are zero."""
+        """See :meth:`Head.decode`; by map, row, column and default box.
+
+        Boxes are clipped to the input, so that files that suppress boxes themselves do it as this head does.
+        """
         codes, logits = self._flat(raw)
         scores = logits.softmax(-1)[..., 1:]
         boxes = decode_boxes(codes, self.priors(raw, image_size))
-        return boxes, best_of_classes(scores, self.row.candidates)
+        return clip_boxes_to_image(boxes, image_size), scores
+
+    def detect(
+        self,
+        raw: Raw,
+        image_size: tuple[int, int],
+        nms: NMS | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Instances]:
+        """See :meth:`Head.detect`; the best boxes of each class alone enter suppression."""
+        boxes, scores = self.decode(raw, image_size)
+        boxes = clip_to(boxes, sizes or [image_size] * len(boxes))
+        return postprocess(boxes, best_of_classes(scores, self.row.candidates), nms or self.nms)
 
     def priors(self, raw: Raw, image_size: tuple[int, int]) -> Tensor:
         """Return the default boxes ``(K, 4)`` as xyxy in pixels of the input, whose maps' sizes raw tensors tell."""

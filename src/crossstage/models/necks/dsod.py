@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from crossstage.errors import ConfigError
 from crossstage.models.contracts import Neck
 from crossstage.models.necks.base import PyramidConfig
-from crossstage.models.necks.ssd_extras import L2Norm
+from crossstage.models.necks.ssd_extras import L2Norm, at_least
 from crossstage.nn import ConvStyle, NormActConv
 from crossstage.nn.init import xavier_
 
@@ -126,7 +126,7 @@ class DenseConnection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Concatenate ``[pooled, convolved]``."""
-        return torch.cat([self.pooled(x), self.convolved(x)], dim=1)
+        return torch.cat([self.pooled(at_least(x, 2)), self.convolved(x)], dim=1)
 
 
 def _pooled(in_channels: int, out: int, style: ConvStyle) -> nn.Sequential:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +129,7 @@ class SSDExtras(nn.Module):
         """Add the extra maps, then normalise the first ones."""
         maps = list(features)
         for extra, (_, _, step) in zip(self.extras, self.config.extras, strict=True):
-            maps.append(extra(_at_least(maps[-1], 3 if step == 1 else 1)))
+            maps.append(extra(at_least(maps[-1], 3 if step == 1 else 1)))
         for index, norm in enumerate(self.norms):
             maps[index] = norm(maps[index])
         if self.blocks:
@@ -145,12 +145,15 @@ def _plain(in_channels: int, hidden: int, out: int, step: int, *, style: ConvSty
     return nn.Sequential(reduce, conv)
 
 
-def _at_least(x: Tensor, cells: int) -> Tensor:
-    """Pad a map below and to the right that has less rows or columns, as those of small inputs."""
-    height, width = x.shape[2:]
-    if height >= cells and width >= cells:
+def at_least(x: Tensor, cells: int) -> Tensor:
+    """Repeat the last row and column of a map that has less than so many, as maps of small inputs have.
+
+    In a graph for inputs of any size, how often they are repeated is computed when it runs.
+    """
+    down, right = (cast("int", torch.sym_max(cells - side, 0)) for side in x.shape[2:])
+    if isinstance(down, int) and isinstance(right, int) and down == right == 0:  # neither is a symbol
         return x
-    return F.pad(x, (0, max(0, cells - width), 0, max(0, cells - height)))
+    return F.pad(x, (0, right, 0, down), mode="replicate")
 
 
 NECKS = {

@@ -1,7 +1,7 @@
 """Checkpoints of CenterMask's authors (youngwanLEE/centermask2), such as ``torch.load(file)["model"]``.
 
-The names are those of detectron2's modules and of FCOS's and CenterMask's heads for it. Those of the heads' layers are a
-reconstruction from the modules' structure, not read off a released file. The backbone's norms are frozen.
+The names are those of detectron2's modules and of FCOS's and CenterMask's heads for it. Those of the heads' layers are
+a reconstruction from the modules' structure, not read off a released file. The backbone's norms are frozen.
 """
 
 from __future__ import annotations

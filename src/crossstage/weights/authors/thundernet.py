@@ -10,8 +10,8 @@ from crossstage.weights.peers.renaming import Rules, rename
 # the first three.
 _PATHS = {"main": ("body", (0, 3, 5)), "proj": ("shortcut", (0, 2))}
 _THUNDERNET: Rules = (
-    (r"RCNN_base\.conv1\.0\.", "backbone.stem.0.conv."),
-    (r"RCNN_base\.conv1\.1\.", "backbone.stem.0.bn."),
+    (r"RCNN_base\.conv1\.0\.", "backbone.stem.conv."),
+    (r"RCNN_base\.conv1\.1\.", "backbone.stem.bn."),
     *(
         rule
         for theirs, (ours, places) in _PATHS.items()
@@ -19,16 +19,16 @@ _THUNDERNET: Rules = (
         for rule in (
             (
                 rf"RCNN_base\.stage(\d+)\.(\d+)\.branch_{theirs}\.{place}\.",
-                f"backbone.stages.{{0:-1}}.{{1}}.{ours}.{number}.conv.",
+                f"backbone.stages.{{0}}.{{1}}.{ours}.{number}.conv.",
             ),
             (
                 rf"RCNN_base\.stage(\d+)\.(\d+)\.branch_{theirs}\.{place + 1}\.",
-                f"backbone.stages.{{0:-1}}.{{1}}.{ours}.{number}.bn.",
+                f"backbone.stages.{{0}}.{{1}}.{ours}.{number}.bn.",
             ),
         )
     ),
-    (r"RCNN_base\.conv5\.0\.", "backbone.stages.2.4.conv."),
-    (r"RCNN_base\.conv5\.1\.", "backbone.stages.2.4.bn."),
+    (r"RCNN_base\.conv5\.0\.", "backbone.stages.3.4.conv."),
+    (r"RCNN_base\.conv5\.1\.", "backbone.stages.3.4.bn."),
     (r"RCNN_base\.cem\.conv4\.", "neck.fine."),
     (r"RCNN_base\.cem\.conv5\.", "neck.deep."),
     (r"RCNN_base\.cem\.convlast\.", "neck.everywhere."),

@@ -10,7 +10,7 @@ from crossstage.weights.peers.renaming import Rules, renamed_by, vgg16
 _SSD: Rules = (
     *vgg16(r"backbone\.features\."),
     (r"backbone\.scale_weight", "neck.norms.0.weight"),
-    # The first of torchvision's "extra" begins with the fourth pooling, behind which are conv5 and, nested, fc6 and fc7.
+    # The first of torchvision's "extra" begins with the fourth pooling; behind it are conv5 and, nested, fc6 and fc7.
     *((rf"backbone\.extra\.0\.{number}\.", f"backbone.stages.4.{(number + 1) // 2}.conv.") for number in (1, 3, 5)),
     *((rf"backbone\.extra\.0\.7\.{number}\.", f"backbone.stages.5.{(number + 1) // 2}.conv.") for number in (1, 3)),
     *((rf"backbone\.extra\.(\d+)\.{2 * place}\.", f"neck.extras.{{0:-1}}.{place}.conv.") for place in (0, 1)),
