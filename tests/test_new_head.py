@@ -29,6 +29,7 @@ from crossstage.training import resume, train
 from crossstage.training.options import TrainOptions
 from crossstage.weights.starting import start_model
 from tests.conftest import PHOTOS
+from tests.sweep import sweep
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,16 @@ def test_it_is_profiled():
     assert any(layer.name.startswith("head.sides") for layer in cost.layers)
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
-@pytest.mark.parametrize("kind", ["raw", "decode", "nms"])
-def test_exported_files_run_elsewhere(run, tmp_path, format, kind):
+@pytest.mark.parametrize(
+    "way",
+    sweep(
+        [(kind, format) for format in ("onnx", "openvino") for kind in ("nms", "raw", "decode")],
+        lambda way: way[1],
+        always=[("raw", "onnx")],
+    ),
+)
+def test_exported_files_run_elsewhere(run, tmp_path, way):
+    kind, format = way
     pytest.importorskip("onnxruntime" if format == "onnx" else "openvino")
     detector = crossstage.load(run.folder)
     nms = NMS(0.05, 0.45)

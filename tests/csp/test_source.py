@@ -52,6 +52,7 @@ def test_alike_layers_are_narrowed_in_a_loop(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_file_that_runs_alone(tmp_path, capsys):
     own = tmp_path / "own.py"
     own.write_text(EXAMPLE.read_text())

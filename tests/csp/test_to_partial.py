@@ -270,6 +270,7 @@ def test_onnx_runtime_agrees(tmp_path):
     torch.testing.assert_close(torch.from_numpy(outputs), converted(IMAGES), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_converted_network_learns(images):
     torch.manual_seed(0)
     images, labels = images

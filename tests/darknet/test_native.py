@@ -26,6 +26,7 @@ from crossstage.weights.loading import create_model, load, load_detector
 from tests.darknet import nets
 from tests.darknet.nets import conv, drawn, load_text, net, undrawn, yolo, yolov4_tiny
 from tests.darknet.test_opencv import opencv_twin
+from tests.sweep import kind_of_model, sweep
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -96,7 +97,7 @@ DETECTORS = {
 }
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", sweep(DETECTORS, kind_of_model))
 @torch.no_grad()
 def test_detectors_take_the_weights_of_the_released_topology(name, tmp_path):
     """Outputs equal our reader's and OpenCV's."""

@@ -20,6 +20,7 @@ from crossstage.deploy.benchmark.peak import Peak, TimedConvolution, best, convo
 from crossstage.deploy.benchmark.peers import DARKNET, PINNED, opencv_darknet, own_cores
 from crossstage.deploy.benchmark.printing import print_benchmark
 from crossstage.deploy.benchmark.results import Benchmark, BenchmarkRow
+from tests.sweep import sweep
 
 FIELDS = ("median", "p10", "p90", "images_per_second", "gflops_per_second", "share_of_peak", "share_of_direct_peak")
 
@@ -35,6 +36,7 @@ def _small(tmp_path_factory, monkeypatch):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_every_row_is_timed_or_says_why_not(tmp_path):
     """OpenCV reads a Maxout of Darknet's files, as groups of channels that it pools, and then cannot run it."""
     options = {"runtimes": ["torch-eager", "onnxruntime-int8"], "peers": True, "rounds": 2, "memory": False}
@@ -103,7 +105,7 @@ def test_a_run_with_cores_of_its_own_computes_the_same_and_lets_go_of_them():
     assert os.sched_getaffinity(0) == before
 
 
-@pytest.mark.parametrize("way", ["torch", f"cspdarknet53_tiny_yolo.coco, {DARKNET}"])
+@pytest.mark.parametrize("way", sweep(["torch", f"cspdarknet53_tiny_yolo.coco, {DARKNET}"], bool))
 def test_peak_memory_is_that_of_the_run(way):
     used = peak_mib("cspdarknet53_tiny_yolo.coco", way, 256, 1)
     if used is None:

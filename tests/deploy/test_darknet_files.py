@@ -19,6 +19,7 @@ from crossstage.models.detector import Detector
 from crossstage.structures import Preprocessing
 from research.bench.peers import OpenCVDetector
 from tests.darknet.nets import randomize
+from tests.sweep import sweep
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -43,13 +44,17 @@ def in_opencv(cfg, images: Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "csppeleenet",  # means of windows, parts of the channels
-        "resnet18",  # shortcuts that take every second pixel and fill up channels
-        "vovnet19_slim_v2",  # hard sigmoids
-        "csppeleenet_swish_se",  # gates of whole channels
-        "cspdensenet40",  # batch norm before the convolution
-    ],
+    sweep(
+        [
+            "csppeleenet",  # means of windows, parts of the channels
+            "resnet18",  # shortcuts that take every second pixel and fill up channels
+            "vovnet19_slim_v2",  # hard sigmoids
+            "csppeleenet_swish_se",  # gates of whole channels
+            "cspdensenet40",  # batch norm before the convolution
+        ],
+        bool,
+        always=["resnet18"],
+    ),
 )
 def test_opencv_computes_the_same_from_a_classifiers_files(name, tmp_path):
     model, images = classifier(name), torch.rand(1, 3, 64, 64)
@@ -60,7 +65,7 @@ def test_opencv_computes_the_same_from_a_classifiers_files(name, tmp_path):
     np.testing.assert_allclose(in_opencv(done.path, images), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["cspdarknet53_tiny_yolo", "yolov3_tiny_prn", "csppeleenet_cem"])
+@pytest.mark.parametrize("name", sweep(["cspdarknet53_tiny_yolo", "yolov3_tiny_prn", "csppeleenet_cem"], bool))
 def test_opencv_computes_the_same_from_a_detectors_files(name, tmp_path):
     model, images = detector(name), torch.rand(1, 3, 64, 64)
     path = export(model, name, "darknet", tmp_path / "x.cfg", imgsz=64).path

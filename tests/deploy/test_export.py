@@ -33,6 +33,7 @@ from crossstage.weights.from_darknet import convert_darknet
 from crossstage.weights.model_file import write_model
 from research.pages import formats as formats_page
 from tests.darknet.nets import randomize
+from tests.sweep import sweep
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 PHOTO_SIZE = (416, 416)
@@ -88,7 +89,7 @@ def test_a_classifier_gives_the_same_logits(tmp_path):
             torch.testing.assert_close(open_exported(path, runtime)(images), model(images), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("format", sweep(["onnx", "openvino"], bool))
 def test_a_trained_classifiers_file_predicts_with_nothing_else(format, colours, tmp_path, capsys):
     """Class names, crop, mean and deviation come from the file: on other pixels the probabilities would differ."""
     spec = ModelSpec("resnet10", 3, ("red", "green", "blue"), {}, Preprocessing((64, 96), "crop", *COLOURS))
@@ -170,6 +171,7 @@ def test_a_dynamic_file_takes_any_number_of_images_of_any_size(tiny, tmp_path):
                     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_half_stores_half_the_bytes(tiny, tiny_onnx, tmp_path):
     for format in ("onnx", "openvino", "ncnn"):
         done = export(tiny, "x", format, tmp_path / f"x{formats()[format].suffix}", half=True)
@@ -178,7 +180,7 @@ def test_half_stores_half_the_bytes(tiny, tiny_onnx, tmp_path):
         assert done.difference is not None and 0 < done.difference < 0.02
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("format", sweep(["onnx", "openvino"], bool))
 def test_suppression_inside_the_graph_finds_the_same(tiny, photo, format, tmp_path):
     path = export(tiny, "x", format, tmp_path / f"x{formats()[format].suffix}", nms=NMS(0.3, 0.5)).path
     with torch.inference_mode():
@@ -219,7 +221,7 @@ def test_an_openvino_folder_says_the_same(tiny, tmp_path):
     assert model.preprocessing.size == (96, 96)
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("format", sweep(["openvino", "onnx"], bool))
 def test_int8_runs_in_int8(tiny, format, tmp_path):
     path = export(tiny, "x", format, tmp_path / f"x{formats()[format].suffix}", imgsz=96, calib=PHOTOS).path
     if format == "onnx":

@@ -147,6 +147,7 @@ def test_what_computes_something_else_or_fails_is_not_taken(tmp_path, monkeypatc
     assert "differs from PyTorch's" in chosen.refused["wrong"] and set(chosen.milliseconds) == {"torch"}
 
 
+@pytest.mark.slow
 def test_what_no_longer_opens_is_chosen_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("CROSSSTAGE_CACHE", str(tmp_path))
     model = crossstage.create_model("csppeleenet", num_classes=3).eval()
@@ -220,6 +221,7 @@ print(chosen.runtime, file)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_may_export_and_choose_at_once(tmp_path):
     environment = {**os.environ, "CROSSSTAGE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     marks = str(tmp_path / "one"), str(tmp_path / "two")

@@ -143,11 +143,13 @@ def test_its_code_runs(page: Path, desk: Path):
             exec(block.compiled(), shared)
 
 
+@pytest.mark.slow
 def test_the_tutorial_can_be_followed(desk: Path):
     shutil.rmtree(desk / "my_images")
     _follow_apart(desk, TUTORIAL, "--epochs=1", "--imgsz=64")
 
 
+@pytest.mark.slow
 def test_files_in_their_rooms_are_all_that_the_how_to_pages_take(desk: Path):
     (desk / "src").unlink()
     shutil.copytree(ROOT / "src", desk / "src", copy_function=os.symlink)

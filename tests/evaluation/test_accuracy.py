@@ -53,6 +53,7 @@ def test_score_equals_pycocotools_on_the_same_detections(shipped, results, datas
     assert found == pytest.approx(reference.stats.tolist(), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_score_equals_the_same_network_run_by_opencv(shipped, dataset, shared):
     native = load_detector("cspdarknet53_tiny_yolo.coco")
     peer = evaluate(OpenCVDetector(CFG, shared / "weights" / "yolov4-tiny.weights", native), dataset)

@@ -12,6 +12,7 @@ from crossstage.models.backbones import BACKBONES, StagedBackbone, build_backbon
 from crossstage.nn import Partial
 from crossstage.weights.cards import model_info
 from crossstage.weights.loading import create_model
+from tests.sweep import kind_of_model, sweep
 
 # BFLOPs and convolution weights in M as the authors count them, from their cfgs and, for PeleeNet's
 # family, from the CSPNet paper's tables 1 and 3, whose BFLOPs include 0.001 of pooling.
@@ -211,7 +212,7 @@ def shallow(name: str, most: int) -> dict[str, object]:
 SAME = ("_timm", "_mish", "_swish")  # graphs like their base's, with other activations
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if not name.endswith(SAME)])
+@pytest.mark.parametrize("name", sweep([name for name in BACKBONES if not name.endswith(SAME)], kind_of_model))
 def test_the_count_of_operations_is_torchs(name):
     with torch.device("meta"):
         model = create_model(name, norm="none", **shallow(name, 2)).eval()
@@ -241,7 +242,12 @@ def test_the_usual_gammas_cut_every_network_whole(name, split, fusion):
 
 @pytest.mark.parametrize("split", ["slice", "project"])
 @pytest.mark.parametrize(
-    "name", ["darknet53", "densenet121", "mobilenetv2", "peleenet", "resnet50", "resnext50", "vovnet39_v2"]
+    "name",
+    sweep(
+        ["peleenet", "resnet50", "darknet53", "densenet121", "mobilenetv2", "resnext50", "vovnet39_v2"],
+        lambda name: name in ("peleenet", "resnet50"),
+        always=["resnet50"],
+    ),
 )
 def test_cost_falls_as_gamma_rises(name, split):
     costs = [bflops(name, partial=Partial(gamma, split=split), norm="none")[0] for gamma in (0.25, 0.5, 0.75)]

@@ -16,6 +16,7 @@ from crossstage.nn.conv import FrozenBatchNorm
 from crossstage.nn.fuse import FusedCrossStage, FusedDenseBlock, PackedConv, fuse
 from crossstage.weights.loading import create_model, load
 from tests.darknet.nets import drawn, randomize
+from tests.sweep import kind_of_model, sweep
 
 # A stage's first blocks differ, later ones repeat: as deep as this, every kind of block is there. PeleeNet's layers do
 # not repeat where they read those at distances 1, 2, 4 and 8, and are small.
@@ -47,7 +48,7 @@ def remaining(model: nn.Module, kind: type[nn.Module]) -> int:
 SAME = ("_timm", "_mish", "_swish", "_s", "_m", "0c")  # graphs like their base's
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if not name.endswith(SAME)])
+@pytest.mark.parametrize("name", sweep([name for name in BACKBONES if not name.endswith(SAME)], kind_of_model))
 def test_fused_outputs_equal_the_models(name):
     model = shallow(name)
     fused = fuse(model)
@@ -187,7 +188,7 @@ def test_without_onednn_and_when_traced_or_exported_it_is_plain_torch(monkeypatc
         torch.testing.assert_close(traced(x), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["cspresnet50", "csppeleenet", "densenet121"])
+@pytest.mark.parametrize("name", sweep(["csppeleenet", "cspresnet50", "densenet121"], bool))
 def test_it_compiles_as_one_graph(name):
     model = shallow(name, depths=(1, 2, 2, 1)) if name == "csppeleenet" else shallow(name)
     images = torch.randn(1, 3, 64, 64)

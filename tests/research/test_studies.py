@@ -100,6 +100,7 @@ def test_a_step_sees_its_images_shifted_and_mirrored(trainings):
             np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_ablation_runs_and_reports(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ablation, "counted", lambda row: (row.bflops, row.weights))  # test_claims.py counts them
     broken = Network("broken", "csppeleenet", {"act": "no such activation"})
@@ -118,6 +119,7 @@ def test_the_ablation_runs_and_reports(data, tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "ablation.json").read_text()) == results
 
 
+@pytest.mark.slow
 def test_the_osa_study_runs_reports_and_draws(data, tmp_path, capsys):
     small = {"densenet40": {"depths": (3, 3, 3)}, "osanet40_12x20": {"layers": 3}, "osanet40_5x43": {"layers": 3}}
     networks = [replace(each, settings={**each.settings, **small[each.name]}) for each in osa.STUDY.networks]
@@ -213,6 +215,7 @@ for piece in pieces_of("csppeleenet", 64):
 """
 
 
+@pytest.mark.slow
 def test_the_kernel_computes_joints_and_dense_reads():
     pytest.importorskip("triton")
     folders = os.pathsep.join(sys.path)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from crossstage.data.loading import EpochOrder, ShareOrder
 from crossstage.errors import DataError, TrainingError
 from crossstage.training import TrainOptions, train
+from tests.sweep import sweep
 
 OPTIONS = {"model": "resnet10", "imgsz": 64, "batch": 8, "workers": 0, "burn_in": 2, "sample_every": 0}
 
@@ -81,7 +82,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in found]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", sweep([signal.SIGKILL, signal.SIGTERM], bool))
 def test_a_dead_process_ends_the_job_and_a_signal_ends_all(colours, tmp_path, number):
     words = [f"--{name}={value}" for name, value in OPTIONS.items()]
     words += [

@@ -17,6 +17,7 @@ from crossstage.cli import main
 from crossstage.errors import ConfigError, TrainingError
 from crossstage.training import TrainOptions, resume, train
 from crossstage.training.checkpoint import WholeFiles
+from tests.sweep import sweep
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "v0.1.0" / "models"
 OPTIONS = ["--model", str(MODELS / "start_detector.safetensors"), "--imgsz", "64", "--batch", "8", "--workers", "0"]
@@ -68,7 +69,7 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120, pause: 
         time.sleep(pause)
 
 
-@pytest.mark.parametrize("moment", ["first checkpoint", "writing a checkpoint"])
+@pytest.mark.parametrize("moment", sweep(["writing a checkpoint", "first checkpoint"], bool))
 def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(shapes, uninterrupted, tmp_path, moment):
     run = tmp_path / "run"
     process = start(shapes, tmp_path, "run", "--checkpoint_minutes", "1e-9")  # after every step
@@ -85,7 +86,9 @@ def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(shapes, uninterr
     assert not any(run.glob(".state.ckpt.*"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_ends_the_step_saves_and_exits_with_its_code(shapes, uninterrupted, tmp_path, number, code):
     process = start(shapes, tmp_path, "run")
     wait_for((tmp_path / "run" / "state.ckpt").exists, process)
@@ -154,6 +157,7 @@ def test_what_is_no_run_is_refused(tmp_path):
         resume(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(shapes, uninterrupted, tmp_path):
     process = start(shapes, tmp_path, "run")
     wait_for((tmp_path / "run" / "config.yaml").exists, process)

@@ -20,6 +20,7 @@ from crossstage.training.schedule import MovingAverage, build_optimizer, rate_fa
 from crossstage.training.tasks import DetectionTask, balanced
 from crossstage.weights.model_file import read_spec
 from crossstage.weights.starting import start_model
+from tests.sweep import sweep
 
 DETECTOR = TrainOptions(
     model="cspdarknet53_tiny_yolo.coco", data="", epochs=2, imgsz=96, batch=8, workers=0, burn_in=2, accelerator="cpu"
@@ -190,12 +191,15 @@ def test_training_stops_when_nothing_improves(colours, tmp_path, capfd):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"optimizer": "adamw", "schedule": "step", "steps": (0.5,), "clip": 0.0},
-        {"accumulate": 2, "multi_scale": 0.4, "class_weights": "balanced"},
-        {"precision": "bf16", "schedule": "constant", "ema": 0.0, "act": "mish"},
-        {"fit_anchors": True, "val_every": 2, "resize": "letterbox"},
-    ],
+    sweep(
+        [
+            {"optimizer": "adamw", "schedule": "step", "steps": (0.5,), "clip": 0.0},
+            {"accumulate": 2, "multi_scale": 0.4, "class_weights": "balanced"},
+            {"precision": "bf16", "schedule": "constant", "ema": 0.0, "act": "mish"},
+            {"fit_anchors": True, "val_every": 2, "resize": "letterbox"},
+        ],
+        lambda change: "fit_anchors" in change,
+    ),
 )
 def test_options_train(shapes, tmp_path, change):
     options = replace(DETECTOR, model="cspdarknet53_tiny_yolo", data=str(shapes), out=str(tmp_path), name="o", **change)

@@ -25,6 +25,7 @@ from crossstage.weights.loading import create_detector, create_model, load
 from crossstage.weights.model_file import read_model, read_spec, write_model
 from crossstage.weights.published import PRETRAINED
 from crossstage.weights.starting import start_model
+from tests.sweep import kind_of_model, sweep
 
 NAME = "cspdarknet53_tiny_yolo.coco"
 
@@ -39,7 +40,7 @@ def channels(outputs: torch.Tensor | dict[str, torch.Tensor]) -> set[int]:
     return {output.shape[1] for output in (outputs.values() if isinstance(outputs, dict) else [outputs])}
 
 
-@pytest.mark.parametrize("name", crossstage.list_models())
+@pytest.mark.parametrize("name", sweep(crossstage.list_models(), kind_of_model))
 def test_every_model_builds_runs_and_has_a_card(name):
     """The pass that counts for the card is the one whose outputs are looked at: one is a second's work."""
     last = {}

@@ -14,10 +14,11 @@ from crossstage.nn import SeparableConv
 from crossstage.structures import Preprocessing
 from crossstage.weights.from_peer import from_peer
 from crossstage.weights.loading import create_model
-from crossstage.weights.peers import LIBRARIES, peers
+from crossstage.weights.peers import LIBRARIES, PEERS, peers
 from crossstage.weights.peers.from_detectron2 import from_detectron2
 from crossstage.weights.starting import start_model
 from tests.darknet.nets import randomize
+from tests.sweep import sweep
 
 timm = pytest.importorskip("timm", reason="needs the extra crossstage[timm]")
 
@@ -29,13 +30,17 @@ def assert_same(ours: nn.Module, theirs: nn.Module, size: int = 64) -> None:
         torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("name", [name for name in peers() if name.startswith("timm:")])
+def kind_of_peer(name: str) -> object:
+    return PEERS[name].adapt
+
+
+@pytest.mark.parametrize("name", sweep([name for name in peers() if name.startswith("timm:")], kind_of_peer))
 def test_timms_weights_give_timms_outputs(name):
     theirs = randomize(timm.create_model(name.removeprefix("timm:"), num_classes=7))
     assert_same(from_peer(name, theirs.state_dict()), theirs)
 
 
-@pytest.mark.parametrize("name", [name for name in peers() if name.startswith("torchvision:")])
+@pytest.mark.parametrize("name", sweep([name for name in peers() if name.startswith("torchvision:")], kind_of_peer))
 def test_torchvisions_weights_give_torchvisions_outputs(name):
     theirs = randomize(models.get_model(name.removeprefix("torchvision:"), num_classes=7))
     assert_same(from_peer(name, theirs.state_dict()), theirs)

@@ -137,7 +137,8 @@ class Parser(argparse.ArgumentParser):
             **settings: See :meth:`argparse.ArgumentParser.add_argument`.
         """
         shown = f"{{{','.join(choices)}}}" if choices else name.rpartition(".")[2].upper()
-        self.add_argument(f"--{name}", type=convert, help=_escaped(help), **{"metavar": shown, **settings})
+        settings = {"dest": name, "metavar": shown, **settings}
+        self.add_argument(_spelled(name), type=convert, help=_escaped(help), **settings)
 
     def flag(self, name: str, help: str, default: Any = False, **settings: Any) -> None:
         """Declare an option that is true if it stands alone, and takes true or false.
@@ -148,7 +149,7 @@ class Parser(argparse.ArgumentParser):
             default: What it is if it is not given.
             **settings: See :meth:`argparse.ArgumentParser.add_argument`.
         """
-        self._flags.add(f"--{name}")
+        self._flags.add(_spelled(name))
         self.declare(name, help, boolean, choices=("true", "false"), default=default, **settings)
 
     def several(
@@ -183,8 +184,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def options(self) -> dict[str, argparse.Action]:
-        """Return what is declared: options by their names with hyphens, and other arguments by theirs."""
-        return {name: action for action in self._actions for name in action.option_strings or [action.dest]}
+        """Return what is declared: options by ``--`` and their names with underscores, other arguments by theirs."""
+        return {f"--{action.dest}" if action.option_strings else action.dest: action for action in self._actions}
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Return the values of a verb's arguments.
@@ -239,14 +240,14 @@ class Parser(argparse.ArgumentParser):
     def _declared(self, name: str) -> str:
         """Return the declared name of an option as it was typed."""
         name = "--out" if name == "-o" else name
-        known = [option for option in self.options() if option.startswith("-")]
-        plain = f"--{name[2:].replace('-', '_')}" if name.startswith("--") else name
+        known = [option for action in self._actions for option in action.option_strings]
+        plain = _spelled(name[2:]) if name.startswith("--") else name
         if plain in known:
             return plain
         begun = [option for option in known if option.startswith(plain)] if plain.startswith("--") else []
         if len(begun) == 1:
             return begun[0]
-        if self.declare_unknown(plain.removeprefix("--")):
+        if self.declare_unknown(plain.removeprefix("--").replace("-", "_")):
             return plain
         close = f"; did you mean {' or '.join(begun)}?" if begun else did_you_mean(plain, known)
         raise UsageError(f"option {name} is unknown{close}; usage: {self.short_usage()}")
@@ -269,6 +270,11 @@ class _Joined(argparse.Action):
 
     def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: Any = None) -> None:
         setattr(namespace, self.dest, [value for part in values for value in part])
+
+
+def _spelled(name: str) -> str:
+    """Return an option as help and messages show it: with hyphens."""
+    return f"--{name.replace('_', '-')}"
 
 
 def nullable(convert: Convert) -> Convert:

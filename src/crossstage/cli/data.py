@@ -139,7 +139,7 @@ def anchors(given: Namespace) -> int:
         shown.add_row(_text(name), f"{fit.mean_iou:.3f}", f"{fit.recall:.3f}", pairs)
     console().print(shown)
     height, width = preprocessing.size
-    say(f"{len(sizes)} boxes at an input of {width} x {height}; train with them: --fit_anchors true")
+    say(f"{len(sizes)} boxes at an input of {width} x {height}; train with them: --fit-anchors")
     return 0
 
 
