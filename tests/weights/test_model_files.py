@@ -15,6 +15,7 @@ from crossstage.cli import main
 from crossstage.data.find import find_data
 from crossstage.errors import ConfigError, WeightsError
 from crossstage.evaluation import evaluate
+from crossstage.models.heads.yolo import YoloHead
 from crossstage.models.spec import ModelSpec, Provenance
 from crossstage.nn import ConvNormAct, Partial
 from crossstage.ops.priors import AnchorLevel
@@ -48,13 +49,18 @@ def test_every_model_builds_runs_and_has_a_card(name):
     with hook:
         card = crossstage.model_info(name)
     assert card.summary and card.source and card.bflops > 0
-    expected = card.num_classes if card.task == "classify" else 3 * (5 + card.num_classes)
-    assert channels(last["output"]) == {expected}
     with torch.device("meta"):
         model = create_model(name, num_classes=7)
     assert model.training
-    layers = [model.fc] if card.task == "classify" else list(model.head.predict)
-    assert {len(layer.weight) for layer in layers} == {7 if card.task == "classify" else 3 * (5 + 7)}
+    if card.task == "classify":
+        assert channels(last["output"]) == {card.num_classes} and len(model.fc.weight) == 7
+    elif isinstance(model.head, YoloHead):
+        assert channels(last["output"]) == {3 * (5 + card.num_classes)}
+        assert {len(layer.weight) for layer in model.head.predict} == {3 * (5 + 7)}
+    else:
+        assert tuple(last["output"]) == model.head.raw_names
+        state, rows = model.head.state_dict(), model.head.class_rows(7)
+        assert rows and all(len(of) == 7 and max(map(max, of)) < len(state[part]) for part, of in rows.items())
 
 
 def test_any_number_of_classes_runs():

@@ -175,6 +175,7 @@ def plan(
         class_names=model.class_names,
         batch=None if dynamic else 1,
         head=None if decode or head is None else StoredHead.of(head),
+        nms=model.nms if isinstance(model, Detector) and decode and model.nms != NMS() else None,
     )
     own = fuse(model) if fused else copy.deepcopy(model)
     graph = Graph(own.cpu(), decode=decode, half=half).eval()

@@ -122,7 +122,7 @@ class ExportHeader:
         batch: Images of one pass; None if any number will do, at any size. (A file that gives instances is run once
             for each.)
         head: What decodes raw tensors; None where the outputs are not raw.
-        nms: The suppression that lies inside the graph; None where there is none.
+        nms: The suppression that lies inside the graph; of a file that gives boxes the model's own, None for YOLO's.
         masks: Whether a second output of ``"instances"``, ``masks`` ``(M, S, S)`` in [0, 1], is a grid over each box.
     """
 
@@ -191,7 +191,7 @@ def _read(content: dict[str, Any], version: int) -> ExportHeader:
     else:
         head = StoredHead.from_dict(content["head"]) if content["head"] else None
         nms = _nms_from_dict(content["nms"]) if content["nms"] else None
-    if (outputs == "raw") != (head is not None) or (outputs in ("detections", "instances")) != (nms is not None):
+    if (outputs == "raw") != (head is not None) or not _fits(outputs, nms):
         raise ValueError(f"outputs {outputs} do not go with a head of {head} and suppression {nms}")
     return ExportHeader(
         name=str(content["name"]),
@@ -205,6 +205,11 @@ def _read(content: dict[str, Any], version: int) -> ExportHeader:
         nms=nms,
         masks=outputs == "instances" and bool(content.get("masks", False)),
     )
+
+
+def _fits(outputs: Outputs, nms: NMS | None) -> bool:
+    """Tell whether outputs go with suppression: what gives detections has one inside, boxes may name the model's."""
+    return outputs == "boxes" or (outputs in ("detections", "instances")) == (nms is not None)
 
 
 def _preprocessing(content: Mapping[str, Any]) -> Preprocessing:
