@@ -129,7 +129,7 @@ class _Scan:
     def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
         self.path = path
         self.content = content
-        self.faults: list[tuple[str, int, str]] = []  # section, position in it, what is wrong
+        self.faults: list[tuple[str, int, str, bool]] = []  # section, position in it, what is wrong, is it broken
         self.categories = self._categories()
         self.images = self._images()
         self.masks = MasksBuilder()  # of the sound annotations
@@ -137,8 +137,8 @@ class _Scan:
 
     def reading(self, text: str) -> Reading[DetectionData]:
         """Return what is sound, with the lines of what is not."""
-        lines = entry_lines(text, {(section, number) for section, number, _ in self.faults}) if self.faults else {}
-        faults = tuple(Fault(self.path, lines.get(fault[:2]), fault[2]) for fault in self.faults)
+        lines = entry_lines(text, {fault[:2] for fault in self.faults}) if self.faults else {}
+        faults = tuple(Fault(self.path, lines.get(fault[:2]), *fault[2:]) for fault in self.faults)
         if not self.images or not self.categories:
             return Reading(None, faults)
         images = tuple(self.images.values())
@@ -190,6 +190,7 @@ class _Scan:
         seen: Counter[int] = Counter()
         for number, entry in enumerate(self.content["annotations"]):
             id_, category, image = entry.get("id"), entry.get("category_id"), entry.get("image_id")
+            name = f"annotation {id_}" if _whole(id_) else f"annotations[{number}]"
             faults: list[str] = []
             mask: Mask = None
             if _whole(id_):
@@ -205,21 +206,24 @@ class _Scan:
             elif image in self.images:
                 faults += _value_faults(entry, self.images[image])
                 try:
-                    mask = _mask(entry, self.images[image])
-                except DataError as error:
-                    faults.append(str(error))
-            name = f"annotation {id_}" if _whole(id_) else f"annotations[{number}]"
+                    mask = checked_segmentation(entry.get("segmentation"), self._size(image))
+                except DataError as error:  # its box is still good, and all that most detectors want
+                    self._fault("annotations", number, f"{name}: segmentation: {error}; its box stays", broken=False)
             for fault in faults:
                 self._fault("annotations", number, f"{name}: {fault}")
             if not faults and seen[id_] == 1 and image in self.images and category in self.categories:
                 sound.append(entry)
                 self.masks.add(mask)
                 if "area" not in entry:
-                    entry["area"] = _area(entry, mask, self.images[image])
+                    entry["area"] = _area(entry, mask, self._size(image))
         return sound
 
-    def _fault(self, section: str, number: int, text: str) -> None:
-        self.faults.append((section, number, text))
+    def _size(self, image_id: int) -> tuple[int, int]:
+        image = self.images[image_id]
+        return image.height, image.width
+
+    def _fault(self, section: str, number: int, text: str, *, broken: bool = True) -> None:
+        self.faults.append((section, number, text, broken))
 
 
 def _boxes(
@@ -293,23 +297,10 @@ def _value_faults(entry: Mapping[str, Any], image: ImageRef) -> list[str]:
     return faults
 
 
-def _mask(entry: Mapping[str, Any], image: ImageRef) -> Mask:
-    """Return an annotation's mask; None where it has none.
-
-    Raises:
-        DataError: It is faulty; the message is that of the fault.
-    """
-    try:
-        return checked_segmentation(entry.get("segmentation"), (image.height, image.width))
-    except DataError as error:
-        raise DataError(f"segmentation: {error}") from None
-
-
-def _area(entry: Mapping[str, Any], mask: Mask, image: ImageRef) -> float:
+def _area(entry: Mapping[str, Any], mask: Mask, size: tuple[int, int]) -> float:
     """Return the area of an annotation that states none: that of its mask, else of its box."""
     if mask is None:
         return entry["bbox"][2] * entry["bbox"][3]
-    size = image.height, image.width
     return rle.area(packed(mask, size), size)
 
 
