@@ -52,6 +52,18 @@ def yolov3_tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "yolov3-tiny.weights"
 
 
+SLOW = (Path(__file__).parent / "slow.txt").read_text().splitlines()
+"""Tests that took 2.5 seconds or more on two cores, of kinds that quicker ones stand for in every run."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what slow.txt lists."""
+    slow = set(SLOW)
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

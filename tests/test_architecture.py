@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SLOW
+
 SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "crossstage"
 
@@ -207,3 +209,13 @@ def test_the_public_surface_is_what_it_says():
         assert getattr(crossstage, name) is not None
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = crossstage.no_such_thing
+
+
+def test_slow_tests_are_tests_that_there_are():
+    lost = []
+    for line in SLOW:
+        file, _, name = line.partition("::")
+        path = SOURCE.parent / file
+        if not path.is_file() or f"def {name.partition('[')[0]}(" not in path.read_text():
+            lost.append(line)
+    assert not lost

@@ -166,7 +166,7 @@ def _default_cfg(name: str) -> dict[str, Any]:
     row = BACKBONES[name]
     with torch.device("meta"):
         backbone = build_backbone(row)
-    side = row.size // backbone.strides[-1]
+    side = -(-row.size // backbone.strides[-1])  # where sizes are no multiples, such as DSOD's, maps are rounded up
     return {
         "url": "",
         "num_classes": row.about.classes,

@@ -195,7 +195,7 @@ def test_the_convolutions_of_exact_fusion_cost_the_same_on_every_level():
     [
         ({"neck": "emf"}, "neck 'emf' is unknown; did you mean .?efm"),
         ({"backbone": "denset121"}, "backbone 'denset121' is unknown; did you mean .?densenet121"),
-        ({"head": "fcos"}, "head 'fcos' is unknown; expected one of yolo"),
+        ({"head": "fcoss"}, "head 'fcoss' is unknown; did you mean .?fcos"),
         ({"neck_channels": (64, 128)}, r"neck_channels are \(64, 128\); expected 3 even numbers for EFMConfig"),
         ({"neck_channels": (64, 127, 256)}, "even numbers"),
         ({"reads": (4, 16, 32)}, r"strides \[4, 16, 32\]; expected each to be twice the one before"),

@@ -28,6 +28,7 @@ efm-vs-gfm EV, efm-table2 SEV, giou-tradeoff E, sam-over-spp EV, detectors-table
 efm-vs-pelee EV, efm-vs-centernet EV, prn-cpu-fps V, tx2-fps V, osa-mac-bound S, osa-12 SE, osa-5x43 SE, dense-l1 E,
 osa-bottleneck SV, vovnet-vs-densenet-speed V, vovnet-maskrcnn SV, vovnetv2-cost S, depthwise-inefficient V
 """
+OWN = "prn-vs-thundernet V, vovnet-vs-resnet-speed V"  # whole detectors of tables 4 and 5 that are in no such section
 KINDS = {"S": "structural", "E": "empirical", "V": "speed"}
 
 
@@ -37,7 +38,7 @@ def a_claim(*values: Value, rule: str = "same sign", kind: str = "empirical") ->
 
 
 def test_every_claim_has_its_entries():
-    expected = [(name, KINDS[kind]) for name, kinds in re.findall(r"(\S+) ([SEV]+)", EXPECTED) for kind in kinds]
+    expected = [(name, KINDS[kind]) for name, kinds in re.findall(r"(\S+) ([SEV]+)", EXPECTED + OWN) for kind in kinds]
     assert sorted((claim.id, claim.kind) for claim in CLAIMS) == sorted(expected)
     assert {claim.id for claim in COUNTED} == set(STRUCTURAL)
 
@@ -49,7 +50,7 @@ def test_the_ledger_lists_what_the_facts_list(shared):
         for name in cell.split(", "):
             first, _, second = name.partition(" / ")  # "csp-fusion-last-flops / -top1"
             names |= {first, first.removesuffix("-flops") + second} if second else {first}
-    assert names == {claim.id for claim in CLAIMS}
+    assert names == {claim.id for claim in CLAIMS} - {name for name in OWN.split() if "-" in name}
 
 
 @pytest.mark.parametrize(
