@@ -114,7 +114,7 @@ statistics: all that a Darknet file has. The paper's "Params" are the one for so
 (tests/darknet/test_native.py); "paper", structure read off the paper's figures and text; "reconstruction", cost and
 wiring are published and the layers are ours. COCO's accuracies of these tables were not reproduced here: that takes
 500,000 steps on a GPU; what a small training says of table 2 is in [efm.md](efm.md). Rows of table 4 on detectors of
-others (SSD, RefineDet, ThunderNet, CenterNet and so on) are left out.
+others (SSD, RefineDet, ThunderNet, CenterNet) stand in [comparators.md](comparators.md).
 """
 COLUMNS = """\
 | detector | input | here | basis | BFLOPs published | ours | | M published | M weights | M stored | why |
