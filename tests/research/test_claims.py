@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from research.claims.comparators import TABLES, Comparator
 from research.claims.detectors import TABLE_2, TABLE_4, DetectorRow, largest, traffic
 from research.claims.detectors import counted as counted_detector
 from research.claims.networks import TABLE_1, TABLE_3, NetworkRow, counted
-from research.pages import architectures, detectors
+from research.pages import architectures, comparators, detectors
 from tests.sweep import sweep
 
 DOCS = Path(__file__).parents[2] / "docs" / "claims"
@@ -94,3 +95,18 @@ def test_figure_7s_claims_hold():
 def test_figure_7_is_drawn(tmp_path):
     detectors.main(["--plot", str(tmp_path / "layers.png")])
     assert (tmp_path / "layers.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+COMPARED = [(title, claim) for title, claims in TABLES.items() for claim in claims]
+
+
+@pytest.mark.parametrize(
+    "entry", sweep(COMPARED, lambda entry: entry[0]), ids=lambda entry: f"{entry[1].model} {entry[1].parameters or ''}"
+)
+def test_a_comparators_line_is_what_the_command_prints(entry: tuple[str, Comparator]):
+    assert comparators.row(entry[1]) in lines_of("comparators.md")
+
+
+def test_every_comparator_has_its_line():
+    lines = [line for line in lines_of("comparators.md") if line.startswith("| ") and not line.startswith("| detector")]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines] == [claim.model for _, claim in COMPARED]
