@@ -171,3 +171,9 @@ def test_gradients_tells_of_paths_and_draws_similarity(capsys, tmp_path, colours
 def test_gradients_refuses_data_for_a_detector(capsys, colours):
     assert main(["gradients", "cspdarknet53_tiny_yolo", "--data", str(colours)]) == 2
     assert "is a detector" in capsys.readouterr().err
+
+
+def test_families_are_listed_with_a_place_for_the_backbone(capsys):
+    assert main(["models", "fasterrcnn*"]) == 0
+    told = capsys.readouterr().out
+    assert "with any backbone: fasterrcnn_<backbone>_fpn, fasterrcnn_<backbone>_fpn_gn" in told and "model" not in told

@@ -22,10 +22,11 @@ def models(given: Namespace) -> int:
     """Print the models that fit a pattern, with their costs."""
     from rich.progress import track
 
+    from crossstage.models.published import families
     from crossstage.weights.cards import list_models, model_info
 
-    found = list_models(given.pattern)
-    if not found:
+    found, composed = list_models(given.pattern), families(given.pattern)
+    if not found and not composed:
         close = did_you_mean(given.pattern.strip("*?"), list_models())
         raise ConfigError(f"no model is called {given.pattern!r}{close}")
     shown = table("model", "weights", "what", "M parameters", "GFLOPs", "at", numbers=3)
@@ -34,7 +35,10 @@ def models(given: Namespace) -> int:
         tags = " ".join(f"{weights.removeprefix(name)}{_download(card, weights)}" for weights in card.weights)
         parameters, bflops = f"{card.parameters / 1e6:.3f}", f"{card.bflops:.3f}"
         shown.add_row(name, tags, card.summary, parameters, bflops, f"{card.input_size[0]} x {card.input_size[1]}")
-    console().print(shown)
+    if found:
+        console().print(shown)
+    if composed:
+        console().print(f"with any backbone: {', '.join(composed)}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+
 from crossstage.discovery import gathered
 from crossstage.models import detectors
 from crossstage.models.backbones import BACKBONES, About
@@ -16,6 +18,15 @@ DETECTORS: dict[str, DetectorConfig] = gathered(detectors.__name__, "DETECTORS")
 
 FAMILIES: dict[str, Family] = gathered(detectors.__name__, "FAMILIES")
 """What detectors with any backbone have in common, by their names with ``{}`` for the backbone's."""
+
+
+def families(pattern: str = "*") -> list[str]:
+    """List the names of the families, with ``<backbone>`` where a backbone's name goes, sorted.
+
+    Args:
+        pattern: Shell-style wildcards.
+    """
+    return sorted(fnmatch.filter((template.format("<backbone>") for template in FAMILIES), pattern))
 
 
 def compose(name: str) -> DetectorConfig | None:
