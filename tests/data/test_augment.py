@@ -12,13 +12,13 @@ from crossstage.data.augment import (
     DetectionTransform,
     clip,
     fit,
-    labelled,
     mixup,
     mosaic,
     mosaic_labels,
     seeded,
 )
 from crossstage.data.find import find_data
+from crossstage.data.labelled import labelled
 from crossstage.data.loading import train_loader
 from crossstage.data.records import Objects
 from crossstage.errors import ConfigError, DataError

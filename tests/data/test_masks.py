@@ -275,9 +275,9 @@ HUGE = [0.0, 0.0, *[value for number in range(60_000) for value in (number % 2 *
     ],
 )  # fmt: skip
 def test_faulty_masks_are_told_by_file_and_line(value, said, tmp_path):
-    start = time.perf_counter()
+    start = time.process_time()
     reading = scan_coco(coco_file(tmp_path, [[TRIANGLE], value, []]))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     (fault,) = reading.faults
     assert not fault.broken and fault.line == 4 and fault.file.name == "instances_train.json"
     assert fault.text.startswith("annotation 2: segmentation: ") and len(fault.text) < 400
@@ -309,9 +309,9 @@ def test_polygons_are_drawn_as_pycocotools_draws_them(parts):
 def test_the_most_that_is_let_through_is_drawn_in_bounded_time():
     size = (10_000, 10_000)
     zigzag = [value for number in range(98) for value in (number % 2 * 9999.0, number * 100.0)]
-    start = time.perf_counter()
+    start = time.process_time()
     assert rasterise(checked_polygons([zigzag], size), size, ()).shape == size
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     with pytest.raises(DataError, match="outline"):
         checked_polygons([zigzag, zigzag], size)
 

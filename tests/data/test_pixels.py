@@ -11,16 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crossstage.data.anchors import scaled_sizes
-from crossstage.data.augment import (
-    NO_AUGMENTATION,
-    ClassificationTransform,
-    DetectionTransform,
-    LabelledPixels,
-    labelled,
-    mosaic,
-    seeded,
-)
+from crossstage.data.augment import NO_AUGMENTATION, ClassificationTransform, DetectionTransform, mosaic, seeded
 from crossstage.data.find import find_data
+from crossstage.data.labelled import LabelledPixels, labelled
 from crossstage.data.loading import train_loader, val_loader
 from crossstage.data.records import Objects
 from crossstage.inference.classify import ClassPredictor

@@ -23,7 +23,6 @@ from crossstage.data.labelled import (
     Labelled,
     LabelledPixels,
     draw_masks,
-    labelled,  # noqa: F401 - its readers look for it here
     pad_masks,
     size_of,
     tighten,

@@ -13,15 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from crossstage.data.augment import (
-    Augmentation,
-    ClassificationTransform,
-    DetectionTransform,
-    Labelled,
-    LabelledPixels,
-    labelled,
-    seeded,
-)
+from crossstage.data.augment import Augmentation, ClassificationTransform, DetectionTransform, seeded
+from crossstage.data.labelled import Labelled, LabelledPixels, labelled
 from crossstage.data.records import ClassificationData, Dataset, DetectionData
 from crossstage.errors import DataError
 from crossstage.inference.images import Pixels, load_image

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from crossstage.data.anchors import Sizes
-from crossstage.data.augment import NO_AUGMENTATION, Augmentation, Labelled
+from crossstage.data.augment import NO_AUGMENTATION, Augmentation
+from crossstage.data.labelled import Labelled
 from crossstage.data.loading import ClassifiedImages, DetectionImages
 from crossstage.data.records import Dataset, DetectionData
 from crossstage.inference.images import Pixels

@@ -158,7 +158,17 @@ class Head(nn.Module, ABC):
         boxes, scores = self.decode(raw, image_size)
         if self.clips:
             boxes = clip_to(boxes, sizes or [image_size] * len(boxes))
-        return postprocess(boxes, scores, nms or self.nms)
+        return postprocess(boxes, self.candidates(raw, scores), nms or self.nms)
+
+    def candidates(self, raw: Raw, scores: Tensor) -> Tensor:
+        """Return the scores ``(N, K, C)`` with 0 for boxes that do not enter suppression; by default as they are.
+
+        Args:
+            raw: What :meth:`forward` returned.
+            scores: What :meth:`decode` made of it.
+        """
+        del raw
+        return scores
 
     @abstractmethod
     def class_rows(self, num_classes: int) -> Mapping[str, Sequence[Sequence[int]]]:

@@ -36,8 +36,7 @@ from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss, sigmo
 from crossstage.errors import ConfigError
 from crossstage.models.heads.base import Head, HeadConfig, Raw
 from crossstage.nn import ConvStyle
-from crossstage.ops.boxes import clip_to
-from crossstage.ops.nms import NMS, best_of_levels, postprocess
+from crossstage.ops.nms import NMS, best_of_levels
 from crossstage.ops.points import (
     assign_by_reach,
     boxes_to_distances,
@@ -46,7 +45,7 @@ from crossstage.ops.points import (
     centreness,
     distances_to_boxes,
 )
-from crossstage.structures import Instances, Targets
+from crossstage.structures import Targets
 
 CANDIDATES = 1000  # pairs of box and class that are kept of each level before suppression
 PRIOR = 0.01  # score of every class before training (focal loss, arXiv 1708.02002)
@@ -194,17 +193,9 @@ class FcosHead(Head):
         scores = self._flat(raw, "classes").sigmoid() * self._flat(raw, "centreness").sigmoid()
         return clip_boxes_to_image(distances_to_boxes(points, self._pixels(raw)), image_size), scores.sqrt()
 
-    def detect(
-        self,
-        raw: Raw,
-        image_size: tuple[int, int],
-        nms: NMS | None = None,
-        sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> list[Instances]:
-        """See :meth:`Head.detect`; the best 1000 pairs of box and class of each level are looked at."""
-        boxes, scores = self.decode(raw, image_size)
-        scores = best_of_levels(scores, self._lengths(raw), CANDIDATES)
-        return postprocess(clip_to(boxes, sizes or [image_size] * len(boxes)), scores, nms or self.nms)
+    def candidates(self, raw: Raw, scores: Tensor) -> Tensor:
+        """See :meth:`Head.candidates`: the best 1000 pairs of box and class of each level."""
+        return best_of_levels(scores, self._lengths(raw), CANDIDATES)
 
     def class_rows(self, num_classes: int) -> dict[str, list[list[int]]]:
         """See :meth:`Head.class_rows`."""

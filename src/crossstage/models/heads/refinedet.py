@@ -28,9 +28,9 @@ from crossstage.nn import ConvNormAct, ConvStyle
 from crossstage.nn.init import xavier_
 from crossstage.nn.residual import projected
 from crossstage.ops.multibox import decode_boxes, match_priors, multibox_loss
-from crossstage.ops.nms import NMS, best_of_classes, postprocess
+from crossstage.ops.nms import NMS, best_of_classes
 from crossstage.ops.priors import prior_grid, to_pixels
-from crossstage.structures import Instances, Targets
+from crossstage.structures import Targets
 
 EPSILON = 1e-5  # which the release adds to the ratio of an object's side to its anchor's
 
@@ -162,17 +162,10 @@ class RefineDetHead(Head):
         scores = self._flat(raw, "classes", 1 + self.num_classes).softmax(-1)[..., 1:]
         return boxes, scores * self._objects(raw).unsqueeze(-1)
 
-    def detect(
-        self,
-        raw: Raw,
-        image_size: tuple[int, int],
-        nms: NMS | None = None,
-        sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> list[Instances]:
-        """See :meth:`Head.detect`; the best boxes of each class alone enter suppression, and none is clipped."""
-        del sizes
-        boxes, scores = self.decode(raw, image_size)
-        return postprocess(boxes, best_of_classes(scores, self.row.candidates), nms or self.nms)
+    def candidates(self, raw: Raw, scores: Tensor) -> Tensor:
+        """See :meth:`Head.candidates`: the best boxes of each class."""
+        del raw
+        return best_of_classes(scores, self.row.candidates)
 
     def priors(self, raw: Raw, image_size: tuple[int, int]) -> Tensor:
         """Return the anchors ``(K, 4)`` as xyxy in pixels of the input, whose maps' sizes raw tensors tell."""

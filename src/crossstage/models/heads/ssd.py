@@ -19,11 +19,10 @@ from crossstage.errors import ConfigError
 from crossstage.models.heads.base import Head, HeadConfig, Raw
 from crossstage.nn import ConvNormAct, ConvStyle
 from crossstage.nn.init import xavier_
-from crossstage.ops.boxes import clip_to
 from crossstage.ops.multibox import decode_boxes, match_priors, multibox_loss
-from crossstage.ops.nms import NMS, best_of_classes, postprocess
+from crossstage.ops.nms import NMS, best_of_classes
 from crossstage.ops.priors import default_sides, prior_grid, to_pixels
-from crossstage.structures import Instances, Targets
+from crossstage.structures import Targets
 
 SSD300_RATIOS = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
 SSD300_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
@@ -141,6 +140,7 @@ class SSDHead(Head):
     """
 
     nms: ClassVar[NMS] = NMS(score=0.01, iou=0.45, max_detections=200)
+    clips = True
     weighs_classes = True
     shared_rows = "boxes, background"
     row: SSDConfig
@@ -182,17 +182,10 @@ class SSDHead(Head):
         boxes = decode_boxes(codes, self.priors(raw, image_size))
         return clip_boxes_to_image(boxes, image_size), scores
 
-    def detect(
-        self,
-        raw: Raw,
-        image_size: tuple[int, int],
-        nms: NMS | None = None,
-        sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> list[Instances]:
-        """See :meth:`Head.detect`; the best boxes of each class alone enter suppression."""
-        boxes, scores = self.decode(raw, image_size)
-        boxes = clip_to(boxes, sizes or [image_size] * len(boxes))
-        return postprocess(boxes, best_of_classes(scores, self.row.candidates), nms or self.nms)
+    def candidates(self, raw: Raw, scores: Tensor) -> Tensor:
+        """See :meth:`Head.candidates`: the best boxes of each class."""
+        del raw
+        return best_of_classes(scores, self.row.candidates)
 
     def priors(self, raw: Raw, image_size: tuple[int, int]) -> Tensor:
         """Return the default boxes ``(K, 4)`` as xyxy in pixels of the input, whose maps' sizes raw tensors tell."""
