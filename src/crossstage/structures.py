@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Resize = Literal["stretch", "letterbox", "crop", "shortest"]
-Resample = Literal["corners", "smooth", "sharp"]
+Resample = Literal["corners", "smooth", "sharp", "cubic"]
 ColourOrder = Literal["rgb", "bgr"]
 Align = Literal["centre", "top-left"]
 Colour = tuple[float, float, float]
@@ -41,10 +41,13 @@ class Preprocessing:
         fill: Grey value in [0, 1] around a letterboxed image.
         align: Where a letterboxed image lies: in the ``"centre"``, or at the ``"top-left"`` as in YOLOX and RTMDet.
         divisor: The padded sides of ``"shortest"`` are multiples of this.
-        resample: How pixels are interpolated, always bilinear: ``"corners"`` between corner-aligned pixels (Darknet);
-            ``"smooth"`` between areas of pixels, smoothed where the image shrinks (torchvision's transforms, timm,
-            detectron2); ``"sharp"`` the same without smoothing, with ``"shortest"`` sides rounded down (torchvision's
-            detectors). None is ``"corners"`` where images are stretched or letterboxed, else ``"smooth"``.
+        resample: How pixels are interpolated: ``"corners"``, bilinear between corner-aligned pixels (Darknet);
+            ``"smooth"``, bilinear between areas of pixels, smoothed where the image shrinks (torchvision's transforms,
+            timm, detectron2); ``"sharp"``, the same without smoothing, with ``"shortest"`` sides rounded down
+            (torchvision's detectors); ``"cubic"``, as smooth but bicubic (EfficientNet). None is ``"corners"`` where
+            images are stretched or letterboxed, else ``"smooth"``.
+        crop: For ``"crop"``, the share of the resized image's shorter side that stays: 0.875 scales that side to 256
+            pixels for an input of 224.
     """
 
     size: tuple[int, int] = (416, 416)
@@ -57,6 +60,7 @@ class Preprocessing:
     align: Align = "centre"
     divisor: int = 1
     resample: Resample | None = None
+    crop: float = 1.0
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn resized images into what the network reads: order and scale of colours, ``mean`` and ``std``.
@@ -138,11 +142,13 @@ class Preprocessing:
             if known[key] not in get_args(choices) and (key != "resample" or known[key] is not None):
                 raise ValueError(f"{key} is {known[key]!r}")
         mean, std = (_colours(content.get(key, getattr(idle, key))) for key in ("mean", "std"))
-        scale, fill = (float(content.get(key, getattr(idle, key))) for key in ("scale", "fill"))
+        scale, fill, crop = (float(content.get(key, getattr(idle, key))) for key in ("scale", "fill", "crop"))
         divisor = int(content.get("divisor", idle.divisor))
         if not scale > 0 or divisor < 1:
             raise ValueError(f"scale is {scale} and divisor {divisor}")
-        return cls((height, width), mean=mean, std=std, scale=scale, fill=fill, divisor=divisor, **known)
+        if not 0 < crop <= 1:
+            raise ValueError(f"crop is {crop}")
+        return cls((height, width), mean=mean, std=std, scale=scale, fill=fill, divisor=divisor, crop=crop, **known)
 
 
 def _colours(values: Any) -> Colour:

@@ -13,7 +13,8 @@ from crossstage.models.backbones.densenet import DenseNetConfig
 from crossstage.models.backbones.peleenet import PeleeNetConfig
 from crossstage.nn import ConvNormAct, ConvStyle, NormActConv, Partial, project_split
 from crossstage.nn.conv import FrozenBatchNorm
-from crossstage.nn.fuse import FusedCrossStage, FusedDenseBlock, PackedConv, fuse
+from crossstage.nn.fuse import FusedCrossStage, FusedDenseBlock, fuse
+from crossstage.nn.packed import PackedConv
 from crossstage.weights.loading import create_model, load
 from tests.darknet.nets import drawn, randomize
 from tests.sweep import kind_of_model, sweep

@@ -125,7 +125,8 @@ def test_load_fetches_timms_pretrained_weights(monkeypatch):
     model = crossstage.load("timm:cspresnet50.ra_in1k")
     assert asked == [("cspresnet50.ra_in1k", True)]
     assert_same(model, theirs)
-    assert model.preprocessing == Preprocessing((256, 256), "crop", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert model.preprocessing == Preprocessing((256, 256), "crop", *imagenet, crop=0.887)
     grey = model.preprocessing.normalise(torch.full((1, 3, 1, 1), 0.5)).flatten()
     torch.testing.assert_close(grey, torch.tensor([0.0655, 0.1964, 0.4178]), rtol=0, atol=1e-4)
 
@@ -134,7 +135,9 @@ def test_load_fetches_torchvisions_pretrained_weights(monkeypatch):
     theirs = randomize(models.resnet18())
     monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", lambda self, **_: theirs.state_dict())
     assert_same(crossstage.load("torchvision:resnet18.IMAGENET1K_V1"), theirs)
-    assert_same(crossstage.load("torchvision:resnet18"), theirs)
+    loaded = crossstage.load("torchvision:resnet18")
+    assert_same(loaded, theirs)
+    assert loaded.preprocessing.size == (224, 224) and loaded.preprocessing.crop == 0.875
 
 
 def test_unknown_tags_and_failed_downloads_are_told(monkeypatch):

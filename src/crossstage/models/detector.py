@@ -15,6 +15,9 @@ from crossstage.structures import Instances, Preprocessing, Targets
 if TYPE_CHECKING:
     import supervision
 
+AUXILIARY = "auxiliary."
+"""What the names of tensors begin with that serve training alone: files may hold them, a loaded model does not."""
+
 
 class Detector(nn.Module, ABC):
     """What every detector has in common; training, evaluation, export and prediction know nothing else of one.
@@ -62,6 +65,13 @@ class Detector(nn.Module, ABC):
         Returns:
             Boxes ``(N, K, 4)`` as xyxy in pixels of the input, and scores ``(N, K, C)`` in [0, 1].
         """
+
+    def prepare_training(self) -> None:
+        """Add what serves training alone, if there is such a thing and it is not there yet.
+
+        To be called before the first :meth:`loss`, and before an optimiser is built; ``crossstage train`` does so.
+        """
+        return
 
     def loss(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """Return the parts of a batch's loss by name: weighted scalars, whose sum is minimised.

@@ -10,14 +10,15 @@ from crossstage.nn.attention import (
     SpatialAttention,
     SqueezeExcite,
 )
-from crossstage.nn.conv import BN_EPS, ConvNormAct, ConvStyle, NormActConv
+from crossstage.nn.conv import BN_EPS, ConvNormAct, ConvStyle, NormActConv, spatial_conv
 from crossstage.nn.deconv import DeconvNormAct
 from crossstage.nn.deform import DeformConv, DeformConvNormAct
 from crossstage.nn.dense import BottleneckDenseLayer, DenseBlock, DenseLayer, ElasticDenseLayer, TwoWayDenseLayer
 from crossstage.nn.osa import ConvPair, OneShotAggregation, SeparableConv
 from crossstage.nn.partial import Channels, CrossStage, Partial, Split, project_split, slice_split, transition
-from crossstage.nn.pooling import Maxout, SpatialPyramidPool
+from crossstage.nn.pooling import Maxout, SpatialPyramidPool, SPPBottleneck
 from crossstage.nn.residual import Elastic, PartialShortcut, Residual
+from crossstage.nn.shared import SharedConvNormAct
 
 __all__ = [
     "ACTIVATIONS",
@@ -46,7 +47,9 @@ __all__ = [
     "PartialShortcut",
     "PointwiseAttention",
     "Residual",
+    "SPPBottleneck",
     "SeparableConv",
+    "SharedConvNormAct",
     "SpatialAttention",
     "SpatialPyramidPool",
     "Split",
@@ -55,5 +58,6 @@ __all__ = [
     "activation",
     "project_split",
     "slice_split",
+    "spatial_conv",
     "transition",
 ]

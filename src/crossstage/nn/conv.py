@@ -50,6 +50,8 @@ class ConvStyle:
             ``"none"``: nothing; convolutions then have a bias.
         momentum: Share of the newest batch in batch norm's running statistics, in [0, 1]: torch's default is 0.1,
             Darknet's 0.01.
+        eps: What norms add to a variance before its root is taken: 1e-5 in torch and Darknet, 1e-3 in TensorFlow,
+            YOLOX and YOLOv9.
 
     Raises:
         ConfigError: ``norm`` is unknown.
@@ -58,6 +60,7 @@ class ConvStyle:
     act: str = "leaky"
     norm: Norm = "batch"
     momentum: float = 0.1
+    eps: float = BN_EPS
 
     def __post_init__(self) -> None:
         if self.norm not in get_args(Norm):
@@ -78,15 +81,39 @@ class ConvStyle:
         if self.norm == "none":
             return nn.Identity()
         if self.norm == "batch":
-            return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=self.momentum)
+            return nn.BatchNorm2d(channels, eps=self.eps, momentum=self.momentum)
         if self.norm == "frozen":
-            return FrozenBatchNorm(channels, eps=BN_EPS)
+            return FrozenBatchNorm(channels, eps=self.eps)
         groups = next(n for n in range(min(GROUP_NORM_GROUPS, channels), 0, -1) if channels % n == 0)
-        return nn.GroupNorm(groups, channels, eps=BN_EPS)
+        return nn.GroupNorm(groups, channels, eps=self.eps)
 
     def activate(self) -> nn.Module:
         """Build an activation layer."""
         return activation(self.act)
+
+
+class SamePad(nn.Module):
+    """TensorFlow's "same" padding before a convolution in steps: where it is odd, more below and to the right.
+
+    Shape: ``(N, C, H, W)`` to what a convolution without padding turns into ``(N, D, ceil(H / 2), ceil(W / 2))``.
+
+    Args:
+        kernel_size: Side of the convolution's kernel, odd. Its step is 2.
+    """
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad with zeros; an odd side gets one more before than an even one."""
+        after = self.kernel_size // 2
+        top, left = (after - 1 + side % 2 for side in x.shape[2:])
+        return F.pad(x, (left, after, top, after))
+
+    def extra_repr(self) -> str:
+        """Return the settings that ``repr`` shows."""
+        return f"{self.kernel_size}"
 
 
 class ConvNormAct(nn.Module):
@@ -102,6 +129,7 @@ class ConvNormAct(nn.Module):
         stride: Step in pixels.
         groups: Blocks of channels that are convolved apart; divides both channel counts.
         dilation: Distance in pixels between the pixels that a kernel reads.
+        same: Whether a convolution in steps of 2 is padded as TensorFlow does it, see :class:`SamePad`.
         style: Normalisation and activation.
 
     Raises:
@@ -117,6 +145,7 @@ class ConvNormAct(nn.Module):
         *,
         groups: int = 1,
         dilation: int = 1,
+        same: bool = False,
         style: ConvStyle,
     ) -> None:
         super().__init__()
@@ -124,12 +153,13 @@ class ConvNormAct(nn.Module):
             raise ConfigError(
                 f"{groups} groups do not divide a convolution from {in_channels} to {out_channels} channels"
             )
+        self.pad = SamePad(kernel_size) if same and stride == 2 else None
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,
             kernel_size,
             stride,
-            dilation * (kernel_size // 2),
+            0 if self.pad else dilation * (kernel_size // 2),
             dilation=dilation,
             groups=groups,
             bias=style.bias,
@@ -140,8 +170,22 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply convolution, normalisation and activation."""
+        if self.pad is not None:
+            x = self.pad(x)
         x = self.bn(self.conv(x))
         return x if self.linear else self.act(x)  # calling an identity would cost a percent in small networks
+
+
+def spatial_conv(
+    in_channels: int, out_channels: int, stride: int = 1, *, depthwise: bool, style: ConvStyle
+) -> nn.Module:
+    """Build a 3x3 convolution, or a depthwise 3x3 and a 1x1 convolution that are both activated (YOLOX-Nano)."""
+    if not depthwise:
+        return ConvNormAct(in_channels, out_channels, 3, stride, style=style)
+    return nn.Sequential(
+        ConvNormAct(in_channels, in_channels, 3, stride, groups=in_channels, style=style),
+        ConvNormAct(in_channels, out_channels, style=style),
+    )
 
 
 class NormActConv(nn.Module):

@@ -6,6 +6,7 @@ The parts, and what each saves:
   laid out in advance, and so is the sum behind a residual body's last convolution;
 - the two projections of a cross stage partial split are one convolution, whose output is also where T's result goes:
   only that is copied, where a concatenation copies both parts;
+- branches that are summed are one convolution, and what serves training alone is left out;
 - a dense block writes every layer's maps once, into one buffer in which a layer reads a prefix of the channels, where
   concatenations copy all earlier maps for every layer. In a pre-activated layer batch norm and ReLU become one clamp:
   for a scale s > 0, ``relu(s x + b) = s (max(x, -b / s) + b / s)``, and the 1x1 convolution behind takes up the rest.
@@ -13,7 +14,6 @@ The parts, and what each saves:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -26,21 +26,14 @@ from crossstage.nn.deconv import DeconvNormAct
 from crossstage.nn.deform import DeformConvNormAct
 from crossstage.nn.dense import DenseBlock, DenseLayer, TwoWayDenseLayer
 from crossstage.nn.osa import SeparableConv
+from crossstage.nn.packed import PackedConv, PackedResidual, recorded
 from crossstage.nn.partial import CrossStage, Split
+from crossstage.nn.rep import RepConv, inference_copy
 from crossstage.nn.residual import Residual
+from crossstage.nn.shared import PerMap, SharedConvNormAct
 
 _Network = TypeVar("_Network", bound=nn.Module)
 _BATCH_NORMS = (nn.BatchNorm2d, FrozenBatchNorm)
-
-# oneDNN's name and arguments for an activation that it applies to the values it has just computed.
-_POST_OPS: dict[type[nn.Module], Callable[[nn.Module], tuple[str, list[float], str]]] = {
-    nn.Identity: lambda _: ("none", [], ""),
-    nn.ReLU: lambda _: ("relu", [], ""),
-    nn.ReLU6: lambda _: ("hardtanh", [0.0, 6.0], ""),
-    nn.LeakyReLU: lambda act: ("leaky_relu", [float(act.negative_slope)], ""),  # pyright: ignore[reportArgumentType]
-    nn.SiLU: lambda _: ("swish", [], ""),
-    nn.Hardswish: lambda _: ("hardswish", [], ""),
-}
 
 
 def fuse(model: _Network) -> _Network:
@@ -61,7 +54,7 @@ def fuse(model: _Network) -> _Network:
         >>> with torch.inference_mode():
         ...     logits = fast(images)
     """
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    fused = inference_copy(model).requires_grad_(False)
     return _fused(fused)  # pyright: ignore[reportReturnType] (a model itself is no block, and stays of its class)
 
 
@@ -76,94 +69,12 @@ def _fused(module: nn.Module) -> nn.Module:
     return module if outer is None else outer(module)
 
 
-def _recorded() -> bool:
-    """Tell whether operations are being recorded for a graph, which wants plain ones."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-
-
 def _conv(conv: nn.Conv2d, norm: nn.Module, act: nn.Module) -> nn.Module:
     if isinstance(norm, _BATCH_NORMS):
         return PackedConv(fuse_conv_bn_eval(conv, norm), act)  # pyright: ignore[reportArgumentType] (reads five tensors)
     if isinstance(norm, nn.Identity):
         return PackedConv(conv, act)
     return nn.Sequential(PackedConv(conv, nn.Identity()), norm, act)
-
-
-class PackedConv(nn.Module):
-    """Convolution, bias and activation; on a CPU one call on weights that are laid out for it at the first call.
-
-    Shape: as the convolution's. On a CPU the output is in channels-last order.
-    """
-
-    def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-        self.act = act
-        self._post = _POST_OPS[type(act)](act) if type(act) in _POST_OPS else None
-        self._packed: Tensor | None = None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_packed": None}  # opaque to copy and pickle
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        self._packed = None
-        return super()._apply(fn, recurse)
-
-    def can_pack(self, x: Tensor) -> bool:
-        """Tell whether this input goes the direct way, to oneDNN."""
-        return (
-            not _recorded()  # asked first, as the compiler cannot follow the questions about oneDNN
-            and x.device.type == "cpu"
-            and x.dtype == torch.float32 == self.conv.weight.dtype
-            and not x.requires_grad
-            and torch.backends.mkldnn.is_available()
-            and torch.backends.mkldnn.enabled
-            and self.conv.padding_mode == "zeros"
-        )
-
-    def packed(self, x: Tensor) -> tuple[Tensor, list[int], list[int], list[int], int]:
-        """Return weights and geometry in the order of oneDNN's operators; weights are laid out at the first call."""
-        conv = self.conv
-        geometry = [int(p) for p in conv.padding], list(conv.stride), list(conv.dilation), conv.groups
-        if self._packed is None:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *geometry, list(x.shape))
-        assert self._packed is not None
-        return self._packed, *geometry
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve and activate."""
-        if not self.can_pack(x):
-            return self.act(self.conv(x))
-        weight, *geometry = self.packed(x)
-        if self._post is not None:
-            return torch.ops.mkldnn._convolution_pointwise(x, weight, self.conv.bias, *geometry, *self._post)
-        return self.act(torch.ops.mkldnn._convolution_pointwise(x, weight, self.conv.bias, *geometry, "none", [], ""))
-
-
-class PackedResidual(nn.Module):
-    """``act(shortcut(x) + body(x))`` with the sum and a ReLU inside of the body's last, linear convolution."""
-
-    def __init__(self, body: nn.Sequential, shortcut: nn.Module | None, act: nn.Module | None) -> None:
-        super().__init__()
-        self.body = body[:-1]
-        self.last = body[-1]
-        self.shortcut = shortcut
-        self.act = act or nn.Identity()
-        self.relu = isinstance(act, nn.ReLU)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the body's output to the shortcut's, then activate."""
-        last, y = self.last, self.body(x)
-        bypass = x if self.shortcut is None else self.shortcut(x)
-        assert isinstance(last, PackedConv)
-        if not last.can_pack(y):
-            return self.act(last(y) + bypass)
-        weight, *geometry = last.packed(y)
-        post = "relu" if self.relu else None
-        y = torch.ops.mkldnn._convolution_pointwise.binary(
-            y, bypass, weight, last.conv.bias, *geometry, "add", None, post, [], ""
-        )
-        return y if self.relu else self.act(y)
 
 
 def _residual(block: nn.Module) -> nn.Module:
@@ -195,7 +106,7 @@ class FusedCrossStage(nn.Module):
         """Compute the stage's output."""
         parts = self.project(x)
         y = self.body(parts[:, : self.processed].contiguous(memory_format=torch.channels_last))
-        if y.shape[1] != self.processed or _recorded():
+        if y.shape[1] != self.processed or recorded():
             return self.merge(torch.cat([y, parts[:, self.processed :]], dim=1))
         parts[:, : self.processed].copy_(y)
         return self.merge(parts)
@@ -325,7 +236,7 @@ class FusedDenseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the buffer."""
-        if _recorded():
+        if recorded():
             for layer in self.layers:
                 x = torch.cat([x, layer(x)], dim=1)
             return x
@@ -359,7 +270,8 @@ def _sequence(sequence: nn.Module) -> nn.Module | None:
 
 def _conv_norm_act(block: nn.Module) -> nn.Module:
     assert isinstance(block, ConvNormAct)
-    return _conv(block.conv, block.bn, block.act)
+    fused = _conv(block.conv, block.bn, block.act)
+    return fused if block.pad is None else nn.Sequential(block.pad, fused)
 
 
 def _deconv_norm_act(block: nn.Module) -> nn.Module:
@@ -381,6 +293,12 @@ def _deform_norm_act(block: nn.Module) -> nn.Module:
     return block
 
 
+def _rep_conv(block: nn.Module) -> nn.Module | None:
+    assert isinstance(block, RepConv)
+    folded = block.folded()
+    return None if folded is None else PackedConv(folded, block.act)
+
+
 def _norm_act_conv(block: nn.Module) -> nn.Module | None:
     assert isinstance(block, NormActConv)
     return _transition(block)
@@ -391,6 +309,11 @@ def _separable(block: nn.Module) -> nn.Module:
     return nn.Sequential(PackedConv(block.depthwise, nn.Identity()), _conv(block.conv, block.bn, block.act))
 
 
+def _shared(block: nn.Module) -> nn.Module:
+    assert isinstance(block, SharedConvNormAct)
+    return PerMap(_conv(block.conv, norm, block.act) for norm in block.norms)
+
+
 # Blocks that are replaced with all they hold, if they are of the kind that can be, and blocks whose inside goes first.
 _WHOLE: dict[type[nn.Module], Callable[[nn.Module], nn.Module | None]] = {
     ConvNormAct: _conv_norm_act,
@@ -398,7 +321,9 @@ _WHOLE: dict[type[nn.Module], Callable[[nn.Module], nn.Module | None]] = {
     DeformConvNormAct: _deform_norm_act,
     DenseBlock: _dense_block,
     NormActConv: _norm_act_conv,
+    RepConv: _rep_conv,
     SeparableConv: _separable,
+    SharedConvNormAct: _shared,
     nn.Sequential: _sequence,
 }
 _OUTER: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {

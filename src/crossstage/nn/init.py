@@ -9,7 +9,7 @@ from torch import nn
 
 from crossstage.nn.residual import Residual
 
-Init = Literal["darknet", "fan_in", "fan_out"]
+Init = Literal["darknet", "fan_in", "fan_out", "torch"]
 _LEARNED_NORMS = (nn.BatchNorm2d, nn.GroupNorm)
 
 
@@ -20,7 +20,8 @@ def initialise(module: nn.Module, scheme: Init, *, zero_last: bool = False) -> N
         module: The network to initialise, in place. A network on the meta device is left as it is.
         scheme: The distribution of a convolution's weights. ``"darknet"``: uniform in ±sqrt(2 / fan in) (Darknet's
             ``make_convolutional_layer``). ``"fan_in"``: normal with variance 2 / fan in (DenseNet, VoVNet).
-            ``"fan_out"``: normal with variance 2 / fan out (ResNet, MobileNetV2, PeleeNet, timm). Fans count the
+            ``"fan_out"``: normal with variance 2 / fan out (ResNet, MobileNetV2, PeleeNet, timm). ``"torch"``: uniform
+            in ±1 / sqrt(fan in), which is what torch's layers begin with (YOLOX, RTMDet, YOLOv9). Fans count the
             kernel, fan in a group's channels alone, fan out those of all groups.
         zero_last: Start each residual block as its shortcut (timm's choice for CSP and Darknet networks): the scale of
             its last norm is zero, or, where no norm is learned, the weights of its last convolution.
@@ -50,8 +51,8 @@ def xavier_(module: nn.Module) -> None:
 
 def _draw(layer: nn.Conv2d, scheme: Init) -> None:
     fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(layer.weight)
-    if scheme == "darknet":
-        bound = math.sqrt(2 / fan_in)
+    if scheme in ("darknet", "torch"):
+        bound = math.sqrt((2 if scheme == "darknet" else 1) / fan_in)
         nn.init.uniform_(layer.weight, -bound, bound)
     else:
         nn.init.normal_(layer.weight, 0, math.sqrt(2 / (fan_in if scheme == "fan_in" else fan_out)))

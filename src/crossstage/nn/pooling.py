@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossstage.nn.conv import ConvNormAct, ConvStyle
+
 
 class Maxout(nn.Module):
     r"""The largest of every group of channels: EFM's cross-channel pooling (CSPNet, section 3.3; arXiv 1302.4389).
@@ -54,3 +56,31 @@ class SpatialPyramidPool(nn.Module):
     def extra_repr(self) -> str:
         """Return the settings that ``repr`` shows."""
         return f"windows={self.windows}"
+
+
+class SPPBottleneck(nn.Module):
+    """Maxima over windows of 5, 9 and 13 pixels between two 1x1 convolutions (YOLOX, RTMDet, DAMO-YOLO).
+
+    Each window's maxima are those of 5 pixels over the maxima of the window before, which are the same at a third of
+    the work.
+
+    Shape: ``(N, in_channels, H, W) -> (N, out_channels, H, W)``.
+
+    Args:
+        in_channels: Channels of the input, of which half are pooled.
+        out_channels: Channels of the output.
+        style: Normalisation and activation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, style: ConvStyle) -> None:
+        super().__init__()
+        hidden = in_channels // 2
+        self.reduce = ConvNormAct(in_channels, hidden, style=style)
+        self.expand = ConvNormAct(4 * hidden, out_channels, style=style)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Narrow, pool, and concatenate with the input first and the largest window last."""
+        maps = [self.reduce(x)]
+        for _ in range(3):
+            maps.append(F.max_pool2d(maps[-1], 5, 1, 2))
+        return self.expand(torch.cat(maps, dim=1))

@@ -6,6 +6,7 @@ Every residual block here is one :class:`Residual`; the functions below it build
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from crossstage.errors import ConfigError
-from crossstage.nn.conv import ConvNormAct, ConvStyle
+from crossstage.nn.conv import ConvNormAct, ConvStyle, spatial_conv
 
 ShortcutKind = Literal["partial", "project"]
 
@@ -149,15 +150,40 @@ def projected(in_channels: int, hidden: int, out_channels: int, stride: int = 1,
     return Residual(body, projection, style.activate(), in_place=True)
 
 
-def darknet_body(channels: int, hidden: int, *, style: ConvStyle) -> nn.Sequential:
-    """Build a 1x1 and a 3x3 convolution, both activated (Darknet-53)."""
-    return nn.Sequential(ConvNormAct(channels, hidden, style=style), ConvNormAct(hidden, channels, 3, style=style))
+def darknet_body(channels: int, hidden: int, *, depthwise: bool = False, style: ConvStyle) -> nn.Sequential:
+    """Build a 1x1 and a 3x3 convolution, both activated (Darknet-53); the latter may be separable (YOLOX-Nano)."""
+    return nn.Sequential(
+        ConvNormAct(channels, hidden, style=style), spatial_conv(hidden, channels, depthwise=depthwise, style=style)
+    )
+
+
+def cspnext_body(channels: int, *, depthwise: bool = False, style: ConvStyle) -> nn.Sequential:
+    """Build a 3x3, which may be separable, a depthwise 5x5 and a 1x1 convolution, all activated (CSPNeXt)."""
+    return nn.Sequential(
+        spatial_conv(channels, channels, depthwise=depthwise, style=style),
+        ConvNormAct(channels, channels, 5, groups=channels, style=style),
+        ConvNormAct(channels, channels, style=style),
+    )
+
+
+def rounded(width: float, divisor: int = 8) -> int:
+    """Return the multiple of ``divisor`` that is next to a width, but not less than nine tenths of it (MobileNet)."""
+    near = max(divisor, int(math.ceil(width) + divisor / 2) // divisor * divisor)
+    return near + divisor if near < 0.9 * width else near
 
 
 def inverted_body(
-    in_channels: int, expanded: int | None, depthwise: int, out_channels: int, stride: int = 1, *, style: ConvStyle
+    in_channels: int,
+    expanded: int | None,
+    depthwise: int,
+    out_channels: int,
+    stride: int = 1,
+    *,
+    kernel_size: int = 3,
+    same: bool = False,
+    style: ConvStyle,
 ) -> nn.Sequential:
-    """Build a body that expands by 1x1, filters by a depthwise 3x3 and projects by a linear 1x1 (MobileNetV2).
+    """Build a body that expands by 1x1, filters by a depthwise convolution and projects by a linear 1x1 (MobileNetV2).
 
     Args:
         in_channels: Channels of the input.
@@ -165,12 +191,14 @@ def inverted_body(
         depthwise: Channels after the depthwise convolution, a multiple of those before: CSPMobileNetV2's doubles them.
         out_channels: Channels of the output.
         stride: Step of the depthwise convolution.
+        kernel_size: Side of the depthwise convolution's kernel.
+        same: Whether it is padded as TensorFlow does it, see :class:`~crossstage.nn.conv.SamePad`.
         style: Normalisation and activation.
     """
     before = in_channels if expanded is None else expanded
     layers = [] if expanded is None else [ConvNormAct(in_channels, expanded, style=style)]
     layers += [
-        ConvNormAct(before, depthwise, 3, stride, groups=before, style=style),
+        ConvNormAct(before, depthwise, kernel_size, stride, groups=before, same=same, style=style),
         ConvNormAct(depthwise, out_channels, style=style.linear),
     ]
     return nn.Sequential(*layers)

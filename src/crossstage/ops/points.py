@@ -67,6 +67,15 @@ def boxes_to_distances(points: Tensor, boxes_xyxy: Tensor) -> Tensor:
     return torch.cat([points - boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - points], dim=-1)
 
 
+def expected_distances(logits: Tensor) -> Tensor:
+    """Return the means of distributions over the distances 0, 1, ... B - 1: logits ``(..., B)`` to ``(...)``.
+
+    They are in units of bins (arXiv 2006.04388, equation 4).
+    """
+    bins = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
+    return logits.softmax(-1) @ bins
+
+
 def centreness(distances: Tensor) -> Tensor:
     """Return how close to its box's centre a point is: 1 there, 0 at a side (FCOS, arXiv 1904.01355, equation 3).
 

@@ -23,7 +23,7 @@ from crossstage.models.spec import ModelSpec
 from crossstage.nn import Partial
 from crossstage.nn.conv import Norm
 from crossstage.weights.ref import TRAINED, Kind, Ref, parse
-from crossstage.weights.stored import Stored, read_stored, with_weights
+from crossstage.weights.stored import Stored, read_stored, with_weights, without_auxiliary
 from crossstage.weights.transfer import transfer
 
 LOADED: tuple[Kind, ...] = ("model", *TRAINED, "cfg")
@@ -273,8 +273,9 @@ def _rebuilt(stored: Stored) -> Model:
             model = entry.build(spec)
     except (ConfigError, TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
         raise WeightsError(f"{source}: its header describes a {spec.name} that cannot be built: {error}") from error
-    _check_tensors(source, stored.state, model.state_dict(), spec.name)
-    model.load_state_dict(stored.state, assign=True)
+    state = without_auxiliary(stored.state)
+    _check_tensors(source, state, model.state_dict(), spec.name)
+    model.load_state_dict(state, assign=True)
     return model.requires_grad_().eval()
 
 

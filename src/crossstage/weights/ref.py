@@ -10,6 +10,7 @@ A text or path becomes a :class:`Ref`, its kind and its parts; nothing is loaded
 ``model.safetensors``            a model file
 ``darknet53``, ``vovnet39_efm``  a model of ours, ``<backbone>_<neck>[_<head>]`` among them
 ``darknet53.tag``                weights of it, in the package or to be downloaded
+``yolox:tiny``                   ``yolox_tiny``, as other libraries spell a family and a size
 ``runs/mine``                    the folder of a training, an exported file or folder, or another file
 ===============================  =============================================================================
 
@@ -188,10 +189,11 @@ def _file(text: str) -> Ref | None:
 
 
 def _ours(text: str) -> Ref | None:
-    name, _, tag = text.partition(".")
-    if text in PRETRAINED:
+    spelled = text.replace(":", "_", 1)
+    name, _, tag = spelled.partition(".")
+    if spelled in PRETRAINED:
         return Ref(text, "weights", name, tag)
-    return Ref(text, "model", text) if lookup(text) else None
+    return Ref(text, "model", spelled) if lookup(spelled) else None
 
 
 def _path(text: str, is_exported: Callable[[Path], bool]) -> Ref:

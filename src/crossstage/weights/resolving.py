@@ -16,6 +16,7 @@ from torch import nn
 from crossstage import darknet
 from crossstage.errors import ConfigError
 from crossstage.models.registry import find
+from crossstage.nn.channels import input_channels
 from crossstage.weights.peers import LIBRARIES
 from crossstage.weights.ref import NETWORKS, Ref, parse
 from crossstage.weights.stored import stored_spec
@@ -76,11 +77,9 @@ def resolve(name: str | Path | Ref, device: str = "meta") -> Resolved:
 
 
 def input_of(module: nn.Module) -> Shape:
-    """Return a module's input: channels of its first convolution; the size of its preprocessing, else 224 pixels."""
-    convolutions = (each for each in module.modules() if isinstance(each, nn.Conv2d))
-    channels = next((each.in_channels for each in convolutions), 3)
+    """Return a module's input: its channels, 3 if nothing tells; the size of its preprocessing, else 224 pixels."""
     height, width = getattr(getattr(module, "preprocessing", None), "size", (SIDE, SIDE))
-    return channels, height, width
+    return input_channels(module) or 3, height, width
 
 
 def _built(ref: Ref) -> tuple[nn.Module, Shape]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
+from crossstage.models.detector import Detector
 from crossstage.models.registry import Entry, Model, default_spec, find
 from crossstage.models.spec import ModelSpec
 from crossstage.nn import ConvNormAct
@@ -62,7 +63,7 @@ def start_model(
     *,
     backbone: str | Path | Ref | None = None,
     overrides: Mapping[str, Any] | None = None,
-    imgsz: int | None = None,
+    imgsz: int | tuple[int, int] | None = None,
     resize: Resize | None = None,
 ) -> Started:
     """Build a model for these classes.
@@ -73,10 +74,11 @@ def start_model(
             another library, ``"timm:<name>[.<tag>]"`` or ``"torchvision:<name>[.<tag>]"``.
         class_names: Names by class id.
         backbone: The weights that the backbone of a detector takes which otherwise starts at random, usually those of
-            a classifier; spelled as for ``name_or_path``. Where they want images normalised otherwise than the detector
-            does it, the difference is folded into the first layer.
+            a classifier; spelled as for ``name_or_path``. A detector whose row does not say how it wants its images has
+            them normalised as these weights want it; for others, the difference is folded into the first layer.
         overrides: Other values for fields of the model's row.
-        imgsz: Side of the input in pixels; None takes that of the weights, or the published one.
+        imgsz: Side of the input in pixels, or its height and width; None takes that of the weights, or the published
+            one.
         resize: How images fit it; None takes that of the weights, else "stretch" for detectors and "crop" for
             classifiers.
 
@@ -88,45 +90,66 @@ def start_model(
     stored = None if ref.kind == "model" else read_stored(ref)
     name = stored.spec.name if stored else ref.name
     entry = find(name)
-    merged = {**(stored.spec.overrides if stored else {}), **(overrides or {})}
-    spec = default_spec(name, len(class_names), class_names, merged)
-    spec = replace(spec, preprocessing=_preprocessing(entry, stored, imgsz, resize))
-    model = entry.build(spec)
+    given = None
     if backbone is not None:
         if stored is not None or entry.task != "detect":
             raise ConfigError(f"backbone is for a detector that starts at random; {ref} is no such")
-        return Started(model, spec, _fill_backbone(model, parse(backbone, STARTED)))
+        given = _read_backbone(parse(backbone, STARTED))
+    merged = {**(stored.spec.overrides if stored else {}), **(overrides or {})}
+    spec = default_spec(name, len(class_names), class_names, merged)
+    spec = replace(spec, preprocessing=_preprocessing(entry, stored or given, imgsz, resize))
+    model = entry.build(spec)
+    if isinstance(model, Detector):
+        model.prepare_training()
+    if given is not None:
+        return Started(model, spec, _fill_backbone(model, given, str(backbone)))
     if stored is None:
         return Started(model, spec, None)
     names = {"old_names": stored.spec.class_names, "new_names": tuple(class_names)}
     return Started(model, spec, transfer(model, stored.state, str(ref), **names))
 
 
-def _preprocessing(entry: Entry, stored: Stored | None, imgsz: int | None, resize: Resize | None) -> Preprocessing:
-    """Return how images become input: as for the weights, else as for the row or the task, with what is given."""
-    if stored and stored.spec.preprocessing:
-        usual = stored.spec.preprocessing
+def _preprocessing(
+    entry: Entry, stored: Stored | None, imgsz: int | tuple[int, int] | None, resize: Resize | None
+) -> Preprocessing:
+    """Return how images become input: as for the weights, else as for the row or the task, with what is given.
+
+    Of a backbone's weights in a detector, only the normalisation counts, and that only where the row leaves it open.
+    """
+    known = stored.spec.preprocessing if stored else None
+    if known and stored and find(stored.spec.name).task == entry.task:
+        usual = known
     elif entry.task == "detect":
         usual = entry.preprocessing or Preprocessing(entry.input_size)
+        if known and entry.preprocessing is None:
+            usual = replace(usual, mean=known.mean, std=known.std, colour_order=known.colour_order, scale=known.scale)
     else:
         usual = Preprocessing(entry.input_size, "crop", IMAGENET_MEAN, IMAGENET_STD)
     chosen = usual.resized_by(resize) if resize else usual
     return chosen.at(imgsz) if imgsz else chosen
 
 
-def _fill_backbone(model: Model, source: Ref) -> Transfer:
-    """Fill a detector's backbone.
+def _read_backbone(source: Ref) -> Stored:
+    """Read the weights that a detector's backbone starts with.
 
     Raises:
-        ConfigError: There are no weights, or none that fit.
+        ConfigError: There are none.
         WeightsError: A file cannot be read, or weights cannot be fetched.
     """
     if source.kind == "model":
         raise ConfigError(f"{source} has no weights; expected a trained classifier")
-    stored = read_stored(source)
+    return read_stored(source)
+
+
+def _fill_backbone(model: Model, stored: Stored, source: str) -> Transfer:
+    """Fill a detector's backbone.
+
+    Raises:
+        ConfigError: The weights do not fit.
+    """
     prefix = "backbone."
     state = {name: tensor for name, tensor in stored.state.items() if name.startswith(prefix)}
-    carried = transfer(model, state, str(source))
+    carried = transfer(model, state, source)
     if left := [name for name in carried.fresh if name.startswith(prefix)]:
         raise ConfigError(
             f"{source} is a {stored.spec.name}, whose weights are not this backbone's: {left[0]} does not fit"

@@ -9,8 +9,11 @@ from pathlib import Path
 from torch import Tensor
 
 from crossstage.errors import ConfigError
+from crossstage.models.detector import AUXILIARY
 from crossstage.models.registry import default_spec, find
 from crossstage.models.spec import ModelSpec, Provenance
+from crossstage.weights.checkpoints import read_checkpoint
+from crossstage.weights.from_authors import adopted
 from crossstage.weights.from_darknet import read_darknet
 from crossstage.weights.from_peer import load_peer
 from crossstage.weights.model_file import halved, read_model, read_spec, write_model
@@ -99,6 +102,8 @@ def pack(
 ) -> ModelSpec:
     """Write a model file that can be passed on; equal input gives equal bytes.
 
+    What serves training alone is left out.
+
     Args:
         model: Weights: the folder of a training, a model file, a name with a tag, or weights of another library.
         out: The ``.safetensors`` file to write.
@@ -116,8 +121,14 @@ def pack(
     """
     stored = read_stored(with_weights(parse(model, ("model", *TRAINED))))
     spec = replace(stored.spec, provenance=Provenance(source, licence, trained_on=trained_on))
-    write_model(out, halved(stored.state, stored.source) if half else stored.state, spec)
+    state = without_auxiliary(stored.state)
+    write_model(out, halved(state, stored.source) if half else state, spec)
     return spec
+
+
+def without_auxiliary(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model's tensors without those that serve training alone."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(AUXILIARY)}
 
 
 def _published(weights: Pretrained) -> Stored:
@@ -126,7 +137,10 @@ def _published(weights: Pretrained) -> Stored:
         return Stored(*read_model(path), str(path))
     spec = weights.spec()
     assert spec is not None
-    return Stored(*read_darknet(path, spec), str(path))
+    if weights.kind == "darknet":
+        return Stored(*read_darknet(path, spec), str(path))
+    model, found = adopted(spec.name, read_checkpoint(path), spec.class_names, str(path))
+    return Stored(replace(found, provenance=spec.provenance), model.state_dict(), str(path))
 
 
 def _file(ref: Ref) -> Path:

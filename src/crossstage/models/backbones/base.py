@@ -16,7 +16,8 @@ The file of a family holds, in this order:
    elsewhere: :class:`StagedBackbone` initialises all of the network as ``init`` says.
 
 A family whose blocks are residual overrides :meth:`BackboneConfig.has_residuals` and takes the blocks' drop rates from
-:func:`stepped`. A stage's map is what its module returns; detectors read the last stage of each stride.
+:func:`stepped`. A stage's map is what its module returns; detectors read the last stage of each stride, closing
+ones left out.
 
 A program may add a row of its own while it runs: ``BACKBONES["mine"] = MyConfig(...)`` before the name is used.
 """
@@ -30,7 +31,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
-from crossstage.nn import ConvStyle, Partial
+from crossstage.nn import BN_EPS, ConvStyle, Partial
 from crossstage.nn.conv import Norm
 from crossstage.nn.init import Init, initialise
 
@@ -66,7 +67,8 @@ class BackboneConfig(ABC):
         norm: Normalisation of every convolution: ``"batch"``, ``"group"``, ``"frozen"`` or ``"none"``, see
             :class:`~crossstage.nn.ConvStyle`.
         momentum: Share of the newest batch in batch norm's running statistics, in [0, 1].
-        init: The scheme that weights are drawn by: ``"darknet"``, ``"fan_in"`` or ``"fan_out"``, see
+        eps: What norms add to a variance before its root is taken.
+        init: The scheme that weights are drawn by: ``"darknet"``, ``"fan_in"``, ``"fan_out"`` or ``"torch"``, see
             :func:`~crossstage.nn.init.initialise`.
         zero_init: Whether each residual block starts as its shortcut, see :func:`~crossstage.nn.init.initialise`.
         in_chans: Channels of the input.
@@ -84,6 +86,7 @@ class BackboneConfig(ABC):
     act: str = "relu"
     norm: Norm = "batch"
     momentum: float = 0.1
+    eps: float = BN_EPS
     init: Init = "fan_out"
     zero_init: bool = False
     in_chans: int = 3
@@ -115,7 +118,7 @@ class BackboneConfig(ABC):
     @property
     def style(self) -> ConvStyle:
         """Normalisation and activation, which all convolutions have in common."""
-        return ConvStyle(self.act, self.norm, self.momentum)
+        return ConvStyle(self.act, self.norm, self.momentum, self.eps)
 
     def has_residuals(self) -> bool:
         """Tell whether there are residual blocks for ``drop_path`` to leave out."""
@@ -150,12 +153,14 @@ class Stage:
         channels: Number of channels of its output.
         stride: Pixels of the network's input per pixel of its output.
         feature_channels: How many of its channels, counted from the end, a neck reads; None for all.
+        closing: Whether it is there for a classifier alone: detectors leave it out.
     """
 
     module: nn.Module
     channels: int
     stride: int
     feature_channels: int | None = None
+    closing: bool = False
 
 
 def stepped(rate: float, count: int) -> list[float]:
@@ -177,6 +182,7 @@ class StagedBackbone(nn.Module):
             the default is the last alone. Later stages are left out.
 
     Attributes:
+        in_chans: Number of channels of the input.
         channels: Number of channels of each returned map.
         strides: Pixels of the input per pixel of each returned map.
 
@@ -193,7 +199,7 @@ class StagedBackbone(nn.Module):
         out_indices: Sequence[int] = (-1,),
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.in_chans = config, config.in_chans
         self.out_indices = _resolve(out_indices, len(stages))
         chosen = [stages[i] for i in self.out_indices]
         self.read_channels = [stage.feature_channels for stage in chosen]
@@ -223,7 +229,8 @@ def build_backbone(
     Args:
         config: The row.
         out_indices: Indices of the stages whose maps are returned, counted from 0, negative from the end.
-        strides: Strides of the maps to return instead; of each stride, the last stage's map is taken.
+        strides: Strides of the maps to return instead; of each stride, the last stage's map is taken but
+            for a classifier's closing one.
 
     Raises:
         ConfigError: A value of the row does not fit the others, an index is out of range, or there is no map of a
@@ -236,7 +243,7 @@ def build_backbone(
     """
     stem, stages = config.build_stages()
     if strides is not None:
-        last = {stage.stride: index for index, stage in enumerate(stages)}
+        last = {stage.stride: index for index, stage in enumerate(stages) if not stage.closing}
         if not set(strides) <= last.keys():
             raise ConfigError(f"maps of strides {list(strides)} are asked for; this backbone's are at {sorted(last)}")
         out_indices = [last[stride] for stride in strides]

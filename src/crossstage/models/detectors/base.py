@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from crossstage.models.auxiliary import AuxiliaryConfig
 from crossstage.models.backbones import About, BackboneConfig, build_backbone
 from crossstage.models.composed import ComposedDetector
 from crossstage.models.heads import HeadConfig
@@ -33,6 +34,7 @@ class DetectorConfig:
         size: Side of the square input that its published figures refer to, in pixels.
         size_divisor: The number that the input's height and width must be multiples of; None takes the largest stride.
         preprocessing: How images become input; None stretches them to the published size.
+        auxiliary: A branch that helps in training; None trains without.
     """
 
     about: About = field(compare=False)
@@ -42,6 +44,7 @@ class DetectorConfig:
     size: int = 416
     size_divisor: int | None = None
     preprocessing: Preprocessing | None = None
+    auxiliary: AuxiliaryConfig | None = None
 
     def build(self, class_names: Sequence[str], *, preprocessing: Preprocessing | None = None) -> ComposedDetector:
         """Build the detector.
@@ -62,6 +65,7 @@ class DetectorConfig:
             class_names=class_names,
             preprocessing=preprocessing or self.preprocessing or Preprocessing((self.size, self.size)),
             size_divisor=self.size_divisor,
+            auxiliary=self.auxiliary,
         )
 
 

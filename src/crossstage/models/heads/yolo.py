@@ -33,6 +33,8 @@ from crossstage.structures import Targets
 
 Pairs = tuple[tuple[float, float], ...]
 
+OBJECT_PRIOR = 0.01  # objectness before training
+
 ANCHORS_V3: Pairs = (
     *((10, 13), (16, 30), (33, 23)),
     *((30, 61), (62, 45), (59, 119)),
@@ -170,6 +172,17 @@ class YoloHead(Head):
             nn.Conv2d(width, len(level.anchors) * (5 + num_classes), 1)
             for width, level in zip(channels, self.levels, strict=True)
         )
+        self._expect_little()
+
+    @torch.no_grad()
+    def _expect_little(self) -> None:
+        """Let an untrained head find an object in one of a hundred places (arXiv 1708.02002, section 4.1), not in half.
+
+        Else the loss of the thousands of places without one is all that is seen of the first epochs.
+        """
+        for predict, level in zip(self.predict, self.levels, strict=True):
+            assert isinstance(predict, nn.Conv2d) and predict.bias is not None
+            predict.bias.view(len(level.anchors), -1)[:, 4] = math.log(OBJECT_PRIOR / (1 - OBJECT_PRIOR))
 
     @property
     def raw_names(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from crossstage.errors import ConfigError, did_you_mean
 from crossstage.structures import Preprocessing
 from crossstage.weights.peers.base import Library, State, Twin
+from crossstage.weights.peers.efficientnet import NAMES, block_rules, body, closing, groups
 from crossstage.weights.peers.renaming import DENSENET, DLA, FC, RESNET, Rules, rename, renamed_by
 
 _CSPNET: Rules = (
@@ -69,6 +70,23 @@ def _from_dla(state: State, source: str) -> dict[str, Tensor]:
     return {key: tensor.flatten(1) if key == "fc.weight" else tensor for key, tensor in renamed.items()}
 
 
+def _lite_rules(name: str) -> Rules:
+    """Return the rules of an EfficientNet-Lite, whose blocks are numbered in each group."""
+    rules: Rules = (
+        (r"conv_stem\.", "backbone.stem.conv."),
+        (r"bn1\.", "backbone.stem.bn."),
+        (r"conv_head\.", f"{closing(name)}conv."),
+        (r"bn2\.", f"{closing(name)}bn."),
+        *FC,
+    )
+    expanding = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
+    for number, (place, blocks, expands) in enumerate(groups(name)):
+        layers = expanding if expands else (("conv_dw", "bn1"), ("conv_pw", "bn2"))
+        for block in range(blocks):
+            rules += block_rules(rf"blocks\.{number}\.{block}\.", body(place, block), layers)
+    return rules
+
+
 _LAST = {"attend": "last"}
 _V, _R, _D = renamed_by(_VOVNET), renamed_by(RESNET), renamed_by(DENSENET)
 PEERS: dict[str, Twin] = {
@@ -86,6 +104,7 @@ PEERS: dict[str, Twin] = {
     "timm:ese_vovnet39b": Twin("vovnet39_v2", _V, _LAST),
     "timm:ese_vovnet57b": Twin("vovnet57_v2", _V, _LAST),
     "timm:ese_vovnet99b": Twin("vovnet99_v2", _V, _LAST),
+    **{f"timm:tf_{name}": Twin(name, renamed_by(_lite_rules(name))) for name in NAMES},
     **{f"timm:densenet{n}": Twin(f"densenet{n}", _D) for n in (121, 161, 169, 201)},
     **{f"timm:resnet{n}": Twin(f"resnet{n}_torchvision", _R) for n in (18, 34, 50, 101, 152)},
     "timm:resnext50_32x4d": Twin("resnext50_torchvision", _R),
@@ -110,8 +129,15 @@ def _fetch(name: str, tag: str) -> tuple[State, Preprocessing]:
         raise ConfigError(f"timm has no weights {full!r}; expected one of {expected}")
     model = timm.create_model(full, pretrained=True)
     config: dict[str, Any] = vars(model)["pretrained_cfg"]
+    return model.state_dict(), _preprocessing(config)
+
+
+def _preprocessing(config: dict[str, Any]) -> Preprocessing:
+    """Return how timm prepares images for a network in evaluation."""
     height, width = config["input_size"][1:]
-    return model.state_dict(), Preprocessing((height, width), "crop", tuple(config["mean"]), tuple(config["std"]))
+    resample = "cubic" if config["interpolation"] == "bicubic" else None
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    return Preprocessing((height, width), "crop", mean, std, resample=resample, crop=config["crop_pct"])
 
 
 def _networks() -> list[str]:
@@ -122,7 +148,8 @@ def _build(name: str, tag: str) -> tuple[nn.Module, tuple[int, int, int]]:
     del tag  # timm's networks are the same for all of their weights
     timm = _timm()
     if not timm.is_model(name):
-        raise ConfigError(f"timm has no network {name!r}{did_you_mean(name, timm.list_models())}")
+        hint = did_you_mean(name, timm.list_models()) or "; timm.list_models() lists them"
+        raise ConfigError(f"timm has no network {name!r}{hint}")
     module = timm.create_model(name)
     return module, tuple(module.pretrained_cfg["input_size"])
 

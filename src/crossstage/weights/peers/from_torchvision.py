@@ -71,15 +71,18 @@ def _preprocessing(transforms: Any) -> Preprocessing | None:
     """Return how a classifier wants its images; None for transforms that do not crop, such as a detector's."""
     if not hasattr(transforms, "crop_size"):
         return None
-    side = transforms.crop_size[0]
-    return Preprocessing((side, side), "crop", tuple(transforms.mean), tuple(transforms.std))
+    side, whole = transforms.crop_size[0], transforms.resize_size[0]
+    resample = "cubic" if transforms.interpolation.value == "bicubic" else None
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    return Preprocessing((side, side), "crop", mean, std, resample=resample, crop=side / whole)
 
 
 def _build(name: str, tag: str) -> tuple[nn.Module, tuple[int, int, int]]:
     from torchvision import models
 
     if name not in _networks():
-        raise ConfigError(f"torchvision has no network {name!r}{did_you_mean(name, _networks())}")
+        hint = did_you_mean(name, _networks()) or "; torchvision.models.list_models() lists them"
+        raise ConfigError(f"torchvision has no network {name!r}{hint}")
     builder = models.get_model_builder(name)
     parts = {"weights", "weights_backbone"} & inspect.signature(builder).parameters.keys()
     with warnings.catch_warnings():  # about how Inception's initialisation will change
