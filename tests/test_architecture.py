@@ -193,6 +193,24 @@ def test_importing_crossstage_loads_nothing_heavy():
     assert loaded == []
 
 
+SPARED = {"faster_coco_eval", "lightning", "matplotlib", "onnx", "openvino", "rich", "scipy", "supervision", "timm"}
+USERS = {"training", "timm", "cli.whole", "csp.explore.printing"}
+
+
+def test_what_some_need_is_imported_where_it_is_needed():
+    """No other file imports at its top what takes long to import and what few of its users need."""
+    wrong = []
+    for name in files():
+        inner = name.removeprefix(f"{PACKAGE}.")
+        if inner in USERS or inner.split(".")[0] in USERS:
+            continue
+        for node in tree(name).body:
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            wrong += [f"{name}: {each}" for each in found if each.split(".")[0] in SPARED]
+    assert wrong == []
+
+
 def test_help_loads_no_torch():
     code = (
         "import sys\nfrom crossstage.cli import main\n"

@@ -32,7 +32,8 @@ def test_every_backbone_is_registered_with_its_cfg():
     assert set(NAMES) <= set(timm.list_models("crossstage_*"))
     assert len(timm.list_models("crossstage_*")) == len(BACKBONES)
     cfg = timm.get_pretrained_cfg("crossstage_cspresnet50")
-    assert cfg.input_size == (3, 256, 256) and cfg.pool_size == (8, 8) and cfg.classifier == "head.fc"
+    assert cfg.input_size == (3, 256, 256) and cfg.classifier == "head.fc"
+    assert timm.create_model("crossstage_cspresnet10").pretrained_cfg["pool_size"] == (8, 8)
 
 
 @pytest.mark.parametrize("name", sweep(NAMES, lambda name: kind_of_model(name.removeprefix("crossstage_"))))

@@ -31,10 +31,10 @@ from crossstage.data.find import find_data
 from crossstage.data.loading import Batch, train_loader
 from crossstage.data.records import DetectionData
 from crossstage.models.composed import ComposedDetector
-from crossstage.training import TrainOptions
 from crossstage.training.checkpoint import Progress
 from crossstage.training.loop import Loop
 from crossstage.training.memory import keep_freed_memory
+from crossstage.training.options import RunOptions
 from crossstage.training.reporting import Reporter
 from crossstage.training.schedule import MovingAverage, build_optimizer
 from crossstage.training.signals import StopRequests
@@ -83,7 +83,7 @@ def batches_of(dataset: DetectionData, steps: int) -> list[Batch]:
 
 def our_loop(dataset: DetectionData, batches: list[Batch], data: str) -> Callable[[], object]:
     """An epoch of the training loop, with its moving average, clipping and checks."""
-    options = TrainOptions(model=MODEL, data=data, imgsz=SIZE, batch=BATCH, lr=LR, burn_in=0, schedule="constant")
+    options = RunOptions.plain(MODEL, data, imgsz=SIZE, batch=BATCH, lr=LR, burn_in=0, schedule="constant")
     fabric = Fabric(accelerator="auto", devices=1)
     model = detector(dataset).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     average = MovingAverage(model, options.ema)

@@ -10,32 +10,44 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import shutil
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
+from crossstage.data.augment import Augmentation
 from crossstage.training import TrainOptions
+from crossstage.training.options import METHOD
 from research.bench.timing import machine
 from research.places import RESULTS
 
 KEPT = ("curves.png", "confusion.png", "pr_curve.png", "metrics.csv", "per_class.csv")
 
 
-def command(options: TrainOptions) -> str:
-    """The command line of a run: what differs from the defaults."""
+def planned(run: Path) -> set[str]:
+    """The options of a run that nobody gave; none for runs of version 0.1.0."""
+    table = run / "plan.json"
+    return {row["option"] for row in json.loads(table.read_text())} if table.is_file() else set()
+
+
+def command(options: TrainOptions, left_open: Collection[str] = ()) -> str:
+    """The command line of a run: what was given and differs from the defaults of 0.1.0."""
     path = Path(options.data)
     data = f"{path.parent.name}/coco" if path.name == "coco" else path.name
     words = ["crossstage train", f"--model {options.model}", f"--data {data}"]
+    usual = {**METHOD, "epochs": 100, "batch": 16, "val_every": 1}
     for field in fields(options):
         value = getattr(options, field.name)
         if field.name == "loss":
             words += [f"--loss.{name.replace('_', '-')} {given}" for name, given in value.items()]
         elif field.name == "augment":
-            default: Any = field.default_factory()  # pyright: ignore[reportCallIssue]
-            changed = [part.name for part in fields(value) if getattr(value, part.name) != getattr(default, part.name)]
+            given = [part.name for part in fields(value) if f"augment.{part.name}" not in left_open]
+            changed = [name for name in given if getattr(value, name) != getattr(Augmentation(), name)]
             words += [f"--{field.name}.{name.replace('_', '-')} {getattr(value, name)}" for name in changed]
-        elif field.name not in ("model", "data") and value != field.default:
+        elif field.name == "plain_loss":
+            words += [f"--plain-loss.{name.replace('_', '-')} {given}" for name, given in value.items()]
+        elif field.name not in ("model", "data", *left_open) and value != usual.get(field.name, field.default):
             words.append(f"--{field.name.replace('_', '-')} {value}")
     return " ".join(words)
 
@@ -85,7 +97,9 @@ def main() -> None:
         card = (run / "README.md").read_text()
         trained = card[card.index("Trained in ") :].split("\n\n")[0].replace("\n", " ")
         place = f"{chosen.name}/{run.name}"
-        print(f"\n## {label}\n\n    {command(TrainOptions.from_yaml(run / 'config.yaml'))}\n\n{trained}\n")
+        print(
+            f"\n## {label}\n\n    {command(TrainOptions.from_yaml(run / 'config.yaml'), planned(run))}\n\n{trained}\n"
+        )
         print(f"![Losses, scores and learning rate by epoch]({place}/curves.png)\n")
         print(f"![What is taken for what]({place}/confusion.png)\n")
         print(

@@ -27,6 +27,7 @@ from crossstage.data.records import DetectionData
 from crossstage.models.composed import ComposedDetector
 from crossstage.models.heads.yolo import YoloHead
 from crossstage.ops.boxes import shape_iou
+from crossstage.training.options import METHOD
 from research.bench.timing import machine, medians
 from research.claims.detectors import TABLE_2, NeckRow
 
@@ -82,7 +83,8 @@ def options(
         batch=16,
         lr=0.01,
         seed=seed,
-        fit_anchors=fitted,
+        val_every=1,
+        **{**METHOD, "fit_anchors": fitted},
         sample_every=0,
         augment=Augmentation(mosaic=0),
         loss={"assign": "best", "box": row.box, "box_gain": gain},
@@ -204,7 +206,7 @@ def report(out: Path) -> None:
     """Print the page."""
     seeds = seeds_in(out)
     found = {row.head: [scores(out / row.run(seed)) for seed in seeds] for row in ROWS}
-    epochs = TrainOptions.from_yaml(out / ROWS[0].run(seeds[0]) / "config.yaml").epochs
+    epochs = TrainOptions.from_yaml(out / ROWS[0].run(seeds[0]) / "config.yaml").epochs or 0
     head = HEAD.format(epochs=epochs, steps=epochs * 246, seeds=", ".join(map(str, seeds)), machine=machine())
     print("\n".join((head, *table(found), "", "## What the table is read for", "", *readings(found))))
     print("\n".join((FITTED, *anchors(out, found, seeds))))

@@ -33,6 +33,17 @@ class ExportError(CrossStageError):
     """A network that a format cannot hold, or a file that a runtime cannot run."""
 
 
+def one_of(name: object, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name or value: all that there are, and which may have been meant.
+
+    Args:
+        name: What was given.
+        known: What would have been right.
+    """
+    names = list(known)
+    return f"expected one of {', '.join(names)}{did_you_mean(str(name), names)}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: the known names that are written most alike, or nothing.
 

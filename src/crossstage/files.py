@@ -31,7 +31,8 @@ def whole_file(
     """Yield a path to write to that becomes ``path`` at the end; nothing is left behind if writing fails.
 
     Files that are written beside the yielded path arrive beside ``path``, all of them or none. An earlier file's
-    permissions are kept. What is written for a device or a pipe is copied into it at the end.
+    permissions are kept. What is written for a device or a pipe is copied into it at the end; where nobody reads a pipe
+    any more, Python's ``BrokenPipeError`` says so, and programs that write into pipes end without a word.
 
     Args:
         path: The file; the yielded path has the same name.
@@ -199,6 +200,8 @@ def _reported(path: Path, error: type[CrossStageError]) -> Iterator[None]:
     """Turn what the system refuses into an error that names the file."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as refused:
         raise error(f"{path}: cannot be written: {refused.strerror or refused}") from None
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from crossstage.errors import ConfigError
-from crossstage.models.backbones import BACKBONES, build_backbone
+from crossstage.models.backbones import BACKBONES, BackboneConfig, StagedBackbone, build_backbone
 from crossstage.models.registry import backbone_config
 
 try:
@@ -65,7 +65,7 @@ class TimmBackbone(nn.Module):
     ) -> None:
         super().__init__()
         config = replace(backbone_config(name, settings), in_chans=in_chans, drop_path=drop_path_rate)
-        count = len(build_backbone_on_meta(config))
+        count = len(_on_meta(config).stages)
         self.backbone = build_backbone(config, out_indices=range(count))
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = self.backbone.channels[-1]
@@ -156,42 +156,44 @@ class TimmBackbone(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def build_backbone_on_meta(config: Any) -> nn.ModuleList:
-    """Return the stages of a row, on the meta device."""
+def _on_meta(config: BackboneConfig) -> StagedBackbone:
     with torch.device("meta"):
-        return build_backbone(config).stages
+        return build_backbone(config)
 
 
 def _default_cfg(name: str) -> dict[str, Any]:
+    """Return what a row says; what only the network tells is added when one is created, see :func:`_details`."""
     row = BACKBONES[name]
-    with torch.device("meta"):
-        backbone = build_backbone(row)
-    side = -(-row.size // backbone.strides[-1])  # where sizes are no multiples, such as DSOD's, maps are rounded up
     return {
         "url": "",
         "num_classes": row.about.classes,
         "input_size": (3, row.size, row.size),
-        "pool_size": (side, side),
         "crop_pct": 0.875,
         "interpolation": "bilinear",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
-        "first_conv": next(f"backbone.{path}" for path, m in backbone.named_modules() if isinstance(m, nn.Conv2d)),
         "classifier": "head.fc",
         "license": "apache-2.0",
     }
 
 
+def _details(config: BackboneConfig, backbone: StagedBackbone) -> dict[str, Any]:
+    side = -(-config.size // backbone.strides[-1])  # where sizes are no multiples, such as DSOD's, maps are rounded up
+    first_conv = next(f"backbone.{path}" for path, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
+    return {"pool_size": (side, side), "first_conv": first_conv}
+
+
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
-    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    def create(
+        pretrained: bool = False, pretrained_cfg_overlay: dict[str, Any] | None = None, **kwargs: Any
+    ) -> nn.Module:
+        plain = _on_meta(BACKBONES[name])
         return build_model_with_cfg(
             TimmBackbone,
             f"{PREFIX}{name}",
             pretrained,
-            feature_cfg={
-                "feature_cls": "getter",
-                "out_indices": tuple(range(len(build_backbone_on_meta(BACKBONES[name])))),
-            },
+            pretrained_cfg_overlay=_details(BACKBONES[name], plain) | (pretrained_cfg_overlay or {}),
+            feature_cfg={"feature_cls": "getter", "out_indices": tuple(range(len(plain.stages)))},
             name=name,
             **kwargs,
         )

@@ -1,6 +1,7 @@
 """The command line, run as people run it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from crossstage.evaluation import evaluate
 from crossstage.weights.loading import load_detector
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+SHAPES = Path(__file__).parents[1] / "fixtures" / "v0.1.0" / "data" / "shapes"
 CFG = Path(__file__).parents[2] / "examples" / "darknet" / "yolov4-tiny.cfg"
 
 
@@ -29,6 +31,17 @@ def test_predict_finds_what_is_in_the_demo_photos(tmp_path, capsys):
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == sorted(f.name for f in PHOTOS.iterdir())
     printed = capsys.readouterr().out
     assert "median ms: decode" in printed and "bus 0." in printed
+
+
+def test_where_nobody_reads_on_it_ends_without_a_word(capsys):
+    """As other tools do, with the exit code that a shell gives to what SIGPIPE ends."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        assert main(["predict", str(PHOTOS), "--quiet", "--json", f"/dev/fd/{write}"]) == 141
+    finally:
+        os.close(write)
+    assert "rror" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("classes", [["cat", "horse"], ["cat,horse"], ["15", "17"]])
@@ -56,6 +69,7 @@ def test_unreadable_files_are_named_and_give_exit_code_1(tmp_path, capsys):
         (["predict", str(PHOTOS), "--model", "darknet53"], "error: darknet53 has no weights yet"),
         (["val", "--data", "nowhere"], "error: nowhere: no such file or folder"),
         (["info", "cspdarknet52"], "did you mean"),
+        (["data", "show", str(SHAPES), "--out", "/dev/null"], "error: /dev/null: expected the name of an image"),
         (["darknet", "info", "nowhere.cfg"], "error: nowhere.cfg: cannot be read"),
     ],
 )

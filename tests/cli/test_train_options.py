@@ -42,7 +42,8 @@ def test_words_become_values_of_their_types():
     )
     assert (found.lr, found.imgsz, found.steps, found.fit_anchors) == (0.001, None, (0.5, 0.6), True)
     assert (found.precision, found.name, found.partial) == ("16", "007", Partial(0.75))
-    assert type(found.ema) is float and type(found.augment.mosaic) is float and found.augment.randaugment == 9
+    assert type(found.ema) is float and type(found.augment["mosaic"]) is float
+    assert found.augment == {"mosaic": 0.0, "randaugment": 9}  # the rest is planned
 
 
 @pytest.mark.parametrize("words", [["0.5", "0.6"], ["0.5,0.6"], ["[0.5, 0.6]"]])
@@ -124,7 +125,7 @@ def test_printed_options_can_be_read_again(tmp_path, capsys):
     file = tmp_path / "config.yaml"
     file.write_text(capsys.readouterr().out)
     assert options("--config", str(file)) == options(*words)
-    assert main(["train", "--epochs", "3", "--batch", "16", "--print_config=skip_default"]) == 0
+    assert main(["train", "--epochs", "3", "--accumulate", "1", "--print_config=skip_default"]) == 0
     assert capsys.readouterr().out == "epochs: 3\n"
 
 
@@ -132,7 +133,7 @@ def test_options_read_from_source_are_those_of_the_class():
     declared = {field.name: field for field in type_of("crossstage.training.options", "TrainOptions").fields}
     assert list(declared) == [field.name for field in fields(TrainOptions)]
     assert all(field.text for field in declared.values())
-    whole = TrainOptions("m", "d")
+    whole = TrainOptions()
     for name, field in declared.items():
         assert field.required or field.hint.fields or field.hint.mapping or field.default == getattr(whole, name)
     assert {field.name for field in loss_settings()["YoloLossConfig"]} == {f.name for f in fields(YoloLossConfig)}

@@ -214,6 +214,32 @@ def test_weights_are_carried_over_where_shapes_allow():
     assert "stage1.0.transition.conv.weight" in report.new
 
 
+class Sum(nn.Module):
+    """A residual block whose sum is not activated."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())
+        self.last = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.last(self.body(x))
+
+
+@pytest.mark.parametrize("fusion", ["first", "both"])
+@pytest.mark.parametrize("split", ["project", "slice"])
+def test_added_layers_pass_on_what_they_read(fusion, split):
+    """Blocks that add nothing leave a map as it is, and so do they in the partial stage, linear as the sums are."""
+    blocks = [Sum(16) for _ in range(3)]
+    for block in blocks:
+        nn.init.zeros_(block.last.weight)
+        nn.init.zeros_(block.last.bias)
+    plain = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.Sequential(*blocks), nn.Conv2d(16, 4, 1)).eval()
+    converted, report = to_partial(plain, Partial(0.25, fusion, split), example_input=IMAGES)
+    assert len(report.stages) == 1
+    torch.testing.assert_close(converted(IMAGES), plain(IMAGES), rtol=1e-4, atol=1e-4)  # norms have an epsilon
+
+
 def test_parameters_are_counted():
     plain, converted, report = convert(nets.densenet)
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (plain, converted)]

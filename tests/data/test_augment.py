@@ -79,8 +79,8 @@ def test_turned_boxes_hold_their_objects():
 
 
 def test_each_quarter_of_a_mosaic_has_its_objects(monkeypatch):
-    monkeypatch.setattr("crossstage.data.augment.MIN_VISIBLE", 0.0)
-    monkeypatch.setattr("crossstage.data.augment.MIN_SIDE", 1.0)
+    monkeypatch.setattr("crossstage.data.compose.MIN_VISIBLE", 0.0)
+    monkeypatch.setattr("crossstage.data.compose.MIN_SIDE", 1.0)
     for seed in range(20):
         with seeded(seed):
             sample = mosaic([scene() for _ in range(4)], Preprocessing((128, 128)), 0.5)

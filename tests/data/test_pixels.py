@@ -22,7 +22,7 @@ from crossstage.inference.predictor import Predictor
 from crossstage.inference.preprocessing import place, prepare
 from crossstage.models.detector import Detector
 from crossstage.structures import Instances, Preprocessing, Resize
-from crossstage.training import TrainOptions
+from crossstage.training.options import RunOptions
 from crossstage.training.tasks import ClassificationTask, DetectionTask
 from crossstage.weights.loading import create_model
 
@@ -102,7 +102,7 @@ class Watched(Detector):
         return [Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long()) for _ in raw["raw"]]
 
 
-OPTIONS = TrainOptions(model="resnet18", data="", augment=NO_AUGMENTATION)
+OPTIONS = RunOptions.plain("resnet18", augment=NO_AUGMENTATION)
 
 
 @pytest.mark.parametrize("resize", DETECTING)

@@ -342,7 +342,7 @@ def test_options_that_do_not_fit_are_refused(tiny, format, options, told):
 def test_inputs_of_many_sizes_need_a_dynamic_file(tmp_path):
     model = crossstage.create_model("cspdarknet53_tiny_yolo", class_names=("a", "b")).eval()
     model.preprocessing = Preprocessing((70, 110), "shortest", divisor=32)
-    with pytest.raises(ConfigError, match="differs in size from image to image; expected dynamic"):
+    with pytest.raises(ConfigError, match="differs in size from image to image; expected --dynamic"):
         export(model, "x", "torchscript", tmp_path / "x.torchscript")
     done = export(model, "x", "exported_program", tmp_path / "x.pt2", dynamic=True)
     assert done.header.preprocessing == model.preprocessing and done.difference is not None

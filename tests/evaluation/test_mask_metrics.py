@@ -22,7 +22,7 @@ from crossstage.evaluation.coco import coco_content
 from crossstage.evaluation.plots import as_detections, detection_confusion
 from crossstage.ops import masks, rle
 from crossstage.structures import Instances, Preprocessing, Targets
-from crossstage.training import TrainOptions
+from crossstage.training.options import RunOptions
 from crossstage.training.tasks import DetectionTask, resized
 
 pytest.importorskip("pycocotools")
@@ -228,7 +228,7 @@ class _Repeating(Finder):
 
 
 def test_training_is_scored_by_masks_if_there_are_any(few):
-    options = TrainOptions(model="resnet18", data="", augment=NO_AUGMENTATION)
+    options = RunOptions.plain("resnet18", augment=NO_AUGMENTATION)
     model = Finder(few, Preprocessing((200, 300), "letterbox"))
     task = DetectionTask(model, few, few, options)
     assert task.masks and task.fitness_name == "AP_mask"

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms import v2
 
 from crossstage.inference.preprocessing import place, prepare, stack
 from crossstage.ops.masks import THRESHOLD, in_image, packed_in_image, paste
@@ -124,6 +125,20 @@ def test_images_are_resized_to_their_shortest_side_as_pillow_does(shape):
     assert min(placement.resized) == 50 or max(placement.resized) == 120
 
 
+@pytest.mark.parametrize("shape", [(90, 60), (40, 200), (20, 24), (64, 64)])
+def test_a_share_is_cropped_bicubically_as_torchvision_does_with_pillow(shape):
+    image = np.random.default_rng(0).integers(70, 186, (*shape, 3), dtype=np.uint8)  # nothing that Pillow clips
+    tensor, placement = prepare(image, Preprocessing((28, 28), "crop", resample="cubic", crop=0.875))
+    theirs = v2.Compose([v2.Resize(32, v2.InterpolationMode.BICUBIC), v2.CenterCrop(28)])(Image.fromarray(image))
+    assert min(placement.resized) == 32 and tensor.shape == (3, 28, 28)
+    difference = np.abs(tensor.permute(1, 2, 0).numpy() * 255 - np.asarray(theirs, np.float32))
+    assert difference.max() <= 2.01  # Pillow rounds to bytes, twice, and torchvision the longer side down
+    white = np.zeros((9, 9, 3), np.uint8)
+    white[3:6] = 255
+    tensor, _ = prepare(white, Preprocessing((28, 28), "crop", resample="cubic"))
+    assert tensor.min() == 0 and tensor.max() == 1  # a cubic overshoots
+
+
 @pytest.mark.parametrize("colour_order", ["rgb", "bgr"])
 def test_what_pads_a_shortest_side_is_zero_for_the_network(colour_order):
     preprocessing = Preprocessing(
@@ -150,14 +165,15 @@ def test_normalising_is_order_scale_mean_and_deviation():
 def test_a_header_holds_what_does_something_and_comes_back():
     assert Preprocessing((64, 96), "crop").to_dict() == {"size": (64, 96), "resize": "crop"}
     full = Preprocessing(
-        (64, 96), "letterbox", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "bgr", 255.0, 0.25, "top-left", divisor=7
+        (64, 96), "letterbox", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "bgr", 255.0, 0.25, "top-left", 7, "cubic", 0.9
     )
     for preprocessing in (full, Preprocessing()):
         assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
 
 
 @pytest.mark.parametrize(
-    "change", [{"resize": "zoom"}, {"colour_order": "gbr"}, {"align": "left"}, {"scale": 0}, {"divisor": 0}]
+    "change",
+    [{"resize": "zoom"}, {"colour_order": "gbr"}, {"align": "left"}, {"scale": 0}, {"divisor": 0}, {"crop": 0}],
 )
 def test_a_header_with_a_value_out_of_range_is_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):

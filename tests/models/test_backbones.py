@@ -1,6 +1,7 @@
 """Every backbone: cost and size against published ones, and the maps that it returns."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -191,7 +192,7 @@ def test_memory_access_of_the_32x32_networks(name, kernels, millions):
     assert total / 1e6 == pytest.approx(millions, rel=0.02)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", sweep(BACKBONES, kind_of_model))
 def test_maps_have_the_announced_channels_and_strides(name):
     row = replace(BACKBONES[name], norm="none")  # no map depends on it, and norms are slow on the meta device
     with torch.device("meta"):
@@ -227,12 +228,14 @@ def test_tiny_backbone_hands_the_neck_the_transition_not_the_concatenation():
     assert backbone.strides == [16, 32]
 
 
-@pytest.mark.parametrize("fusion", ["first", "last", "both"])
-@pytest.mark.parametrize("split", ["slice", "project"])
+EACH = ("darknet53", "densenet121", "mobilenetv2", "peleenet", "resnet18", "resnet50", "resnext50", "vovnet39")
+
+
 @pytest.mark.parametrize(
-    "name", ["darknet53", "densenet121", "mobilenetv2", "peleenet", "resnet18", "resnet50", "resnext50", "vovnet39"]
+    "chosen", sweep(product(EACH, ("first", "last", "both"), ("slice", "project")), lambda row: row[:2]), ids="-".join
 )
-def test_the_usual_gammas_cut_every_network_whole(name, split, fusion):
+def test_the_usual_gammas_cut_every_network_whole(chosen):
+    name, fusion, split = chosen
     settings = {} if name in ("densenet121", "peleenet") else shallow(name, 1)  # whose widths grow with their depth
     for gamma in (0.25, 0.5, 0.75):
         with torch.device("meta"), torch.no_grad():

@@ -20,6 +20,7 @@ from crossstage.nn import (
     SpatialPyramidPool,
 )
 from crossstage.ops.priors import AnchorLevel
+from tests.sweep import kind_of_model, sweep
 
 STYLE = ConvStyle()
 CHANNELS = {4: 24, 8: 40, 16: 72, 32: 136}  # no powers of two, and some narrower than the necks want
@@ -58,7 +59,7 @@ SAME = ("_timm", "_mish", "_swish", "dsod_densenet", "dsod_densenet67")
 LARGE = [name for name, row in BACKBONES.items() if row.size > 32 and not name.endswith(SAME)]
 
 
-@pytest.mark.parametrize("backbone", LARGE)
+@pytest.mark.parametrize("backbone", sweep(LARGE, kind_of_model))
 def test_every_backbone_takes_every_neck(backbone):
     depths = getattr(BACKBONES[backbone], "depths", ())
     settings = {"depths": tuple(min(depth, 2) for depth in depths)} if depths else {}

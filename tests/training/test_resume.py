@@ -3,8 +3,6 @@
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from crossstage.errors import ConfigError, TrainingError
 from crossstage.training import TrainOptions, resume, train
 from crossstage.training.checkpoint import WholeFiles
 from tests.sweep import sweep
+from tests.training.processes import Command
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "v0.1.0" / "models"
 OPTIONS = ["--model", str(MODELS / "start_detector.safetensors"), "--imgsz", "64", "--batch", "8", "--workers", "0"]
@@ -25,25 +24,25 @@ OPTIONS += ["--burn-in", "2", "--sample-every", "0", "--accelerator", "cpu", "--
 EPOCHS = 4
 
 
-def start(data: Path, out: Path, name: str, *more: str, epochs: int = EPOCHS) -> subprocess.Popen:
+def start(data: Path, out: Path, name: str, *more: str, epochs: int = EPOCHS) -> Command:
     words = ["train", *OPTIONS, "--data", str(data), "--out", str(out), "--name", name, "--epochs", str(epochs), *more]
-    command = [sys.executable, "-m", "crossstage", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return Command(words, out / f"{name}.txt")
 
 
-def go_on(run: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "crossstage", "train", "--resume", str(run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+def go_on(run: Path) -> Command:
+    return Command(["train", "--resume", str(run)], run.with_suffix(".again.txt"))
+
+
+def ended(command: Command) -> str:
+    """What a command printed that carried out all it was asked for."""
+    assert command.wait() == 0, command.printed()
+    return command.printed()
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(shapes, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    process = start(shapes, out, "run")
-    told, _ = process.communicate()
-    assert process.returncode == 0, told
+    ended(start(shapes, out, "run"))
     return out / "run"
 
 
@@ -61,10 +60,10 @@ def assert_same_end(run: Path, whole: Path) -> None:
         assert all(a == b for name, a, b in pairs if name not in timed)
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120, pause: float = 0.01) -> None:
+def wait_for(condition, process: Command, seconds: float = 120, pause: float = 0.01) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.printed()
         assert time.monotonic() < end, "nothing happened"
         time.sleep(pause)
 
@@ -77,11 +76,9 @@ def test_a_killed_training_ends_bit_for_bit_as_one_that_was_not(shapes, uninterr
     if moment == "writing a checkpoint":
         wait_for(lambda: any(run.glob(".state.ckpt.*.part")), process, pause=0)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert WholeFiles().load_checkpoint(run / "state.ckpt")["progress"]["step"] >= 1
-    done = go_on(run)
-    assert done.returncode == 0, done.stderr
-    assert "going on in epoch" in done.stderr
+    assert "going on in epoch" in ended(go_on(run))
     assert_same_end(run, uninterrupted)
     assert not any(run.glob(".state.ckpt.*"))
 
@@ -93,11 +90,11 @@ def test_a_signal_ends_the_step_saves_and_exits_with_its_code(shapes, uninterrup
     process = start(shapes, tmp_path, "run")
     wait_for((tmp_path / "run" / "state.ckpt").exists, process)
     process.send_signal(number)
-    told, _ = process.communicate()
-    assert process.returncode == code, told
+    assert process.wait() == code, process.printed()
+    told = process.printed()
     assert f"the state is saved; go on with: crossstage train --resume {tmp_path / 'run'}" in told
     assert "Traceback" not in told
-    assert go_on(tmp_path / "run").returncode == 0
+    ended(go_on(tmp_path / "run"))
     assert_same_end(tmp_path / "run", uninterrupted)
 
 
@@ -106,10 +103,10 @@ def test_a_training_goes_on_in_the_middle_of_an_epoch(shapes, uninterrupted, tmp
     process = start(shapes, tmp_path, "run", "--checkpoint_minutes", "1e-9")
     wait_for((tmp_path / "run" / "state.ckpt").exists, process)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     state = WholeFiles().load_checkpoint(tmp_path / "run" / "state.ckpt")["progress"]
     assert 0 < state["batches"] <= 4
-    assert go_on(tmp_path / "run").returncode == 0
+    ended(go_on(tmp_path / "run"))
     assert_same_end(tmp_path / "run", uninterrupted)
 
 
@@ -117,22 +114,16 @@ def test_a_training_goes_on_in_the_middle_of_an_epoch(shapes, uninterrupted, tmp
 def test_a_training_survives_being_killed_at_any_moment(shapes, tmp_path):
     """Killed a dozen times, at moments that nobody chose, checkpoints being written after every step."""
     often = "--checkpoint_minutes=1e-9"
-    whole = start(shapes, tmp_path, "whole", often)
-    assert whole.wait() == 0, whole.communicate()[0]
+    ended(start(shapes, tmp_path, "whole", often))
     random = np.random.default_rng()
     process = start(shapes, tmp_path, "run", often)
     wait_for((tmp_path / "run" / "state.ckpt").exists, process)
     for kill in range(12):
-        time.sleep(random.uniform(0, 1.5) if kill == 0 else random.uniform(5, 9))  # most of it are imports
-        process.kill()
-        process.communicate()
-        command = [sys.executable, "-m", "crossstage", "train", "--resume", str(tmp_path / "run")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-        )
-    told, _ = process.communicate()
-    assert process.returncode == 0, told
+        time.sleep(random.uniform(0, 1.5) if kill == 0 else random.uniform(0.5, 4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process = go_on(tmp_path / "run")
+    ended(process)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
@@ -162,9 +153,9 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(shapes, 
     process = start(shapes, tmp_path, "run")
     wait_for((tmp_path / "run" / "config.yaml").exists, process)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert not (tmp_path / "run" / "state.ckpt").exists()
-    assert go_on(tmp_path / "run").returncode == 0
+    ended(go_on(tmp_path / "run"))
     assert_same_end(tmp_path / "run", uninterrupted)
 
 

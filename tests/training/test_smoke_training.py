@@ -100,11 +100,9 @@ def test_the_trainer_takes_every_detector_and_every_neck(name, shapes, tmp_path)
 
 
 def test_every_loss_of_boxes_trains_exact_fusion(shapes, tmp_path):
-    from crossstage.models.heads.yolo import YoloLossConfig
-
     for box in ("mse", "giou", "diou", "ciou"):
         options = {"epochs": 4, "imgsz": 96, "batch": 8, "burn_in": 0, "workers": 0, "sample_every": 0, "lr": 0.01}
-        loss = YoloLossConfig(assign="best", box=box, box_gain=1.0)
+        loss = {"assign": "best", "box": box, "box_gain": 1.0}
         model = "cspdensenetb_ref_efm_sam"
         result = train(TrainOptions(model=model, data=str(shapes), out=str(tmp_path), name=box, loss=loss, **options))
         first, last = result.history[0], result.history[-1]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from safetensors.torch import load_file
 
 import crossstage
 from crossstage.cli import main
+from crossstage.data.augment import Augmentation
+from crossstage.data.find import find_data
+from crossstage.data.loading import train_loader
 from crossstage.errors import ConfigError, DataError, TrainingError
 from crossstage.training import TrainOptions, load_recipe, recipe_names, train
-from crossstage.training.schedule import MovingAverage, build_optimizer, rate_factor
+from crossstage.training.options import RunOptions
+from crossstage.training.schedule import MovingAverage, build_optimizer, burn_in_steps, rate_factor
 from crossstage.training.tasks import DetectionTask, balanced
 from crossstage.weights.model_file import read_spec
 from crossstage.weights.starting import start_model
@@ -25,6 +30,7 @@ from tests.sweep import sweep
 DETECTOR = TrainOptions(
     model="cspdarknet53_tiny_yolo.coco", data="", epochs=2, imgsz=96, batch=8, workers=0, burn_in=2, accelerator="cpu"
 )
+WHOLE = RunOptions.plain("m", lr=0.1, epochs=2)
 CLASSIFIER = replace(DETECTOR, model="resnet18", imgsz=64, lr=0.02)
 
 
@@ -37,7 +43,8 @@ def detector_run(shapes, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def classifier_run(colours, tmp_path_factory) -> Path:
     augment = crossstage.training.options.Augmentation(cutmix=0.3, mixup=0.3, mosaic_labels=0.3, last_epochs_plain=2)
-    options = replace(CLASSIFIER, data=str(colours), out=str(tmp_path_factory.mktemp("runs")), name="c", epochs=6)
+    options = replace(CLASSIFIER, model="resnet10", data=str(colours), epochs=6)
+    options = replace(options, out=str(tmp_path_factory.mktemp("runs")), name="c")
     return train(replace(options, augment=augment, label_smoothing=0.1, schedule="poly")).folder
 
 
@@ -62,7 +69,7 @@ def test_a_run_leaves_all_there_is_to_know(kind, request):
     run = request.getfixturevalue(f"{kind}_run")
     names = {path.name for path in run.iterdir()}
     expected = {"config.yaml", "best.safetensors", "last.safetensors", "state.ckpt", "metrics.csv", "report.json"}
-    expected |= {"curves.png", "confusion.png", "per_class.csv", "README.md", "samples", "tensorboard"}
+    expected |= {"curves.png", "confusion.png", "per_class.csv", "README.md", "samples", "tensorboard", "plan.json"}
     assert names == expected | ({"pr_curve.png"} if kind == "detector" else set())
     for image in [*run.glob("*.png"), *run.glob("samples/*.jpg")]:
         assert np.asarray(Image.open(image)).std() > 1
@@ -257,7 +264,7 @@ def test_command_line_overrides_a_recipe(tmp_path, capsys):
         ({"lr": 0.0}, "lr is 0.0; expected more than 0"),
         ({"momentum": 1.5}, "momentum is 1.5; expected 0 to 1"),
         ({"steps": (1.5,)}, r"steps are \(1.5,\); expected shares"),
-        ({"strategy": "fsdp"}, "expected ema=0"),
+        ({"strategy": "fsdp", "ema": 0.9}, "expected ema=0"),
         ({"multi_scale": 1.0}, "expected 0 to below 1"),
         ({"patience": -1}, "patience is -1; expected 0 or more"),
     ],
@@ -280,24 +287,40 @@ def test_yaml_of_options_is_read_back():
     assert TrainOptions.from_mapping(yaml.safe_load(options.to_yaml()), "x") == options
     with pytest.raises(ConfigError, match="x: unknown option 'epoch'"):
         TrainOptions.from_mapping({"model": "a", "data": "b", "epoch": 1}, "x")
-    with pytest.raises(ConfigError, match=r"x: .*mosaik"):
+    with pytest.raises(ConfigError, match=r"x: augment has no 'mosaik'; did you mean mosaic"):
         TrainOptions.from_mapping({"model": "a", "data": "b", "augment": {"mosaik": 1}}, "x")
 
 
 def test_rates_rise_then_fall_as_the_sources_say():
-    options = replace(DETECTOR, burn_in=10, burn_in_power=4)
+    options = replace(WHOLE, burn_in=10, burn_in_power=4)
     assert rate_factor(4, 100, options) == pytest.approx((5 / 10) ** 4)
     assert rate_factor(50, 100, replace(options, schedule="poly")) == pytest.approx(0.5**4)
     assert rate_factor(50, 100, replace(options, schedule="cosine", final_lr=0.1)) == pytest.approx(0.55)
     steps = replace(options, schedule="step", steps=(0.8, 0.9))
     assert [rate_factor(at, 100, steps) for at in (79, 80, 90)] == pytest.approx([1, 0.1, 0.01])
     assert rate_factor(99, 100, replace(options, schedule="constant")) == 1
+    linear = replace(options, schedule="linear", final_lr=0.2)
+    assert [rate_factor(at, 100, linear) for at in (50, 100)] == pytest.approx([0.6, 0.2])
+    flat = replace(options, schedule="flat_cosine", final_lr=0.05)  # RTMDet
+    assert [rate_factor(at, 100, flat) for at in (10, 49, 75, 100)] == pytest.approx([1, 1, 0.525, 0.05])
+    yolox = replace(options, final_lr=0.05, flat_end=0.05, burn_in_epochs=0.05, epochs=1, burn_in_power=2)
+    assert rate_factor(1, 100, yolox) == pytest.approx((2 / 5) ** 2)
+    assert [rate_factor(at, 100, yolox) for at in (95, 99)] == pytest.approx([0.05, 0.05])
+    assert rate_factor(94, 100, yolox) > 0.05
+
+
+def test_the_rate_never_rises_for_more_than_a_tenth_of_a_training():
+    """16 images in batches of 16 never left a burn-in of 100 steps."""
+    options = replace(WHOLE, burn_in=100)
+    assert [burn_in_steps(total, options) for total in (8, 40, 2000)] == [1, 4, 100]
+    assert rate_factor(4, 40, options) < 1 and rate_factor(3, 40, options) == 1
+    assert rate_factor(39, 40, options) < 0.02
 
 
 def test_norms_and_biases_do_not_decay():
     model = crossstage.create_model("resnet18", num_classes=3)
-    decaying, still = build_optimizer(model, replace(DETECTOR, lr=0.1)).param_groups
-    assert decaying["weight_decay"] == DETECTOR.weight_decay
+    decaying, still = build_optimizer(model, WHOLE).param_groups
+    assert decaying["weight_decay"] == WHOLE.weight_decay == 0.0005
     assert still["weight_decay"] == 0
     assert all(parameter.dim() > 1 for parameter in decaying["params"])
     assert all(parameter.dim() == 1 for parameter in still["params"])
@@ -316,19 +339,53 @@ def test_a_moving_average_is_what_its_formula_says():
     assert float(average.module.weight.detach()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_decay_of_an_average_comes_in_over_its_ramp():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(0.0)
+    average, expected = MovingAverage(layer, 0.99, ramp=20), 0.0
+    for step in range(1, 40):
+        layer.weight.data.fill_(float(step))
+        average.update(layer)
+        decay = 0.99 * (1 - math.exp(-step / 20)) if step > 1 else 0.0  # the first is a copy
+        expected = decay * expected + (1 - decay) * step
+    assert float(average.module.weight.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_momentum_is_nesterovs_if_it_is_to_be():
+    model = torch.nn.Linear(2, 2)
+    (group, *_) = build_optimizer(model, replace(WHOLE, nesterov=True)).param_groups
+    assert group["nesterov"] and group["momentum"] == 0.9
+    assert not build_optimizer(model, replace(WHOLE, nesterov=True, momentum=0.0)).param_groups[0]["nesterov"]
+    (group, *_) = build_optimizer(model, replace(WHOLE, lr=0.01, nominal_batch=64, batch=16)).param_groups
+    assert group["lr"] == pytest.approx(0.0025)
+
+
+def test_the_last_epochs_have_a_loss_of_their_own(shapes):
+    data = find_data(shapes).read("train")
+    started = start_model("cspdarknet53_tiny_yolo", ("circle", "square"), imgsz=64)
+    augment = Augmentation(mosaic=0, last_epochs_plain=1)
+    options = replace(WHOLE, augment=augment, loss={"box_gain": 2.0}, plain_loss={"box": "giou"})
+    task = DetectionTask(started.model, data, data, options)
+    loader, _ = train_loader(data, started.spec.preprocessing, augment, batch=4, seed=0, epochs=2, workers=0)
+    batch = next(iter(loader))
+    seen = []
+    for epoch in (0, 1, 0):
+        task.losses(started.model, batch._replace(epoch=epoch), 0)
+        seen.append((started.model.head.row.loss.box, started.model.head.row.loss.box_gain))
+    assert seen == [("ciou", 2.0), ("giou", 2.0), ("ciou", 2.0)]
+    with pytest.raises(ConfigError, match="loss has no setting 'l2'"):
+        DetectionTask(started.model, data, data, replace(options, plain_loss={"l2": 1}))
+
+
 def test_balanced_weights_give_each_class_the_same_share():
     weights = balanced(torch.tensor([10, 30, 60]))
     torch.testing.assert_close(weights * torch.tensor([10.0, 30, 60]), torch.full((3,), 100 / 3))
 
 
 def test_a_multi_scale_training_scales_boxes_with_images(shapes):
-    from crossstage.data.augment import Augmentation
-    from crossstage.data.find import find_data
-    from crossstage.data.loading import train_loader
-
     data = find_data(shapes).read("train")
     started = start_model("cspdarknet53_tiny_yolo", ("circle", "square"), imgsz=128)
-    task = DetectionTask(started.model, data, data, replace(DETECTOR, multi_scale=0.5))
+    task = DetectionTask(started.model, data, data, replace(WHOLE, multi_scale=0.5))
     sizes = {task.size_at(step, (128, 128)) for step in range(0, 400, 10)}
     assert {(64, 64), (192, 192)} <= sizes
     assert len({task.size_at(step, (128, 128)) for step in range(20, 30)}) == 1

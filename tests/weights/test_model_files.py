@@ -79,7 +79,7 @@ def test_unknown_name_suggests_a_known_one():
 
 
 def test_unknown_setting_suggests_a_known_one():
-    with pytest.raises(ConfigError, match="did you mean 'partial'"):
+    with pytest.raises(ConfigError, match="did you mean partial"):
         create_model("darknet53", partil=None)
 
 

@@ -14,6 +14,20 @@ from crossstage.errors import ConfigError, DataError
 from crossstage.weights.resolving import resolve
 from tests.darknet import nets as darknet_nets
 
+UNKNOWN = {
+    "timm-network:nonexistent": "timm has no network 'nonexistent'; timm.list_models() lists them",
+    "timm-network:resnet51": "timm has no network 'resnet51'; did you mean .*resnet50",
+    "torchvision-network:nonexistent": "has no network 'nonexistent'; torchvision.models.list_models() lists them",
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_networks_of_other_libraries_come_with_a_hint(name):
+    pytest.importorskip(name.partition("-")[0])
+    with pytest.raises(ConfigError, match=UNKNOWN[name].replace("()", r"\(\)")):
+        resolve(name)
+
+
 OWN = """\
 from torch import nn
 from width import WIDTH

@@ -6,8 +6,10 @@ A file declares its verb's arguments and carries it out. Nothing heavy is import
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from crossstage.cli import (
     benchmark,
@@ -18,6 +20,7 @@ from crossstage.cli import (
     explore,
     export,
     gradients,
+    import_,
     models,
     pack,
     predict,
@@ -27,8 +30,8 @@ from crossstage.cli import (
     val,
 )
 from crossstage.cli.arguments import Parser, UsageError
-from crossstage.cli.verb import FAILED, INTERRUPTED, Group, Verb
-from crossstage.errors import CrossStageError, did_you_mean
+from crossstage.cli.verb import FAILED, INTERRUPTED, UNREAD, Group, Verb
+from crossstage.errors import CrossStageError, one_of
 from crossstage.version import __version__
 
 VERBS: dict[str, Verb | Group] = {
@@ -39,6 +42,7 @@ VERBS: dict[str, Verb | Group] = {
     "export": export.VERB,
     "benchmark": benchmark.VERB,
     "pack": pack.VERB,
+    "import": import_.VERB,
     "models": models.MODELS,
     "info": models.INFO,
     "profile": profile.VERB,
@@ -60,16 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 on success, 1 if something was skipped or faulty, 2 if the command could not be carried out, 130 after
-        Ctrl-C, 143 after a signal to terminate.
+        Ctrl-C, 141 where nobody reads the output any more, 143 after a signal to terminate.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run("crossstage", VERBS, words)
+        code = _run("crossstage", VERBS, words)
+        sys.stdout.flush()
+        return code
     except CrossStageError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return UNREAD
 
 
 def parser_of(prog: str, verb: Verb) -> Parser:
@@ -85,6 +94,14 @@ def parser_of(prog: str, verb: Verb) -> Parser:
     return parser
 
 
+def _drop_output() -> None:
+    """Send what is still buffered for stdout nowhere, so that Python does not object at its end."""
+    with suppress(OSError, ValueError):  # a stdout without a descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def _run(prog: str, verbs: Mapping[str, Verb | Group], words: Sequence[str]) -> int:
     """Run the verb that the first word names, with the others."""
     first, rest = words[0] if words else "", words[1:]
@@ -96,8 +113,7 @@ def _run(prog: str, verbs: Mapping[str, Verb | Group], words: Sequence[str]) -> 
         return 0
     if first not in verbs:
         what = f"{first!r} is unknown" if first else "a verb is missing"
-        expected = f"expected one of {', '.join(verbs)}{did_you_mean(first, verbs)}"
-        raise UsageError(f"{what}; {expected}; usage: {prog} VERB [options]")
+        raise UsageError(f"{what}; {one_of(first, verbs)}; usage: {prog} VERB [options]")
     found = verbs[first]
     if isinstance(found, Group):
         return _run(f"{prog} {first}", found.verbs, rest)

@@ -11,9 +11,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from crossstage import errors
 from crossstage.errors import ConfigError, did_you_mean
 
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+LEAST_SIDE = 16  # pixels; a smaller number after a size is something else
 
 Convert = Callable[[str], Any]
 
@@ -57,13 +60,25 @@ def number(word: str) -> float:
         raise argparse.ArgumentTypeError(f"is {word!r}; expected a number") from None
 
 
+def pixels(word: str) -> int | tuple[int, int]:
+    """Read one side in pixels, or height and width with a comma between.
+
+    Raises:
+        ArgumentTypeError: The word is no such thing.
+    """
+    parts = word.strip("[]() ").split(",")
+    if len(parts) > 2:
+        raise argparse.ArgumentTypeError(f"is {word!r}; expected one side, or height and width")
+    sides = [whole_number(part.strip()) for part in parts]
+    return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
+
+
 def one_of(names: Sequence[str]) -> Convert:
     """Return what reads one of some names, and says which may have been meant."""
 
     def read(word: str) -> str:
         if word not in names:
-            close = did_you_mean(word, names)
-            raise argparse.ArgumentTypeError(f"is {word!r}; expected one of {', '.join(names)}{close}")
+            raise argparse.ArgumentTypeError(f"is {word!r}; {errors.one_of(word, names)}")
         return word
 
     return read
@@ -85,6 +100,7 @@ class Parser(argparse.ArgumentParser):
             prog=prog, description=description, formatter_class=_Formatter, allow_abbrev=False, exit_on_error=False
         )
         self._flags: set[str] = set()
+        self._sizes: set[str] = set()
         self.declare_unknown: Callable[[str], bool] = lambda _: False
         """Is given the name of an option that is not declared, may declare it, and returns whether it did."""
 
@@ -151,6 +167,17 @@ class Parser(argparse.ArgumentParser):
         """
         self._flags.add(_spelled(name))
         self.declare(name, help, boolean, choices=("true", "false"), default=default, **settings)
+
+    def size(self, name: str, help: str, **settings: Any) -> None:
+        """Declare an option for a size in pixels: one side, or height and width, apart or with a comma between.
+
+        Args:
+            name: Its name, with underscores.
+            help: What it is the size of, in sentences.
+            **settings: See :meth:`argparse.ArgumentParser.add_argument`.
+        """
+        self._sizes.add(_spelled(name))
+        self.declare(name, help, nullable(pixels), **settings)
 
     def several(
         self,
@@ -234,6 +261,8 @@ class Parser(argparse.ArgumentParser):
                 if following.lower() in BOOLEANS:
                     next(plain)
                 equals = "="
+            elif name in self._sizes and not equals and _are_sides(words[index + 1 : index + 3]):
+                equals, value = "=", f"{words[next(plain)]},{words[next(plain)]}"
             result.append(f"{name}{equals}{value}")
         return result
 
@@ -285,6 +314,11 @@ def nullable(convert: Convert) -> Convert:
 def _is_option(word: str) -> bool:
     """Tell whether a word is an option's name, and no number below 0 and no lone hyphen."""
     return word.startswith("-") and len(word) > 1 and not word[1].isdigit() and word[1] != "."
+
+
+def _are_sides(words: Sequence[str]) -> bool:
+    """Tell whether two words are height and width, and the second no camera's number."""
+    return len(words) == 2 and all(word.isdigit() and int(word) >= LEAST_SIDE for word in words)
 
 
 def _escaped(text: str) -> str:

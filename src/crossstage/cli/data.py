@@ -70,8 +70,7 @@ def stats(given: Namespace) -> int:
     from crossstage.data.plots import class_counts, plot_classes, seen_by_the_network
     from crossstage.data.records import DetectionData
     from crossstage.evaluation.plots import save
-    from crossstage.files import whole_file
-    from crossstage.inference.drawing import sheet
+    from crossstage.inference.drawing import write_sheet
 
     source, folder = _source(given), Path(given.out)
     parts = {split: source.read(split, "skip") for split in source.parts}
@@ -83,8 +82,7 @@ def stats(given: Namespace) -> int:
     if isinstance(first, DetectionData) and len(anchors):
         _draw_boxes(first, anchors, preprocessing, given.model, folder / "boxes.png")
         written.append("boxes.png")
-    with whole_file(folder / "samples.png") as temporary:
-        sheet(seen_by_the_network(first, preprocessing, None, SAMPLES)).save(temporary)
+    write_sheet(folder / "samples.png", seen_by_the_network(first, preprocessing, None, SAMPLES))
     shown = table("class", *counts, numbers=len(counts))
     for name in next(iter(counts.values())):
         shown.add_row(_text(name), *(str(of_class.get(name, 0)) for of_class in counts.values()))
@@ -157,8 +155,7 @@ def show(given: Namespace) -> int:
     """Write a sheet of images as a network sees them."""
     from crossstage.data.augment import Augmentation
     from crossstage.data.plots import seen_by_the_network
-    from crossstage.files import whole_file
-    from crossstage.inference.drawing import sheet
+    from crossstage.inference.drawing import write_sheet
 
     if given.count < 1:
         raise ConfigError(f"count is {given.count}; expected at least 1")
@@ -167,8 +164,7 @@ def show(given: Namespace) -> int:
     augmentation = Augmentation() if given.augment else None
     dataset = source.read(given.split, "skip")
     tiles = seen_by_the_network(dataset, preprocessing, augmentation, given.count, seed=given.seed)
-    with whole_file(Path(given.out)) as temporary:
-        sheet(tiles).save(temporary)
+    write_sheet(Path(given.out), tiles)
     say(f"{given.out}: {len(tiles)} images")
     return 0
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 from crossstage.cli import names
 from crossstage.cli.arguments import Parser
 from crossstage.cli.console import say, working
-from crossstage.cli.opening import MODEL
+from crossstage.cli.opening import MODEL, SIZE
 from crossstage.cli.verb import Verb
 from crossstage.errors import ConfigError
 
@@ -21,7 +21,7 @@ def declare(parser: Parser) -> None:
         "The file or folder to write; by default the model's name in the current folder. The weights and names of a "
         "Darknet cfg go beside it.",
     )
-    parser.option("imgsz", "Side of the network's input in pixels; by default the one it was trained at.", int)
+    parser.size("imgsz", SIZE)
     parser.flag("dynamic", "The file takes any number of images of any size.")
     parser.flag("half", "Store float16.")
     parser.flag("int8", "Quantise to int8, by the images of calib.")

@@ -18,10 +18,13 @@ MODEL = (
 )
 
 
+SIZE = "Side of the network's input in pixels, or its height and width; by default what it was trained at."
+
+
 def declare_opening(parser: Parser) -> None:
     """Declare the model, and what runs it."""
     parser.option("model", MODEL, default=names.DEFAULT_MODEL)
-    parser.option("imgsz", "Side of the network's input in pixels; by default the one it was trained at.", int)
+    parser.size("imgsz", SIZE)
     parser.option("batch", "Images that share a forward pass.", int, 1)
     parser.option("device", "Where to run, such as cpu or cuda:1; by default a GPU if there is one.")
     parser.option(

@@ -22,13 +22,15 @@ from crossstage.cli.values import plain_value, read_fields, reader
 from crossstage.cli.verb import Verb
 from crossstage.errors import ConfigError
 
+LOSSES = ("loss", "plain_loss")
 MAY_CHANGE = ("data", "devices", "nodes", "strategy", "accelerator", "workers")  # when a run goes on
-REQUIRED = ("model", "data")
 
 
 def declare(parser: Parser) -> None:
     """Declare the options of a training."""
     parser.set_defaults(given=())
+    parser.positional("dataset", 'The dataset, as --data, see "crossstage data check --help".', default="")
+    parser.flag("plan", "Print what follows from the data and what is given, with reasons, and do not train.")
     parser.option("resume", f"The folder of a run to go on with; other options are {', '.join(MAY_CHANGE)} at most.")
     recipes = ", ".join(names.recipes())
     parser.declare("config", f"A YAML file with options, or the name of a recipe: {recipes}.", str, action=_Later)
@@ -59,19 +61,27 @@ def run(given: argparse.Namespace) -> int:
         CrossStageError: See :func:`crossstage.training.train`.
     """
     content = _merged(given.given)
+    if given.dataset:
+        if content.get("data", given.dataset) != given.dataset:
+            raise ConfigError(f"data is {content['data']!r} and {given.dataset!r}; expected one dataset")
+        content["data"] = given.dataset
     if given.print_config:
         print(_as_yaml(content, changed_only=given.print_config == "skip_default"), end="")
         return 0
     if given.resume is None:
-        if missing := [name for name in REQUIRED if name not in content]:
-            raise ConfigError(f"--{missing[0]} is missing; usage: crossstage train --model MODEL --data DATA [options]")
+        if not content.get("data"):
+            raise ConfigError("the dataset is missing; usage: crossstage train DATA [options]")
     elif unfit := [name for name in content if name not in MAY_CHANGE]:
         raise ConfigError(f"--{unfit[0]} does not go with --resume; expected one of {', '.join(MAY_CHANGE)}")
-    from crossstage.training import Interrupted, TrainOptions, resume, train
+    from crossstage.training import Interrupted, TrainOptions, plan_of, resume, train
 
     try:
         if given.resume is None:
-            train(TrainOptions.from_mapping(content, "train"), quiet=given.quiet)
+            options = TrainOptions.from_mapping(content, "train")
+            if given.plan:
+                print(*plan_of(options).lines(), sep="\n")
+                return 0
+            train(options, quiet=given.quiet)
         else:
             changes = {name: value for name, value in content.items() if value is not None}
             resume(given.resume, quiet=given.quiet, **changes)
@@ -129,6 +139,9 @@ def _declare(parser: Parser, field: Field, name: str, remark: str = "") -> None:
         parser.flag(name, help, argparse.SUPPRESS, action=_Later)
         return
     settings: dict[str, Any] = {"action": _Later, "default": argparse.SUPPRESS}
+    if field.hint.items and field.hint.plain:
+        parser.size(name, help, **settings)
+        return
     if field.hint.items:
         settings |= {"action": _Items, "nargs": "+"}
     choices: Any = field.hint.choices
@@ -142,7 +155,7 @@ def _declare(parser: Parser, field: Field, name: str, remark: str = "") -> None:
 def _declare_loss(parser: Parser, name: str) -> bool:
     """Declare a setting of the loss of a head that is not the package's, and return whether it can be one."""
     room, _, setting = name.partition(".")
-    if room != "loss" or not setting:
+    if room not in LOSSES or not setting:
         return False
     parser.declare(name, argparse.SUPPRESS, plain_value, action=_Later, default=argparse.SUPPRESS)
     return True
@@ -164,20 +177,22 @@ def _merged(given: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
 def _set(content: dict[str, Any], name: str, value: Any, *, part: bool = False) -> None:
     """Set an option, or change a part of it."""
     hint, before = _fields()[name].hint, content.get(name)
-    joins = part or not (hint.choices or hint.optional)  # a partial stage's settings are one value, given as a whole
+    joins = part or not hint.choices  # a partial stage's settings are one value, given as a whole
     if isinstance(value, Mapping) and isinstance(before, Mapping) and joins:
         value = {**before, **value}
-    content[name] = _with_typed_loss(value) if name == "loss" else value
+    content[name] = _with_typed_loss(value) if name in LOSSES else value
 
 
 def _config(name: str) -> dict[str, Any]:
     """Return the options of a YAML file or recipe."""
-    from crossstage.training.options import load_recipe
+    from crossstage.training.options import completed, load_recipe
 
     content = load_recipe(name)
-    given = {key: value for key, value in content.items() if value is not None or key not in REQUIRED}
     try:
-        return read_fields(_fields(), given)
+        read = read_fields(
+            _fields(), {key: value for key, value in content.items() if value is not None or key == "partial"}
+        )
+        return completed(read)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
 
@@ -194,13 +209,16 @@ def _as_yaml(content: Mapping[str, Any], *, changed_only: bool) -> str:
     shown: dict[str, Any] = {}
     for name, default in defaults.items():
         value = content.get(name, default)
-        if isinstance(value, Mapping) and name in content:
-            own = {field.name: field.default for field in _fields()[name].hint.fields}
-            value = {**own, **value}
-            value = {key: value[key] for key in value if not changed_only or value[key] != own.get(key)}
         if not changed_only or (name in content and value != default):
-            shown[name] = list(value) if isinstance(value, tuple) else value
+            shown[name] = _listed(value)
     return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+
+
+def _listed(value: Any) -> Any:
+    """Return a value with lists for tuples, as YAML has them."""
+    if isinstance(value, Mapping):
+        return {key: _listed(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _default(field: Field) -> Any:

@@ -16,8 +16,16 @@ from crossstage.errors import ConfigError
 
 if TYPE_CHECKING:
     from crossstage.deploy.open import Opened
+    from crossstage.ops.nms import NMS
 
 MOST_DETECTIONS = 100  # of an image, which COCO counts
+THRESHOLDS_ELSEWHERE = {
+    "YOLOX": "test_conf 0.01, nmsthre 0.65",
+    "RTMDet": "score_thr 0.001, iou_threshold 0.65, max_per_img 300",
+    "ultralytics": "conf 0.001, iou 0.7, max_det 300",
+    "Darknet": "thresh 0.005, nms 0.45",
+}
+"""What the authors of other detectors measure with, by their own names of it."""
 
 
 def declare(parser: Parser) -> None:
@@ -81,9 +89,18 @@ def _detector(given: Namespace, opened: Opened, dataset: Any) -> int:
     shown = {"progress": not given.quiet, "model_name": given.model}
     report = evaluate(opened.detector, dataset, imgsz=given.imgsz, nms=settings, batch=given.batch, **shown)
     print_report(report, console())
+    console().print(thresholds(settings), markup=False, highlight=False, soft_wrap=True)
     if given.json:
         report.save(Path(given.json))
     return 0
+
+
+def thresholds(used: NMS) -> str:
+    """Say what detections were kept for the measurement, by the options that change it, and what others keep."""
+    overlap = "no box suppresses another" if used.kind == "none" else f"IoU {used.iou:g} ({used.kind}; --iou, --nms)"
+    mine = f"score {used.score:g} (--conf), {overlap}, {used.max_detections} of an image (--max-detections)"
+    others = "; ".join(f"{name} {words}" for name, words in THRESHOLDS_ELSEWHERE.items())
+    return f"kept: {mine}\nelsewhere: {others}"
 
 
 def _sweep(given: Namespace, opened: Opened, dataset: Any, settings: Any) -> int:

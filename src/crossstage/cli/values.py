@@ -30,7 +30,8 @@ def reader(hint: Hint) -> Convert:
         if isinstance(value, Mapping):
             return _mapping(hint, value)
         if hint.items:
-            return _items(hint.items, value)
+            items = _items(hint.items, value)
+            return items[0] if hint.plain and len(items) == 1 else items
         if hint.choices and (str(value) in hint.choices or not (hint.plain or hint.fields)):
             return one_of(hint.choices)(str(value))
         if hint.fields or (hint.mapping and not hint.plain):
@@ -77,7 +78,7 @@ def plain_value(value: Any) -> Any:
 def _mapping(hint: Hint, value: Mapping[str, Any]) -> dict[str, Any]:
     if not (hint.fields or hint.mapping):
         raise argparse.ArgumentTypeError(f"is {dict(value)}; expected {_expected(hint)}")
-    if hint.mapping:
+    if not hint.fields:
         return dict(value)
     return read_fields({field.name: field for field in hint.fields}, value)
 

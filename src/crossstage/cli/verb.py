@@ -11,6 +11,7 @@ from crossstage.cli.arguments import Parser
 FOUND_FAULTS = 1
 FAILED = 2
 INTERRUPTED = 130
+UNREAD = 141  # as a shell says of what SIGPIPE ended
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ class WholeConsole(Console):
         shown = lines if _words(lines) == _words(whole) else whole
         super().print(Segments([segment for line in shown for segment in line]), end="", crop=False)
 
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line how to end, rather than to rich."""
+        raise BrokenPipeError
+
     def _lines(self, table: Table, width: int) -> list[list[Segment]]:
         rendered = self.render_lines(table, self.options.update(width=width, max_width=width), pad=False)
         return [[*_stripped(line), Segment.line()] for line in rendered]

@@ -1,12 +1,19 @@
-"""A plan carried out."""
+"""A plan carried out.
+
+The layers that are added pass on what they read wherever a channel of their output stands for one of their input, so
+that a trained network starts as itself with fewer layers between some of its channels, not as noise.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import nn
 
 from crossstage.csp.narrow import narrow, narrow_tensor
 from crossstage.csp.plan import Edit, StagePlan
-from crossstage.nn import Channels, ConvNormAct, CrossStage, Split, transition
+from crossstage.nn import Channels, ConvNormAct, CrossStage, Split
 
 
 def convert_stage(model: nn.Module, plan: StagePlan) -> CrossStage:
@@ -56,24 +63,62 @@ def cross_stage(blocks: list[nn.Module], plan: StagePlan) -> CrossStage:
     return CrossStage(
         split=_split(first, plan),
         blocks=following[0] if len(following) == 1 else nn.Sequential(*following),
-        transition=transition(plan.transition is not None, plan.processed_out, plan.transition or 0, style=plan.style),
+        transition=_transition(plan),
         merge=nn.Identity() if plan.merge_after else merge(plan),
     )
 
 
+def _transition(plan: StagePlan) -> nn.Module:
+    """Build the transition T of a stage."""
+    if plan.transition is None:
+        return nn.Identity()
+    layer = ConvNormAct(plan.processed_out, plan.transition, style=plan.style)
+    return _passing(layer, {number: number for number in range(min(plan.processed_out, plan.transition))})
+
+
 def merge(plan: StagePlan) -> nn.Module:
     """Build the transition U of a stage."""
-    return transition(plan.merge, plan.joined_channels, plan.out_channels, style=plan.style)
+    if not plan.merge:
+        return nn.Identity()
+    processed = plan.joined_channels - plan.carried
+    before = plan.out_channels - processed  # blocks that became narrower kept their last channels
+    taken = {before + number: number for number in range(max(0, -before), processed)}
+    if _corresponds(plan):
+        taken |= {number: processed + number for number in range(min(before, plan.carried))}
+    return _passing(ConvNormAct(plan.joined_channels, plan.out_channels, style=plan.style), taken)
+
+
+def _corresponds(plan: StagePlan) -> bool:
+    """Tell whether a stage's output has the channels of its input, as behind residual blocks of one width."""
+    return plan.pool is None and plan.in_channels == plan.out_channels
+
+
+@torch.no_grad()
+def _passing(layer: ConvNormAct, taken: Mapping[int, int]) -> ConvNormAct:
+    """Let channels of a 1x1 convolution's output be channels of its input; the others stay as drawn.
+
+    Args:
+        layer: The convolution, changed in place.
+        taken: Channel of the input by that of the output.
+    """
+    for channel, read in taken.items():
+        layer.conv.weight[channel] = 0
+        layer.conv.weight[channel, read] = 1
+    return layer
 
 
 def _split(first: nn.Module, plan: StagePlan) -> Split:
     channels, carried = plan.in_channels, plan.carried
     if plan.partial.split == "slice":
         return Split(_pooled(Channels(0, carried), plan), Channels(carried, channels))
-    projected = _pooled(ConvNormAct(channels, carried, style=plan.style), plan)
+    bypass = ConvNormAct(channels, carried, style=plan.style)
+    if _corresponds(plan):
+        _passing(bypass, {number: number for number in range(carried)})
     if plan.opening:
-        return Split(projected, first)
-    return Split(projected, ConvNormAct(channels, plan.processed, style=plan.style))
+        return Split(_pooled(bypass, plan), first)
+    before = channels - plan.processed
+    taken = {number: before + number for number in range(plan.processed)}
+    return Split(_pooled(bypass, plan), _passing(ConvNormAct(channels, plan.processed, style=plan.style), taken))
 
 
 def _pooled(layer: nn.Module, plan: StagePlan) -> nn.Module:

@@ -18,6 +18,7 @@ from crossstage.csp.stages import FoundStage, find_stages
 from crossstage.csp.trace import Trace, first_line, shape_of
 from crossstage.errors import ConfigError
 from crossstage.nn import Partial
+from crossstage.nn.channels import input_channels
 
 DEFAULT_SIDE = 224
 
@@ -58,7 +59,8 @@ def to_partial(
     processed part there, since that block reads the whole input itself.
 
     Weights are carried over: those outside the stages as they are, those of narrower layers cut from the wider ones.
-    Added layers are drawn anew, so the network has to be trained, whatever it was before.
+    Added layers pass on the channels that they read where input and output have the same, else they are drawn anew; the
+    network has to be trained, but not from nothing.
 
     Args:
         model: The network, which is left untouched; on any device, the meta device included.
@@ -135,10 +137,10 @@ def plan_network(trace: Trace, partial: Partial, stages: Sequence[str | int] | N
 
 
 def _example(model: nn.Module) -> Tensor:
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None:
+    channels = input_channels(model)
+    if channels is None:
         raise ConfigError(f"{type(model).__name__} has no 2-d convolution; expected a network of images")
-    return torch.empty(1, first.in_channels, DEFAULT_SIDE, DEFAULT_SIDE, device="meta")
+    return torch.empty(1, channels, DEFAULT_SIDE, DEFAULT_SIDE, device="meta")
 
 
 def _choose(found: Sequence[FoundStage], wanted: Sequence[str | int]) -> list[FoundStage]:

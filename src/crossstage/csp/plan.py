@@ -214,18 +214,25 @@ _ACTIVATIONS = {
 def _style(trace: Trace, stage: FoundStage) -> ConvStyle:
     """Return the style of the layers to be added: the stage's usual activation, and batch norm if the network has it.
 
-    Where the network has layer or group norms alone it is group norm, which does not mix images either.
+    Where the network has layer or group norms alone it is group norm, which does not mix images either. Where a stage
+    ends with a sum or a norm that is not activated, as inverted residuals do, the layers are not activated either.
     """
     found = Counter(name for node in stage.region.nodes if (name := _activation(node)))
+    if _operation(stage.region.result) in ("add", "batch_norm"):
+        found = Counter(["linear"])
     names = {str(getattr(node.target, "overloadpacket", "")) for node in trace.nodes}
     plain = "aten.batch_norm" in names or not names & {"aten.layer_norm", "aten.group_norm"}
     return ConvStyle(act=found.most_common(1)[0][0] if found else "relu", norm="batch" if plain else "group")
 
 
+def _operation(node: torch.fx.Node) -> str:
+    return str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.").removesuffix("_")
+
+
 def _activation(node: torch.fx.Node) -> str | None:
     if len(shape_of(node)) < 4 or shape_of(node)[2:] == (1, 1):  # a gate's
         return None
-    name = str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.").removesuffix("_")
+    name = _operation(node)
     if name == "hardtanh" and tuple(node.args[1:]) == (0.0, 6.0):
         return "relu6"
     if name == "leaky_relu":

@@ -9,8 +9,10 @@ or not a run was interrupted before it. Masks go wherever their boxes go, and no
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,23 +21,25 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from crossstage.data.labelled import (
-    Labelled,
-    LabelledPixels,
-    draw_masks,
-    pad_masks,
-    size_of,
-    tighten,
-    wrap,
+from crossstage.data.compose import (
+    SMALLEST_CUT,
+    clip,
+    copy_paste,
+    fit,
+    mixup,
+    mosaic,
+    shifted,
+    wide_mosaic,
+    with_masks,
+    zoomed,
 )
+from crossstage.data.labelled import Labelled, LabelledPixels, tighten, wrap
 from crossstage.errors import ConfigError
 from crossstage.inference.images import Pixels
-from crossstage.inference.preprocessing import pad, place, prepare, resize
-from crossstage.structures import Colour, Placement, Preprocessing
+from crossstage.inference.preprocessing import place, prepare, resize
+from crossstage.structures import Colour, Preprocessing
 
-MIN_VISIBLE = 0.25  # share of a box that must stay inside for it to stay an object
-MIN_SIDE = 2.0  # pixels
-SMALLEST_CUT = 0.3  # of the side: no image of a mosaic is thinner
+LUMA = 0.2989, 0.587, 0.114  # of red, green and blue, ITU-R BT.601
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -49,7 +53,13 @@ class Augmentation:
 
     Attributes:
         mosaic: Detection: probability that an image is composed of four (YOLOv4, section 3.3).
+        mosaic_scale: Detection: least and largest zoom of a mosaic of four whole images on twice the input's size, of
+            which the input shows a part (YOLOX, RTMDet); ``degrees`` and ``shear`` are then those of the mosaic, and
+            not of single images. None crops each image to its quarter and zooms it by ``scale``.
         mixup: Probability that two images are laid over each other; their boxes stay, their labels are mixed.
+        mixup_scale: Detection: least and largest zoom of the second image, which then is a single one of half the
+            weight (YOLOX). None takes a second image made as the first one, and weighs both about equally.
+        copy_paste: Detection: probability that each object that has a mask is copied from another image.
         cutmix: Classification: probability that a rectangle of another image is pasted in, labels mixed by area.
         mosaic_labels: Classification: probability that images are composed of four, labels mixed by area.
         scale: Detection: zoom by up to this share, in or out.
@@ -65,14 +75,17 @@ class Augmentation:
         flip_vertical: Probability of a vertical flip.
         randaugment: Classification: magnitude of two random operations (RandAugment), up to 30.
         erase: Classification: probability that a rectangle is blanked.
-        last_epochs_plain: Number of epochs at the end of the training without mosaic, mixup and cutmix.
+        last_epochs_plain: Number of epochs at the end of the training without mosaic, mixup, cutmix and copied objects.
 
     Raises:
         ConfigError: A value is out of range.
     """
 
     mosaic: float = 0.5
+    mosaic_scale: tuple[float, float] | None = None
     mixup: float = 0.0
+    mixup_scale: tuple[float, float] | None = None
+    copy_paste: float = 0.0
     cutmix: float = 0.0
     mosaic_labels: float = 0.0
     scale: float = 0.3
@@ -91,8 +104,13 @@ class Augmentation:
     last_epochs_plain: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("mosaic", "mosaic_labels", "mixup", "cutmix", "flip", "flip_vertical", "erase", "translate"):
+        for name in ("mosaic", "mosaic_labels", "mixup", "cutmix", "copy_paste", "flip", "flip_vertical", "erase"):
             _within(name, getattr(self, name), 0, 1)
+        _within("translate", self.translate, 0, 1)
+        for name in ("mosaic_scale", "mixup_scale"):
+            zooms = getattr(self, name)
+            if zooms is not None and not (len(zooms) == 2 and 0.05 <= zooms[0] <= zooms[1] <= 10):
+                raise ConfigError(f"augment.{name} is {zooms}; expected the least and the largest zoom, 0.05 to 10")
         for name, most in (("scale", 0.9), ("hue", 0.5), ("saturation", 1), ("brightness", 1), ("randaugment", 30)):
             _within(name, getattr(self, name), 0, most)
         _within("degrees", self.degrees, 0, 180)
@@ -127,124 +145,85 @@ class DetectionTransform:
     def __init__(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
         self.preprocessing, self.augmentation = preprocessing, augmentation
         a, grey = augmentation, preprocessing.padding
-        self.moves = _affine(a.degrees, a.shear, a.translate, a.scale, grey)
-        self.turns = _affine(a.degrees, a.shear, 0, 0, grey)  # of a mosaic, whose tiles are scaled and shifted already
+        self.turns = _turns(a.degrees, a.shear, grey)
         self.flips = [v2.RandomHorizontalFlip(a.flip), v2.RandomVerticalFlip(a.flip_vertical)]
-        self.colours = _colours(a)
+        angle, shear = (math.radians(value) for value in (min(45, a.degrees), min(45, a.shear)))
+        self.margin = math.cos(angle) + math.sin(angle) + math.tan(shear)  # so that no corner of a turned one is empty
 
     def __call__(self, read: Callable[[], LabelledPixels], *, plain: bool = False) -> Labelled:
         """Prepare one image.
 
         Args:
-            read: The first call gives the image, further ones give random others, for mosaic and mixup.
-            plain: Leave mosaic and mixup out.
+            read: The first call gives the image, further ones give random others, for mosaic, mixup and copied objects.
+            plain: Leave these out.
         """
+        a = self.augmentation
         sample = self._one(read, plain)
-        if not plain and _chance(self.augmentation.mixup):
-            sample = mixup(sample, self._one(read, plain), self.preprocessing.padding)
+        if not plain and _chance(a.copy_paste):
+            sample = copy_paste(sample, self._flipped(fit(with_masks(read()), self.preprocessing)), a.copy_paste)
+        if not plain and _chance(a.mixup):
+            sample = mixup(sample, self._second(read), self.preprocessing.padding, 0.5 if a.mixup_scale else None)
         return sample
 
     def _one(self, read: Callable[[], LabelledPixels], plain: bool) -> Labelled:
         if not plain and _chance(self.augmentation.mosaic):
-            sample = mosaic([read() for _ in range(4)], self.preprocessing, self.augmentation.scale)
-            moves = self.turns
+            return self._finished(self._mosaic([read() for _ in range(4)]))
+        return self._finished(self._single(read()))
+
+    def _single(self, sample: LabelledPixels) -> Labelled:
+        a = self.augmentation
+        if not (a.scale or a.translate):
+            found = fit(sample, self.preprocessing)
         else:
-            sample = fit(read(), self.preprocessing)
-            moves = self.moves
+            found = shifted(sample, self.preprocessing, a.scale, a.translate)
+        return found if a.mosaic_scale else self._applied(found, self.turns)
+
+    def _mosaic(self, samples: Sequence[LabelledPixels]) -> Labelled:
+        zooms = self.augmentation.mosaic_scale
+        if zooms is None:
+            return self._applied(mosaic(samples, self.preprocessing, self.augmentation.scale), self.turns)
+        if self.turns is None:
+            return wide_mosaic(samples, self.preprocessing, zooms)
+        turned = self._applied(wide_mosaic(samples, self.preprocessing, zooms, self.margin), self.turns)
+        return _middle(turned, self.margin)
+
+    def _second(self, read: Callable[[], LabelledPixels]) -> Labelled:
+        """Return the image that is laid over another."""
+        if zooms := self.augmentation.mixup_scale:
+            return self._finished(zoomed(read(), self.preprocessing, zooms))
+        return self._one(read, plain=False)
+
+    def _finished(self, sample: Labelled) -> Labelled:
+        """Flip, recolour and clip."""
+        sample = self._flipped(sample)
+        image = recolour(sample.image.as_subclass(Tensor), self.augmentation)
+        turned = self.augmentation.degrees or self.augmentation.shear
+        sample = clip(wrap(image, sample.boxes.as_subclass(Tensor), sample.class_ids, sample.masks))
+        return tighten(sample) if turned else sample
+
+    def _flipped(self, sample: Labelled) -> Labelled:
+        for flip in self.flips:
+            sample = self._applied(sample, flip)
+        return sample
+
+    def _applied(self, sample: Labelled, step: v2.Transform | None) -> Labelled:
+        """Return an image and its objects, all moved in the same way."""
+        if step is None:
+            return sample
         parts: list[Any] = [part for part in (sample.image, sample.boxes, sample.masks) if part is not None]
-        for step in (moves, *self.flips):
-            if step is not None:
-                parts = [*step(*parts)]
-        image, boxes, *masks = parts
-        if self.colours is not None:
-            image = self.colours(image)
-        sample = clip(Labelled(image, boxes, sample.class_ids, *masks))
-        return tighten(sample) if self.augmentation.degrees or self.augmentation.shear else sample
+        image, boxes, *masks = step(*parts)
+        return Labelled(image, boxes, sample.class_ids, *masks)
 
 
-def fit(sample: LabelledPixels, preprocessing: Preprocessing) -> Labelled:
-    """Prepare an image as inference does, and move its boxes along."""
-    image, placement = prepare(sample.pixels, preprocessing)
-    boxes = placement.to_input(sample.boxes_xyxy)
-    (top, left), canvas = placement.offset, placement.input_size
-    drawn = draw_masks(sample, (0, 0, *placement.image_size), placement.resized, (top, left), canvas)
-    return wrap(image, boxes, sample.class_ids, drawn)
-
-
-def mosaic(samples: Sequence[LabelledPixels], preprocessing: Preprocessing, scale: float) -> Labelled:
-    """Compose four images around a random point, each zoomed by up to ``scale`` and cropped to its quarter.
-
-    The composed image has the size that the first one would have alone.
-    """
-    height, width = place(size_of(samples[0]), preprocessing).input_size
-    row = int(height * float(torch.empty(()).uniform_(SMALLEST_CUT, 1 - SMALLEST_CUT)))
-    column = int(width * float(torch.empty(()).uniform_(SMALLEST_CUT, 1 - SMALLEST_CUT)))
-    canvas = torch.tensor(preprocessing.padding).view(3, 1, 1).repeat(1, height, width)
-    boxes, class_ids, masks = [], [], []
-    for number, sample in enumerate(samples):
-        top, bottom = (0, row) if number < 2 else (row, height)
-        left, right = (0, column) if number % 2 == 0 else (column, width)
-        tile, (y, x) = _tile(sample, (bottom - top, right - left), preprocessing, scale, number)
-        tile = clip(tile)
-        rows, columns = tile.image.shape[-2:]
-        canvas[:, top + y : top + y + rows, left + x : left + x + columns] = tile.image
-        boxes.append(tile.boxes.as_subclass(Tensor) + torch.tensor([left + x, top + y] * 2))
-        class_ids.append(tile.class_ids)
-        if tile.masks is not None:
-            masks.append(pad_masks(tile.masks, (height, width), (top + y, left + x)))
-    return wrap(canvas, torch.cat(boxes), torch.cat(class_ids), torch.cat(masks) if masks else None)
-
-
-def _tile(
-    sample: LabelledPixels, space: tuple[int, int], preprocessing: Preprocessing, scale: float, number: int
-) -> tuple[Labelled, tuple[int, int]]:
-    """Return a zoomed image, cropped to the space there is, and where in it it goes: it touches the mosaic's point."""
-    height, width = size_of(sample)
-    zoom = float(torch.empty(()).uniform_(1 - scale, 1 + scale))
-    vertical, horizontal = (side * zoom for side in place((height, width), preprocessing).scale)
-    rows, columns = min(space[0], max(1, int(height * vertical))), min(space[1], max(1, int(width * horizontal)))
-    crop_height = min(height, max(1, round(rows / vertical)))
-    crop_width = min(width, max(1, round(columns / horizontal)))
-    top = int(torch.randint(height - crop_height + 1, ()))
-    left = int(torch.randint(width - crop_width + 1, ()))
-    piece = sample.pixels[top : top + crop_height, left : left + crop_width]
-    image = resize(piece, (rows, columns), preprocessing)
-    placement = Placement(piece.shape[:2], (rows / crop_height, columns / crop_width), (0, 0), (rows, columns))
-    boxes = placement.to_input(sample.boxes_xyxy - torch.tensor([left, top] * 2))
-    y = space[0] - rows if number < 2 else 0
-    x = space[1] - columns if number % 2 == 0 else 0
-    drawn = draw_masks(sample, (top, left, crop_height, crop_width), (rows, columns), (0, 0), (rows, columns))
-    return wrap(image, boxes, sample.class_ids, drawn), (y, x)
-
-
-def mixup(first: Labelled, second: Labelled, padding: Colour) -> Labelled:
-    """Lay two images over each other, about equally; the objects of both stay.
-
-    Args:
-        first: One image.
-        second: The other one.
-        padding: RGB in [0, 1] below and to the right of the smaller one.
-    """
-    share = float(torch.distributions.Beta(8.0, 8.0).sample())
-    height, width = (max(sides) for sides in zip(first.image.shape[1:], second.image.shape[1:], strict=True))
-    over, under = (pad(sample.image.as_subclass(Tensor), (height, width), padding) for sample in (first, second))
-    boxes = torch.cat([first.boxes.as_subclass(Tensor), second.boxes.as_subclass(Tensor)])
-    masks = [pad_masks(sample.masks, (height, width)) for sample in (first, second) if sample.masks is not None]
-    class_ids = torch.cat([first.class_ids, second.class_ids])
-    return wrap(torch.lerp(under, over, share), boxes, class_ids, torch.cat(masks) if masks else None)
-
-
-def clip(sample: Labelled) -> Labelled:
-    """Clip boxes to the image; objects of which too little is left, or no pixel of their mask, are dropped."""
-    boxes = sample.boxes.as_subclass(Tensor)
-    height, width = sample.image.shape[-2:]
-    inside = torch.stack([boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)], dim=-1).flatten(1)
-    sides, whole = inside[:, 2:] - inside[:, :2], boxes[:, 2:] - boxes[:, :2]
-    kept = (sides >= MIN_SIDE).all(1) & (sides.prod(1) >= MIN_VISIBLE * whole.prod(1))
-    if sample.masks is not None:
-        kept &= sample.masks.as_subclass(Tensor).flatten(1).amax(1) > 0
-    masks = None if sample.masks is None else sample.masks.as_subclass(Tensor)[kept]
-    return wrap(sample.image, inside[kept], sample.class_ids[kept], masks)
+def _middle(sample: Labelled, margin: float) -> Labelled:
+    """Return the middle of an image that is so many times as high and wide as it should be."""
+    (rows, columns) = sample.image.shape[-2:]
+    height, width = round(rows / margin), round(columns / margin)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    window = (..., slice(top, top + height), slice(left, left + width))
+    masks = None if sample.masks is None else sample.masks.as_subclass(Tensor)[window]
+    boxes = sample.boxes.as_subclass(Tensor) - torch.tensor([left, top] * 2)
+    return wrap(sample.image.as_subclass(Tensor)[window], boxes, sample.class_ids, masks)
 
 
 class ClassificationTransform:
@@ -269,7 +248,7 @@ class ClassificationTransform:
             v2.RandomHorizontalFlip(a.flip),
             v2.RandomVerticalFlip(a.flip_vertical),
             v2.RandAugment(num_ops=2, magnitude=a.randaugment) if a.randaugment else None,
-            _colours(a),
+            partial(recolour, strength=a),
             v2.RandomErasing(a.erase, value=grey) if a.erase else None,  # pyright: ignore[reportArgumentType]
         ]
         self.steps = [step for step in steps if step is not None]
@@ -324,24 +303,64 @@ def mosaic_labels(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Ten
     return composed, shares
 
 
-def _affine(degrees: float, shear: float, translate: float, scale: float, fill: Colour) -> v2.RandomAffine | None:
-    if not (degrees or shear or translate or scale):
+def _turns(degrees: float, shear: float, fill: Colour) -> v2.RandomAffine | None:
+    if not (degrees or shear):
         return None
     kinds: dict[type | str, list[float] | int] = {tv_tensors.Mask: 0, "others": list(fill)}
     return v2.RandomAffine(
         (-degrees, degrees),
-        translate=(translate, translate),
-        scale=(1 - scale, 1 + scale),
         shear=shear or None,
         interpolation=v2.InterpolationMode.BILINEAR,
         fill=kinds,  # pyright: ignore[reportArgumentType]
     )
 
 
-def _colours(a: Augmentation) -> v2.ColorJitter | None:
-    if not (a.brightness or a.saturation or a.hue):
-        return None
-    return v2.ColorJitter(a.brightness, saturation=a.saturation, hue=a.hue)
+def recolour(image: Tensor, strength: Augmentation) -> Tensor:
+    """Change brightness, saturation and hue of an image at random, in one pass over its pixels.
+
+    Saturation moves colours from or towards their grey, and hue turns them about the axis of greys; both leave greys
+    as they are, so all three are one matrix.
+
+    Args:
+        image: ``(3, H, W)`` RGB in [0, 1].
+        strength: How much each is changed at most.
+    """
+    if not (strength.brightness or strength.saturation or strength.hue):
+        return image
+    draws = torch.rand(3, dtype=torch.float64)
+    brightness, saturation, turn = (
+        low + (high - low) * draw
+        for draw, (low, high) in zip(
+            draws.tolist(),
+            (
+                (1 - strength.brightness, 1 + strength.brightness),
+                (1 - strength.saturation, 1 + strength.saturation),
+                (-strength.hue, strength.hue),
+            ),
+            strict=True,
+        )
+    )
+    matrix = brightness * (_grey() + saturation * (_turn(2 * math.pi * turn) - _grey()))
+    height, width = image.shape[-2:]
+    changed = matrix.to(image.dtype) @ image.reshape(3, height * width)
+    return changed.clamp_(0, 1).view(3, height, width)
+
+
+def _grey() -> Tensor:
+    """Return the matrix that turns colours into their greys."""
+    return torch.tensor(LUMA, dtype=torch.float64).repeat(3, 1)
+
+
+def _turn(angle: float) -> Tensor:
+    """Return the matrix that turns hues by an angle and keeps greys and what is as bright as another.
+
+    It is a rotation about (1, 1, 1), followed by the shear along that axis that gives each colour its brightness back.
+    """
+    axis = torch.ones(3, 3, dtype=torch.float64) / 3
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64) / math.sqrt(3)
+    same = torch.eye(3, dtype=torch.float64)
+    rotation = math.cos(angle) * same + math.sin(angle) * cross + (1 - math.cos(angle)) * axis
+    return rotation + _grey() @ (same - rotation)
 
 
 def _chance(probability: float) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +13,7 @@ from crossstage.data.faults import OnBadLabel, Reading
 from crossstage.data.formats import FORMATS, format_names
 from crossstage.data.formats.base import ListedPart, Names, Reader
 from crossstage.data.records import Dataset, split_off
-from crossstage.errors import DataError
+from crossstage.errors import DataError, did_you_mean
 from crossstage.files import read_yaml
 
 HELD_OUT = 0.1  # share of the training images that validate, where a dataset has no validation part
@@ -153,8 +152,7 @@ def find_data(path: str | Path, format: str | None = None) -> DataSource:
 def _check_format(name: object, where: str = "") -> None:
     """Raise a DataError unless a format is called so."""
     if not isinstance(name, str) or name not in FORMATS:
-        close = get_close_matches(str(name).lower(), FORMATS, n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        hint = did_you_mean(str(name).lower(), FORMATS)
         raise DataError(f"{where}format {name!r}; expected one of {', '.join(format_names())}{hint}")
 
 

@@ -123,5 +123,9 @@ def tighten(sample: Labelled) -> Labelled:
     if sample.masks is None or not len(sample.masks):
         return sample
     masks = sample.masks.as_subclass(Tensor)
-    boxes = masks_to_boxes(masks) + torch.tensor([0.0, 0, 1, 1])  # which counts pixels, not their borders
-    return wrap(sample.image, boxes, sample.class_ids, masks)
+    return wrap(sample.image, boxes_of(masks), sample.class_ids, masks)
+
+
+def boxes_of(masks: Tensor) -> Tensor:
+    """Return the boxes ``(n, 4)`` of masks ``(n, H, W)``, none of which is empty."""
+    return masks_to_boxes(masks) + torch.tensor([0.0, 0, 1, 1])  # which counts pixels, not their borders

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from crossstage.data.augment import Augmentation, ClassificationTransform, DetectionTransform, seeded
+from crossstage.data.cache import ImageCache
 from crossstage.data.labelled import Labelled, LabelledPixels, labelled
 from crossstage.data.records import ClassificationData, Dataset, DetectionData
 from crossstage.errors import DataError
@@ -64,6 +65,7 @@ class DetectionImages(TorchDataset):
         seed: With epoch and position it decides everything that is random.
         epochs: Length of the training, for what is left out at its end.
         masks: Whether the objects' masks are drawn; an object without one has its box for a mask.
+        cache: Most gigabytes of decoded images to keep, see :class:`~crossstage.data.cache.ImageCache`.
     """
 
     def __init__(
@@ -75,12 +77,15 @@ class DetectionImages(TorchDataset):
         seed: int,
         epochs: int,
         masks: bool = False,
+        cache: float | None = 0.0,
     ) -> None:
         self.dataset, self.images = dataset, dataset.images
         self.transform = DetectionTransform(preprocessing, augmentation)
         self.seed = seed
         self.plain_from = epochs - augmentation.last_epochs_plain
         self.masks = masks
+        self.drawn = masks or (augmentation.copy_paste > 0 and dataset.has_masks)
+        self.cache = ImageCache([(image.height, image.width) for image in self.images], cache)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,6 +102,7 @@ class DetectionImages(TorchDataset):
         following: int | None = index
         with seeded(self.seed, epoch, index):
             sample = self.transform(read, plain=epoch >= self.plain_from)
+        sample = sample if self.masks else sample._replace(masks=None)
         return sample, str(self.images[index].path), epoch
 
     def read(self, index: int) -> LabelledPixels:
@@ -106,13 +112,13 @@ class DetectionImages(TorchDataset):
             DataError: It cannot be read, or has another size than its labels say.
         """
         image = self.images[index]
-        pixels = load_image(image.path)
+        pixels = self.cache.read(index, lambda: load_image(image.path))
         if pixels.shape[:2] != (image.height, image.width):
             raise DataError(
                 f"{image.path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; "
                 f"its labels are for {image.width} x {image.height}"
             )
-        return labelled(pixels, self.dataset[index].objects, masks=self.masks)
+        return labelled(pixels, self.dataset[index].objects, masks=self.drawn)
 
 
 class ClassifiedImages(TorchDataset):
@@ -285,6 +291,7 @@ def train_loader(
     rank: int = 0,
     world: int = 1,
     masks: bool = False,
+    cache: float | None = 0.0,
 ) -> tuple[DataLoader, EpochOrder]:
     """Return batches to train on, and their order, whose ``epoch`` is to be set before each pass.
 
@@ -299,12 +306,14 @@ def train_loader(
         rank: Number of this process, from 0, where several train together.
         world: Number of processes.
         masks: Whether the masks of objects are wanted, see :class:`DetectionImages`.
+        cache: Most gigabytes of decoded images of a detection dataset to keep; None takes a quarter of what is free.
 
     Raises:
         DataError: There are fewer images than a step needs.
     """
     if isinstance(dataset, DetectionData):
-        samples = DetectionImages(dataset, preprocessing, augmentation, seed=seed, epochs=epochs, masks=masks)
+        settings = {"seed": seed, "epochs": epochs, "masks": masks, "cache": cache}
+        samples = DetectionImages(dataset, preprocessing, augmentation, **settings)
         collate = partial(collate_detection, preprocessing=preprocessing)
     else:
         samples = ClassifiedImages(dataset, preprocessing, augmentation, seed=seed)

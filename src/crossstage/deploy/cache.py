@@ -25,7 +25,7 @@ def exported_file(
     name: str,
     runtime: str,
     *,
-    imgsz: int | None,
+    imgsz: int | tuple[int, int] | None,
     batch: int = 1,
     calibration: Sequence[Tensor] = (),
 ) -> Path:
@@ -35,7 +35,7 @@ def exported_file(
         model: The model with its weights.
         name: The model's name, for the file's header.
         runtime: The name of the backend that is to run it.
-        imgsz: Side of the input in pixels; None for the size the model was trained at.
+        imgsz: Side of the input in pixels, or its height and width; None for the size the model was trained at.
         batch: Images of a pass; more than 1 makes a file that takes any number, as does a model whose input's size
             differs from image to image.
         calibration: Inputs to quantise to int8 by; empty for floats.
@@ -61,7 +61,7 @@ def exported_as(
     name: str,
     format: str,
     *,
-    imgsz: int | None,
+    imgsz: int | tuple[int, int] | None,
     dynamic: bool = False,
     calibration: Sequence[Tensor] = (),
 ) -> Path:
@@ -71,7 +71,7 @@ def exported_as(
         model: The model with its weights.
         name: The model's name, for the file's header.
         format: One of :func:`~crossstage.deploy.backends.formats`.
-        imgsz: Side of the input in pixels; None for the size the model was trained at.
+        imgsz: Side of the input in pixels, or its height and width; None for the size the model was trained at.
         dynamic: Whether the file takes any number of images of any size.
         calibration: Inputs to quantise to int8 by; empty for floats.
 

@@ -64,7 +64,7 @@ def choose(
     model: Model,
     candidates: Mapping[str, Candidate],
     *,
-    imgsz: int | None,
+    imgsz: int | tuple[int, int] | None,
     batch: int,
     threads: int | None,
     precision: Arithmetic,
@@ -78,7 +78,7 @@ def choose(
     Args:
         model: The model.
         candidates: What opens the model in each runtime, by the runtime's name; ``"torch"`` is among them.
-        imgsz: Side of the input in pixels; None for the size the model was trained at.
+        imgsz: Side of the input in pixels, or its height and width; None for the size the model was trained at.
         batch: Images of a pass.
         threads: Number of threads that the candidates use; None if that is left to them.
         precision: What the candidates compute in.

@@ -20,7 +20,7 @@ from crossstage.deploy.exported import first_installed
 from crossstage.deploy.graph import ExportPlan, plan
 from crossstage.deploy.header import ExportHeader
 from crossstage.deploy.sessions import start
-from crossstage.errors import ConfigError, CrossStageError, ExportError, WeightsError
+from crossstage.errors import ConfigError, CrossStageError, ExportError, WeightsError, one_of
 from crossstage.files import whole_file, whole_folder
 from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
@@ -97,7 +97,7 @@ def export(
     start_time = time.perf_counter()
     kind = formats().get(format)
     if kind is None:
-        raise ConfigError(f"format {format!r} is unknown; expected one of {', '.join(formats())}")
+        raise ConfigError(f"format {format!r} is unknown; {one_of(format, formats())}")
     asked: dict[ExportOption, object] = {"dynamic": dynamic, "half": half, "decode": decode, "nms": nms, "int8": calib}
     _check_options(format, model, {option for option, given in asked.items() if given not in (False, None)})
     path = Path(out) if out else Path(name.replace("/", "_").replace(":", "_") + kind.suffix)

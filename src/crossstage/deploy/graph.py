@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
 from crossstage.models.heads.base import Head
 from crossstage.nn.fuse import fuse
+from crossstage.nn.rep import folded_copy, inference_copy
 from crossstage.ops.nms import NMS, for_evaluation
 
 MOST_INSTANCES = 300  # objects that a file with a second stage finds in an image, as many as prediction asks for
@@ -117,7 +117,7 @@ class ExportPlan:
 
     def reference(self) -> tuple[Tensor, ...]:
         """Return what the model itself computes in float32, unfused."""
-        own, given = copy.deepcopy(self.model).cpu().eval(), self.graph
+        own, given = inference_copy(self.model).cpu(), self.graph
         with torch.inference_mode():
             return Graph(own, decode=given.decode, nms=given.nms)(*self.inputs)
 
@@ -156,7 +156,7 @@ def plan(
     """
     known = model.preprocessing
     if known is not None and known.resize == "shortest" and not dynamic:
-        raise ConfigError("the model's input differs in size from image to image; expected dynamic")
+        raise ConfigError("the model's input differs in size from image to image; expected --dynamic (dynamic=True)")
     size = _size(model, imgsz)
     detector = isinstance(model, Detector)
     head = getattr(model, "head", None) if detector else None
@@ -177,7 +177,7 @@ def plan(
         head=None if decode or head is None else StoredHead.of(head),
         nms=model.nms if isinstance(model, Detector) and decode and model.nms != NMS() else None,
     )
-    own = fuse(model) if fused else copy.deepcopy(model)
+    own = fuse(model) if fused else folded_copy(model)
     graph = Graph(own.cpu(), decode=decode, half=half).eval()
     return ExportPlan(header, graph, _noise(size, 2 if dynamic else 1), model)
 
@@ -206,7 +206,7 @@ def _whole(
         nms=nms,
         masks=head.finds_masks,
     )
-    own = fuse(model) if fused else copy.deepcopy(model)
+    own = fuse(model) if fused else folded_copy(model)
     return ExportPlan(header, Graph(own.cpu(), decode=False, nms=nms).eval(), _noise(size, 1), model)
 
 

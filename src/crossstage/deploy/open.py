@@ -18,7 +18,7 @@ from crossstage.deploy.choose import REFERENCE, Candidate, choose
 from crossstage.deploy.exported import ExportedClassifier, ExportedDetector, open_exported
 from crossstage.deploy.reading import is_exported
 from crossstage.deploy.sessions import check_precision, installed
-from crossstage.errors import ConfigError
+from crossstage.errors import ConfigError, one_of
 from crossstage.inference.classify import Classification, ClassPredictor
 from crossstage.inference.model import ClassificationModel, DetectionModel
 from crossstage.inference.predictor import Predictor, class_ids_of
@@ -47,7 +47,7 @@ class Opened:
         runtime: The name of the backend that runs it.
         detector: The detector; None if the model is a classifier.
         classifier: The classifier; None if the model is a detector.
-        imgsz: Side of the input in pixels that it was opened for; None for the model's own.
+        imgsz: Side of the input in pixels, or its height and width, that it was opened for; None for the model's own.
         batch: Images of a pass.
         streams: Passes that are computed side by side.
         message: How the runtime was chosen, for people; empty where there was no choice.
@@ -56,7 +56,7 @@ class Opened:
     runtime: str
     detector: DetectionModel | None = None
     classifier: ClassificationModel | None = None
-    imgsz: int | None = None
+    imgsz: int | tuple[int, int] | None = None
     batch: int = 1
     streams: int = 1
     message: str = ""
@@ -108,7 +108,7 @@ def open_model(
     threads: int | None = None,
     precision: Arithmetic = "fp32",
     compiled: bool = False,
-    imgsz: int | None = None,
+    imgsz: int | tuple[int, int] | None = None,
     batch: int = 1,
     streams: int = 1,
 ) -> Opened:
@@ -128,7 +128,8 @@ def open_model(
         threads: Number of threads to use on a CPU; None leaves it to the runtime.
         precision: What it computes in: ``"bf16"`` where runtime and processor have it.
         compiled: Whether PyTorch compiles the model.
-        imgsz: Side of the input in pixels that the model will be given; None for the size it was trained at.
+        imgsz: Side of the input in pixels, or its height and width, that the model will be given; None for the size it
+            was trained at.
         batch: Images of a pass that the model will be given.
         streams: Passes to compute side by side, which share the threads: on a CPU more images of a folder in a
             second than one after the other, each of them later.
@@ -143,7 +144,7 @@ def open_model(
         if value is not None and value < 1:
             raise ConfigError(f"{option}={value}; expected at least 1")
     if runtime not in (None, AUTO, *runtime_names()):
-        raise ConfigError(f"runtime {runtime!r} is unknown; expected one of {', '.join([AUTO, *runtime_names()])}")
+        raise ConfigError(f"runtime {runtime!r} is unknown; {one_of(runtime, [AUTO, *runtime_names()])}")
     if threads is not None:
         torch.set_num_threads(threads)
     opened: dict[str, Any] = {"imgsz": imgsz, "batch": batch, "streams": streams}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from crossstage.deploy.backends import BACKENDS, runtimes
 from crossstage.deploy.backends.base import Arithmetic
-from crossstage.errors import ConfigError, ExportError
+from crossstage.errors import ConfigError, ExportError, one_of
 from crossstage.machine import cores, has_bf16
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def start(
     """
     backend = BACKENDS.get(runtime)
     if backend is None or backend.runtime is None:
-        raise ConfigError(f"{runtime} runs no files; expected one of {', '.join(runtimes())}")
+        raise ConfigError(f"{runtime} runs no files; {one_of(runtime, runtimes())}")
     if not backend.installed:
         raise ConfigError(f"{runtime} is not installed; try: pip install '{backend.install}'")
     if path.suffix not in backend.runtime.reads:

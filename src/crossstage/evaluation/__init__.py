@@ -7,8 +7,8 @@ from crossstage.evaluation.classification import (
     evaluate_classifier,
     print_classification,
 )
-from crossstage.evaluation.coco import (
-    coco_metrics,
+from crossstage.evaluation.coco import coco_metrics
+from crossstage.evaluation.detection import (
     coco_result,
     coco_results,
     evaluate,

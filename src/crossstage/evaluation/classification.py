@@ -78,7 +78,7 @@ def evaluate_classifier(
     model: ClassificationModel,
     dataset: ClassificationData,
     *,
-    imgsz: int | None = None,
+    imgsz: int | tuple[int, int] | None = None,
     batch: int = 1,
     progress: bool = False,
     model_name: str = "",
@@ -88,7 +88,7 @@ def evaluate_classifier(
     Args:
         model: Any classifier; its classes are matched to the dataset's by name, or by id if it has no names.
         dataset: The images and their labels.
-        imgsz: Side of the input in pixels; None takes the size the model was trained at.
+        imgsz: Side of the input in pixels, or its height and width; None takes the size the model was trained at.
         batch: How many images share a forward pass.
         progress: Whether a progress bar is shown on stderr.
         model_name: The model's name in the report.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from crossstage.data.records import DetectionData
-from crossstage.evaluation.coco import coco_metrics, match_classes, pixels_of, results_of
+from crossstage.evaluation.coco import coco_metrics
+from crossstage.evaluation.detection import match_classes, pixels_of, results_of
 from crossstage.files import write_text
 from crossstage.inference.model import DetectionModel
 from crossstage.inference.predictor import Predictor
@@ -49,7 +50,7 @@ def nms_sweep(
     dataset: DetectionData,
     *,
     thresholds: Sequence[float] = THRESHOLDS,
-    imgsz: int | None = None,
+    imgsz: int | tuple[int, int] | None = None,
     nms: NMS | None = None,
     progress: bool = False,
 ) -> list[SweepRow]:
@@ -59,7 +60,7 @@ def nms_sweep(
         model: Any detector; its classes are matched to the dataset's by name.
         dataset: The images and the boxes that are to be found in them.
         thresholds: Overlaps from 0 to 1 above which the weaker of two boxes goes.
-        imgsz: Side of the input in pixels; None takes the size the model was trained at.
+        imgsz: Side of the input in pixels, or its height and width; None takes the size the model was trained at.
         nms: Which candidates there are and how many detections are kept, None for nearly all; its kind and threshold
             are varied.
         progress: Whether a progress bar is shown on stderr.

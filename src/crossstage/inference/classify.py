@@ -52,7 +52,7 @@ class ClassPredictor:
 
     Args:
         model: Any classifier; a module is put in evaluation mode.
-        imgsz: Side of the input in pixels; None takes the size it was trained at.
+        imgsz: Side of the input in pixels, or its height and width; None takes the size it was trained at.
         top: How many classes to name, the likeliest first.
         batch: Images that share a forward pass.
         streams: Passes that :meth:`predict` computes side by side, which share torch's threads.
@@ -65,14 +65,15 @@ class ClassPredictor:
         self,
         model: ClassificationModel,
         *,
-        imgsz: int | None = None,
+        imgsz: int | tuple[int, int] | None = None,
         top: int = 5,
         batch: int = 1,
         streams: int = 1,
     ) -> None:
         if model.preprocessing is None:
             raise ConfigError("the classifier has no preprocessing, as before training; expected trained weights")
-        if min(top, batch, streams) < 1 or (imgsz is not None and imgsz < 1):
+        sides = (imgsz,) if isinstance(imgsz, int) else imgsz or ()
+        if min(top, batch, streams, *sides) < 1:
             raise ConfigError(f"top={top}, batch={batch}, streams={streams}, imgsz={imgsz}; expected at least 1")
         self.model, self.top, self.batch, self.streams = model, top, batch, streams
         if isinstance(model, torch.nn.Module):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossstage.errors import DataError
+from crossstage.files import whole_file
 from crossstage.inference.images import Pixels
 
 if TYPE_CHECKING:
@@ -36,14 +39,28 @@ def draw(image: Pixels, detections: Detections) -> Pixels:
     return label.annotate(drawn, detections, labels)
 
 
-def sheet(tiles: Sequence[Pixels], columns: int = 4, side: int = 320) -> Image.Image:
-    """Lay images in rows, each scaled to fit a square, on white.
+def write_sheet(path: Path, tiles: Sequence[Pixels], side: int = 320) -> None:
+    """Write images in rows, each scaled to fit a square, on white, in the format that the file's ending says.
 
     Args:
+        path: The file to write.
         tiles: Images ``(H, W, 3)`` RGB uint8, at least one.
-        columns: The most images in a row.
         side: Side of each square in pixels.
+
+    Raises:
+        DataError: The file cannot be written, or its ending is of no format.
     """
+    from PIL import Image
+
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise DataError(
+            f"{path}: expected the name of an image, which ends with .png, .jpg or another format's letters"
+        )
+    with whole_file(path) as temporary:
+        _sheet(tiles, side).save(temporary, quality=88)
+
+
+def _sheet(tiles: Sequence[Pixels], side: int, columns: int = 4) -> Image.Image:
     from PIL import Image
 
     page = Image.new("RGB", (min(columns, len(tiles)) * side, -(-len(tiles) // columns) * side), "white")

@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossstage.errors import ConfigError, DataError
+from crossstage.errors import ConfigError, DataError, did_you_mean
 from crossstage.inference.model import DetectionModel
 from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side, side_threads
 from crossstage.inference.preprocessing import prepare, stack
@@ -293,9 +292,8 @@ def _class_id(name: str | int, class_names: Sequence[str]) -> int:
         return class_names.index(name)
     if str(name).isdecimal() and 0 <= int(name) < len(class_names):
         return int(name)
-    close = get_close_matches(str(name), class_names, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"expected a name or 0 to {len(class_names) - 1}"
-    raise ConfigError(f"class {name!r} is unknown to the model; {hint}")
+    hint = did_you_mean(str(name), class_names) or f"; expected a name or 0 to {len(class_names) - 1}"
+    raise ConfigError(f"class {name!r} is unknown to the model{hint}")
 
 
 def _masks(grids: Tensor, boxes_xyxy: Tensor, size: tuple[int, int]) -> NDArray[np.bool_] | CompactMask:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossstage.inference.images import Pixels
-from crossstage.structures import Colour, Placement, Preprocessing
+from crossstage.structures import Colour, Placement, Preprocessing, Resample
 
 
 def place(image_size: tuple[int, int], preprocessing: Preprocessing) -> Placement:
@@ -34,7 +34,7 @@ def place(image_size: tuple[int, int], preprocessing: Preprocessing) -> Placemen
     elif preprocessing.resize == "stretch":
         resized = rows, columns
     elif preprocessing.resize == "crop":
-        ratio = max(rows / height, columns / width)
+        ratio = max(rows / height, columns / width) / preprocessing.crop
         resized = max(rows, round(height * ratio)), max(columns, round(width * ratio))
     elif rows * width < columns * height:  # whole numbers, as in Darknet: a float ratio can lose the last row
         resized = rows, max(1, width * rows // height)
@@ -135,7 +135,7 @@ def stack(images: Sequence[Tensor], preprocessing: Preprocessing) -> Tensor:
 def _resized(image: Pixels, size: tuple[int, int], preprocessing: Preprocessing) -> Tensor:
     """Return ``(3, *size)`` float32 of bytes, from 0 to 255 but for rounding."""
     resampling = preprocessing.resampling
-    return _aligned(image, size) if resampling == "corners" else _between_areas(image, size, resampling == "smooth")
+    return _aligned(image, size) if resampling == "corners" else _between_areas(image, size, resampling)
 
 
 def _to_unit(pixels: Tensor) -> Tensor:
@@ -143,11 +143,12 @@ def _to_unit(pixels: Tensor) -> Tensor:
     return pixels.div_(255).clamp_(0, 1)
 
 
-def _between_areas(image: Pixels, size: tuple[int, int], smooth: bool) -> Tensor:
-    """Resize between areas of pixels, smoothed where the image shrinks if it is to be."""
+def _between_areas(image: Pixels, size: tuple[int, int], resampling: Resample) -> Tensor:
+    """Resize between areas of pixels, smoothed where the image shrinks unless that is to stay sharp."""
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1).unsqueeze(0).float()
     if size != image.shape[:2]:
-        pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=smooth)
+        mode = "bicubic" if resampling == "cubic" else "bilinear"
+        pixels = F.interpolate(pixels, size=size, mode=mode, align_corners=False, antialias=resampling != "sharp")
     return pixels[0]
 
 

@@ -36,6 +36,8 @@ def _errors_about(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except BrokenPipeError:
+        raise
     except (OSError, av.error.FFmpegError) as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
 

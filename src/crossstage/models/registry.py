@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
-from crossstage.errors import ConfigError
+from crossstage.errors import ConfigError, did_you_mean
 from crossstage.models.backbones import BACKBONES, BackboneConfig, build_backbone
 from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
@@ -66,8 +65,7 @@ def _changed(row: Row, overrides: Mapping[str, Any], name: str) -> Row:
     changes: dict[str, dict[str, Any]] = {}
     for key, value in overrides.items():
         if key not in owners:
-            close = get_close_matches(key, owners, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(sorted(owners))}"
+            hint = did_you_mean(key, owners) or f"; expected one of {', '.join(sorted(owners))}"
             raise ConfigError(f"{name} has no setting {key!r}{hint}")
         if len(owners[key]) > 1:
             several = " and its ".join(part or "row" for part in owners[key])
@@ -162,9 +160,8 @@ def find(name: str) -> Entry:
     """
     if entry := lookup(name):
         return entry
-    close = get_close_matches(name.lower().replace("-", "_"), REGISTRY, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else "`crossstage models` lists what there is"
-    raise ConfigError(f"model {name!r} is unknown; {hint}")
+    hint = did_you_mean(name.lower().replace("-", "_"), REGISTRY) or "; `crossstage models` lists what there is"
+    raise ConfigError(f"model {name!r} is unknown{hint}")
 
 
 def default_spec(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from crossstage.errors import ConfigError
+from crossstage.errors import ConfigError, one_of
 
 LEAKY_SLOPE = 0.1  # Darknet's; torch defaults to 0.01
 
@@ -37,4 +37,4 @@ def activation(name: str) -> nn.Module:
     try:
         return ACTIVATIONS[name]()
     except KeyError:
-        raise ConfigError(f"activation {name!r} is unknown; expected one of {', '.join(ACTIVATIONS)}") from None
+        raise ConfigError(f"activation {name!r} is unknown; {one_of(name, ACTIVATIONS)}") from None

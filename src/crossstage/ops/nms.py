@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from crossstage.errors import ConfigError
+from crossstage.errors import ConfigError, one_of
 from crossstage.structures import Instances
 
 MAX_CANDIDATES = 30_000  # boxes that enter suppression, best first: bounds its time at thresholds near 0
@@ -47,7 +47,7 @@ class NMS:
             if not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
                 raise ConfigError(f"{option}={value}; expected a number from 0 to 1")
         if self.kind not in get_args(NMSKind):
-            raise ConfigError(f"nms={self.kind!r}; expected one of {', '.join(get_args(NMSKind))}")
+            raise ConfigError(f"nms={self.kind!r}; {one_of(self.kind, get_args(NMSKind))}")
         if not isinstance(self.max_detections, int) or self.max_detections < 1:
             raise ConfigError(f"max_detections={self.max_detections}; expected a whole number of at least 1")
 

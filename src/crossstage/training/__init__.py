@@ -3,7 +3,7 @@
 from crossstage.training.options import TrainOptions, load_recipe, recipe_names
 from crossstage.training.run import TrainResult
 from crossstage.training.signals import Interrupted
-from crossstage.training.start import options_of, result_of, resume, train
+from crossstage.training.start import options_of, plan_of, result_of, resume, train
 
 __all__ = [
     "Interrupted",
@@ -11,6 +11,7 @@ __all__ = [
     "TrainResult",
     "load_recipe",
     "options_of",
+    "plan_of",
     "recipe_names",
     "result_of",
     "resume",

@@ -25,13 +25,13 @@ from crossstage.evaluation.plots import (
     precision_recall,
     save,
 )
-from crossstage.files import whole_file, write_text
-from crossstage.inference.drawing import draw, sheet
+from crossstage.files import write_text
+from crossstage.inference.drawing import draw, write_sheet
 from crossstage.inference.images import Pixels, load_image
 from crossstage.machine import processor
 from crossstage.models.spec import ModelSpec
 from crossstage.training.checkpoint import Progress
-from crossstage.training.options import TrainOptions
+from crossstage.training.options import RunOptions
 from crossstage.training.tasks import Scores
 from crossstage.version import __version__
 
@@ -50,7 +50,7 @@ def write_metrics(path: Path, history: Sequence[dict[str, float]]) -> None:
 
 
 def write_artefacts(
-    folder: Path, spec: ModelSpec, options: TrainOptions, progress: Progress, val: Dataset, scores: Scores
+    folder: Path, spec: ModelSpec, options: RunOptions, progress: Progress, val: Dataset, scores: Scores
 ) -> None:
     """Write report, curves, confusion matrix, sample predictions and model card of the best weights."""
     names = val.class_names
@@ -79,8 +79,7 @@ def sample_images(path: Path, dataset: Dataset, scores: Scores) -> None:
         if isinstance(dataset, DetectionData)
         else _classification_tiles(dataset, scores)
     )
-    with whole_file(path) as temporary:
-        sheet(tiles, side=TILE).save(temporary, "JPEG", quality=88)
+    write_sheet(path, tiles, TILE)
 
 
 def _spread(count: int) -> list[int]:
@@ -132,7 +131,7 @@ def _percent(value: float | None) -> str:
 
 
 def _card(
-    spec: ModelSpec, options: TrainOptions, progress: Progress, scores: Scores, rows: Sequence[Sequence[str]]
+    spec: ModelSpec, options: RunOptions, progress: Progress, scores: Scores, rows: Sequence[Sequence[str]]
 ) -> str:
     """Return a model card: what it is, how good, how it was made, how to use it."""
     assert spec.preprocessing
@@ -164,7 +163,7 @@ The licence of these weights is yours to state; mind that of the training data a
 """
 
 
-def _machine(options: TrainOptions) -> str:
+def _machine(options: RunOptions) -> str:
     if torch.cuda.is_available() and options.accelerator != "cpu":
         return f"{options.world} x {torch.cuda.get_device_name()}"
     return f"{torch.get_num_threads()} threads of a CPU ({processor()})"

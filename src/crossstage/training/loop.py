@@ -8,6 +8,7 @@ So a training that was killed and goes on from a checkpoint ends bit for bit as 
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -21,13 +22,15 @@ from torch.utils.data import DataLoader
 from crossstage.data.loading import Batch, EpochOrder
 from crossstage.errors import TrainingError
 from crossstage.training.checkpoint import Progress
-from crossstage.training.options import TrainOptions
+from crossstage.training.options import RunOptions
+from crossstage.training.plan import Pace
 from crossstage.training.reporting import Reporter, loss_note
 from crossstage.training.schedule import MovingAverage, freeze_batch_norm, rate_factor
 from crossstage.training.signals import Interrupted, StopRequests
 from crossstage.training.tasks import Scores, Task
 
 SHOWN_FILES = 8
+FIRST_STEPS = 2  # which are slower than those that follow
 SAVE_BEFORE_SCORING = 1.0  # minutes of work that a kill during the measurement would cost
 
 
@@ -61,7 +64,7 @@ class Loop:
         batches: Any,
         order: EpochOrder,
         val: DataLoader,
-        options: TrainOptions,
+        options: RunOptions,
         progress: Progress,
         reporter: Reporter,
         save: Callable[[], None],
@@ -137,6 +140,42 @@ class Loop:
             progress.parts[name] = progress.parts.get(name, 0.0) + part
         return parts
 
+    def pace(self, seconds: float) -> Pace:
+        """Train for some seconds to see how fast that is, and measure on some of the val images; nothing is kept.
+
+        Args:
+            seconds: The least time to train for.
+        """
+        took: list[float] = []
+        self.order.epoch = self.order.first_step = 0
+        self.model.train()
+        freeze_batch_norm(self.model)
+        for group in _groups(self.batches, self.options.accumulate):
+            began = time.monotonic()
+            self._step(group)
+            took.append(time.monotonic() - began)
+            if len(took) > FIRST_STEPS and sum(took) > seconds:
+                break
+        model = self.kept
+        model.eval()
+        looked, began = 0, time.monotonic()
+        with torch.no_grad():
+            for batch in self.val:
+                images = batch.images.to(self.fabric.device, memory_format=torch.channels_last)
+                with self.fabric.autocast():
+                    self.task.find(model, batch._replace(images=images))
+                looked += 1
+                if time.monotonic() - began > seconds / 2:
+                    break
+        spent = time.monotonic() - began
+        step = statistics.fmean(took[FIRST_STEPS:] or took)
+        return Pace(step, spent * len(self.val) / max(1, looked))
+
+    @property
+    def kept(self) -> Any:
+        """The model that is measured and kept: the averaged one if there is one, else the one that Fabric set up."""
+        return self.model if self.average is None else self.average.module
+
     @property
     def inner(self) -> nn.Module:
         """The model itself, without what Fabric wrapped around it."""
@@ -145,8 +184,7 @@ class Loop:
         return inner
 
     def _rate(self) -> float:
-        assert self.options.lr is not None
-        return self.options.lr * rate_factor(self.progress.step, self.total_steps, self.options)
+        return self.options.peak_lr * rate_factor(self.progress.step, self.total_steps, self.options)
 
     def _clip(self) -> bool:
         """Scale the gradients down; return whether they are finite, as far as mixed precision wants them to be."""
@@ -215,7 +253,7 @@ class Loop:
     @torch.no_grad()
     def score(self, stop: StopRequests | None = None) -> Scores | None:
         """Score the averaged model, or the model itself; the first process gets the scores."""
-        model = self.average.module if self.average is not None else self.model
+        model = self.kept
         model.eval()
         if self.fabric.world_size > 1:  # norms have seen other images in each process; those of the first count
             for buffer in model.buffers():

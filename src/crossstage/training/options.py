@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
 from crossstage.data.augment import Augmentation
 from crossstage.data.faults import OnBadLabel
-from crossstage.errors import ConfigError, did_you_mean
+from crossstage.errors import ConfigError, did_you_mean, one_of
 from crossstage.files import read_yaml
 from crossstage.nn import Partial
 from crossstage.structures import Resize
@@ -23,14 +25,19 @@ RECIPES = Path(__file__).parent / "recipes"
 class TrainOptions:
     """The options of a training.
 
+    What is None follows from the data and the start, see :mod:`~crossstage.training.plan`.
+
     Attributes:
         model: Where to start: a model's name (random weights), a name with a tag (its weights), a model file, the
             folder of a run, or a network of another library ("timm:cspresnet50.ra_in1k"), whose weights are fetched.
-        backbone: A trained classifier, named as ``model`` is, whose weights the backbone of a detector starts with.
-        data: The dataset, see :func:`crossstage.data.find.find_data`.
-        format: Its format, where it is not recognised.
+        data: The dataset: a COCO json or folder, a VOC folder, a YOLO data.yaml, PNG masks, class folders, parquet, or
+            a dataset YAML.
+        backbone: Weights that the backbone of a detector starts with: those of a trained classifier, or of a detector
+            on that backbone, named as ``model`` is.
+        format: The dataset's format, where it is not recognised.
         epochs: Passes over the training images.
-        imgsz: Side of the input in pixels; None takes the model's.
+        minutes: Time that the training is to take, measurements included; it chooses the epochs.
+        imgsz: Side of the input in pixels, or its height and width.
         resize: How images fit it; None takes the model's, or for a new classifier "crop".
         batch: Images in an optimisation step, over all devices and accumulated passes.
         accumulate: Passes whose gradients are added up for a step.
@@ -39,17 +46,27 @@ class TrainOptions:
         seed: Decides everything that is random.
         act: Another activation for the whole network, such as "mish" (the "omega" recipes).
         partial: How the stages of the network, or of a detector's backbone, are made partial; None for the plain one.
-        optimizer: "sgd" (with Nesterov's momentum off, as in Darknet) or "adamw".
-        lr: Learning rate; None takes 0.002 for detectors, 0.1 for classifiers with sgd, and 0.001 with adamw.
+        optimizer: "sgd" or "adamw".
+        lr: Learning rate.
+        nominal_batch: Images in a step that ``lr`` is meant for: the rate is multiplied by the batch over it. None
+            takes ``lr`` as it is.
         momentum: The momentum of sgd.
+        nesterov: Whether it is Nesterov's; Darknet's is not.
         weight_decay: The decay of weights; norms and biases have none.
-        schedule: How the learning rate falls: "cosine", "poly" (the remaining share of the training to the fourth
-            power), "step" (times 0.1 at each of ``steps``) or "constant".
+        schedule: How the learning rate falls: "cosine", "flat_cosine" (a cosine over the second half, RTMDet),
+            "linear", "poly" (the remaining share of the training to the fourth power), "step" (times 0.1 at each of
+            ``steps``) or "constant".
         steps: Shares of the training after which "step" lowers the rate.
-        final_lr: Share of the rate that "cosine" ends at.
-        burn_in: Steps in which the rate rises from 0, to the power of ``burn_in_power``.
-        burn_in_power: Darknet's is 4.
+        final_lr: Share of the rate that "cosine", "flat_cosine" and "linear" end at.
+        flat_end: Share of the training, at its end, in which they have arrived there (YOLOX).
+        burn_in: Steps in which the rate rises from 0; never more than a tenth of the training.
+        burn_in_epochs: The same in epochs, instead of ``burn_in``.
+        burn_in_power: The rate rises to this power; Darknet's is 4, YOLOX's 2.
         ema: Decay of the moving average of the weights that is measured and kept; 0 keeps the weights themselves.
+        ema_ramp: Steps over which that decay comes in: it is multiplied by ``1 - exp(-step / ema_ramp)``. 0 bounds it
+            by ``(1 + step) / (10 + step)`` instead.
+        norm_momentum: Least share of the newest batch in the running statistics of batch norms, in (0, 1]; None leaves
+            the model's own.
         clip: Gradients are scaled down to this norm; 0 leaves them.
         precision: "32", "bf16" or "16" (mixed).
         multi_scale: Input sizes vary by up to this share, every ten steps.
@@ -65,85 +82,108 @@ class TrainOptions:
         sample_every: Epochs between images of what the model predicts; 0 draws none.
         checkpoint_minutes: Most minutes between two checkpoints, which are written at the end of each epoch, too.
         workers: Processes that prepare images, on each device; None takes what the processor offers, up to 8.
+        cache: Most gigabytes of decoded images that are kept in memory; None takes up to a quarter of what is free, 0
+            reads each image anew.
         accelerator: "auto", "cpu", "cuda" or "mps".
         devices: Devices of this machine.
         nodes: Machines; they are started by torchrun or SLURM.
         strategy: "auto", "ddp" or "fsdp".
-        augment: What happens to training images.
-        loss: Other values for settings of the loss of a detector's head, such as ``{"box_gain": 5}``; which there are
-            is said by the head's row, for the YOLO head by :class:`~crossstage.models.heads.yolo.YoloLossConfig`.
+        augment: What happens to training images; a mapping changes the plan's.
+        loss: Other values for settings of the loss of a detector's head, such as ``{"box_gain": 5}``. Each head has
+            its own; ``crossstage train --help`` lists those of the package's heads.
+        plain_loss: The same for the last ``augment.last_epochs_plain`` epochs, on top of ``loss``.
 
     Raises:
         ConfigError: A value is out of range.
     """
 
-    model: str
-    data: str
+    model: str | None = None
+    data: str = ""
     backbone: str | None = None
     format: str | None = None
-    epochs: int = 100
-    imgsz: int | None = None
+    epochs: int | None = None
+    minutes: float | None = None
+    imgsz: int | tuple[int, int] | None = None
     resize: Resize | None = None
-    batch: int = 16
+    batch: int | None = None
     accumulate: int = 1
     name: str | None = None
     out: str = "runs"
     seed: int = 0
     act: str | None = None
     partial: Partial | Literal["published"] | None = "published"
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] | None = None
     lr: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 0.0005
-    schedule: Literal["cosine", "poly", "step", "constant"] = "cosine"
+    nominal_batch: int | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    weight_decay: float | None = None
+    schedule: Literal["cosine", "flat_cosine", "linear", "poly", "step", "constant"] | None = None
     steps: tuple[float, ...] = (0.8, 0.9)
-    final_lr: float = 0.01
-    burn_in: int = 100
+    final_lr: float | None = None
+    flat_end: float = 0.0
+    burn_in: int | None = None
+    burn_in_epochs: float | None = None
     burn_in_power: float = 1.0
-    ema: float = 0.999
+    ema: float | None = None
+    ema_ramp: float = 0.0
+    norm_momentum: float | None = None
     clip: float = 10.0
     precision: Literal["32", "bf16", "16"] = "32"
-    multi_scale: float = 0.0
+    multi_scale: float | None = None
     freeze_backbone: bool = False
     class_weights: Literal["none", "balanced"] = "none"
-    label_smoothing: float = 0.0
-    fit_anchors: bool = False
+    label_smoothing: float | None = None
+    fit_anchors: bool | None = None
     patience: int = 0
     on_nan: Literal["stop", "skip"] = "stop"
     on_bad_label: OnBadLabel = "refuse"
-    val_every: int = 1
+    val_every: int | None = None
     sample_every: int = 10
     checkpoint_minutes: float = 10.0
     workers: int | None = None
+    cache: float | None = None
     accelerator: str = "auto"
     devices: int = 1
     nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    augment: Augmentation = field(default_factory=Augmentation)
+    augment: Augmentation | Mapping[str, Any] | None = None
     loss: Mapping[str, Any] = field(default_factory=dict)
+    plain_loss: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "accumulate", "devices", "nodes", "val_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
-        positive = ("burn_in", "clip", "weight_decay", "patience", "sample_every", "checkpoint_minutes", "seed")
-        for name in positive:
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("momentum", "ema", "final_lr", "label_smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 to 1")
-        if not 0 <= self.multi_scale < 1:
-            raise ConfigError(f"multi_scale is {self.multi_scale}; expected 0 to below 1")
-        if self.lr is not None and not 0 < self.lr <= 100:
-            raise ConfigError(f"lr is {self.lr}; expected more than 0")
+        for name, known in _choices().items():
+            if (value := getattr(self, name)) is not None and value not in known:
+                raise ConfigError(f"{name} is {value!r}; {one_of(value, known)}")
+        self._check_ranges()
         if not all(0 < step < 1 for step in self.steps):
             raise ConfigError(f"steps are {self.steps}; expected shares of the training, between 0 and 1")
         shared = self.devices * self.nodes * self.accumulate
-        if self.batch % shared:
+        if self.batch is not None and self.batch % shared:
             raise ConfigError(f"batch is {self.batch}; expected a multiple of {shared} (devices x nodes x accumulate)")
         if self.strategy == "fsdp" and self.ema:
             raise ConfigError("fsdp keeps no moving average of the weights; expected ema=0")
+        if isinstance(self.augment, Mapping):
+            changed(Augmentation(), self.augment)
+
+    def _check_ranges(self) -> None:
+        for names, low, high in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not low <= value <= high:
+                    expected = (
+                        f"{low:g} to {high:g}" if math.isfinite(high) else "0 or more" if not low else "at least 1"
+                    )
+                    raise ConfigError(f"{name} is {value}; expected {expected}")
+        for name in ("lr", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} is {value}; expected more than 0")
+        if self.multi_scale is not None and not 0 <= self.multi_scale < 1:
+            raise ConfigError(f"multi_scale is {self.multi_scale}; expected 0 to below 1")
+        sides = self.imgsz if isinstance(self.imgsz, tuple) else (self.imgsz or 1,)
+        if len(sides) > 2 or not all(side >= 1 for side in sides):
+            raise ConfigError(f"imgsz is {self.imgsz}; expected one side, or height and width")
 
     @property
     def world(self) -> int:
@@ -161,19 +201,21 @@ class TrainOptions:
         Raises:
             ConfigError: A key is unknown or missing, or a value does not fit.
         """
-        known = {entry.name for entry in fields(cls)}
+        known = {entry.name for entry in fields(TrainOptions)}
         unknown = set(content) - known
         if unknown:
             raise ConfigError(f"{where}: unknown option {sorted(unknown)[0]!r}")
         try:
-            nested: dict[str, Any] = {
-                "augment": Augmentation(**content.get("augment") or {}),
-                "loss": dict(content.get("loss") or {}),
-            }
+            nested: dict[str, Any] = {name: dict(content.get(name) or {}) for name in ("loss", "plain_loss")}
+            nested["steps"] = tuple(content.get("steps", cls.steps))
+            if content.get("augment") is not None:
+                nested["augment"] = _augmentation(content["augment"], where)
             if isinstance(content.get("partial"), dict):
                 nested["partial"] = Partial(**content["partial"])
-            steps = tuple(content.get("steps", cls.steps))
-            return cls(**{**content, **nested, "steps": steps})
+            if isinstance(content.get("imgsz"), (list, tuple)):
+                sides = tuple(content["imgsz"])
+                nested["imgsz"] = sides[0] if len(sides) == 1 else sides
+            return TrainOptions(**{**content, **nested})
         except TypeError as error:
             raise ConfigError(f"{where}: {error}") from None
 
@@ -183,21 +225,146 @@ class TrainOptions:
 
         Args:
             recipe: A file, or the name of one in the package, see :func:`recipe_names`.
-            **changes: Options, ``model`` and ``data`` at least.
+            **changes: Options, such as ``model`` and ``data``.
 
         Raises:
             ConfigError: There is no such recipe, or an option does not fit.
         """
-        return replace(cls.from_mapping({"model": "", "data": "", **load_recipe(recipe)}, str(recipe)), **changes)
+        return replace(TrainOptions.from_mapping(completed(load_recipe(recipe)), str(recipe)), **changes)
 
     @classmethod
     def from_yaml(cls, path: Path) -> TrainOptions:
-        """Read options that :meth:`to_yaml` wrote.
+        """Read options that :meth:`to_yaml` wrote, of this version or an earlier one.
 
         Raises:
             ConfigError: The file cannot be read or is no such thing.
         """
-        return cls.from_mapping(load_recipe(path), str(path))
+        return TrainOptions.from_mapping(completed(load_recipe(path)), str(path))
+
+
+_MISSING: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(TrainOptions):
+    """The options of a run, of which none is open any more; see :class:`TrainOptions`."""
+
+    model: str = _MISSING
+    epochs: int = _MISSING
+    batch: int = _MISSING
+    optimizer: Literal["sgd", "adamw"] = _MISSING
+    lr: float = _MISSING
+    momentum: float = _MISSING
+    nesterov: bool = _MISSING
+    weight_decay: float = _MISSING
+    schedule: Literal["cosine", "flat_cosine", "linear", "poly", "step", "constant"] = _MISSING
+    final_lr: float = _MISSING
+    burn_in: int = _MISSING
+    ema: float = _MISSING
+    multi_scale: float = _MISSING
+    label_smoothing: float = _MISSING
+    fit_anchors: bool = _MISSING
+    val_every: int = _MISSING
+    augment: Augmentation = _MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if missing := [name for name in OPEN if getattr(self, name) is None]:
+            raise ConfigError(f"{missing[0]} is open; expected the options of a plan")
+
+    @classmethod
+    def plain(cls, model: str, data: str = "", **given: Any) -> RunOptions:
+        """Return options without a plan: what is not given is :data:`METHOD`'s.
+
+        Raises:
+            ConfigError: A value is out of range.
+        """
+        lengths = {"epochs": 100, "batch": 16, "lr": 0.002, "val_every": 1, "augment": Augmentation()}
+        return cls(**{**METHOD, **lengths, **given, "model": model, "data": data})
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate between burn-in and fall: ``lr``, scaled by the batch if it is meant for another one."""
+        return self.lr * self.batch / self.nominal_batch if self.nominal_batch else self.lr
+
+    @property
+    def plain_from(self) -> int:
+        """The first of the last epochs, counted from 0, which are without mosaic, mixup, cutmix and copied objects."""
+        return self.epochs - self.augment.last_epochs_plain
+
+
+OPEN = tuple(RunOptions.__annotations__)
+"""Names of the options that a plan chooses where they are None."""
+
+METHOD: dict[str, Any] = {
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.0005,
+    "schedule": "cosine",
+    "final_lr": 0.01,
+    "burn_in": 100,
+    "ema": 0.999,
+    "multi_scale": 0.0,
+    "label_smoothing": 0.0,
+    "fit_anchors": False,
+}
+"""What a file that describes a whole method leaves open is this; it was the default of all trainings until 0.1.0."""
+
+_RANGES: tuple[tuple[tuple[str, ...], float, float], ...] = (
+    (("epochs", "batch", "accumulate", "devices", "nodes", "val_every", "nominal_batch"), 1, math.inf),
+    (("burn_in", "burn_in_epochs", "burn_in_power", "clip", "weight_decay", "patience", "seed"), 0, math.inf),
+    (("sample_every", "checkpoint_minutes", "ema_ramp", "cache"), 0, math.inf),
+    (("momentum", "ema", "final_lr", "flat_end", "label_smoothing", "norm_momentum"), 0, 1),
+    (("lr",), 0, 100),
+)
+
+
+def completed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a file, with plain values for what it leaves open if it describes a whole method.
+
+    A file that names the optimiser does: every published recipe, and the options of every run. Its meaning then depends
+    on nothing but what it says; sizes, epochs and the like still follow from the data where it leaves them open.
+    """
+    if content.get("optimizer") is None:
+        return dict(content)
+    filled = {**METHOD, **{name: value for name, value in content.items() if value is not None or name not in METHOD}}
+    return {**filled, "augment": asdict(changed(Augmentation(), content.get("augment") or {}))}
+
+
+def changed(augmentation: Augmentation, changes: Mapping[str, Any]) -> Augmentation:
+    """Return an augmentation in which some values differ.
+
+    Raises:
+        ConfigError: There is no such value, or it is out of range.
+    """
+    known = [entry.name for entry in fields(Augmentation)]
+    if unknown := [name for name in changes if name not in known]:
+        raise ConfigError(f"augment has no {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+    tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    return replace(augmentation, **tuples)
+
+
+def _augmentation(content: Augmentation | Mapping[str, Any], where: str) -> Augmentation | Mapping[str, Any]:
+    """Return what a file or command line says of it: all values, or some that change the plan's."""
+    if isinstance(content, Augmentation):
+        return content
+    try:
+        whole = changed(Augmentation(), content)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return whole if {entry.name for entry in fields(Augmentation)} <= set(content) else dict(content)
+
+
+@cache
+def _choices() -> dict[str, tuple[str, ...]]:
+    """Return the words that an option takes, of those that take one of some words."""
+    found = {}
+    for name, hint in get_type_hints(TrainOptions).items():
+        literals = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+        if literals and name != "partial":
+            found[name] = get_args(literals[0])
+    return found
 
 
 def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
@@ -229,15 +396,6 @@ def recipe_path(name_or_path: str | Path) -> Path:
 def recipe_names() -> list[str]:
     """List the recipes in the package."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def with_lr(options: TrainOptions, task: str) -> TrainOptions:
-    """Return the options with the task's learning rate where none is given."""
-    if options.lr is not None:
-        return options
-    if options.optimizer == "adamw":
-        return replace(options, lr=0.001)
-    return replace(options, lr=0.002 if task == "detect" else 0.1)
 
 
 def _plain(value: Any) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,32 @@ from lightning.fabric.strategies.strategy import Strategy
 from torch import nn
 
 from crossstage.data.anchors import fit_anchors, scaled_sizes
-from crossstage.data.find import find_data, training_parts
 from crossstage.data.loading import train_loader, val_loader
 from crossstage.data.records import ClassificationData, Dataset, DetectionData
 from crossstage.errors import ConfigError, DataError, TrainingError, WeightsError
+from crossstage.machine import cores
 from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
 from crossstage.models.heads.base import Head, HeadConfig, changes
 from crossstage.models.spec import Provenance
 from crossstage.training.artefacts import sample_images, write_artefacts, write_metrics
 from crossstage.training.checkpoint import Progress, WholeFiles
+from crossstage.training.facts import TrainingData, read_data
 from crossstage.training.loop import Loop
 from crossstage.training.memory import keep_freed_memory
-from crossstage.training.options import TrainOptions, with_lr
+from crossstage.training.options import RunOptions, TrainOptions
+from crossstage.training.plan import Pace, as_they_stand
 from crossstage.training.reporting import Reporter
-from crossstage.training.schedule import MovingAverage, build_optimizer, freeze
+from crossstage.training.schedule import MovingAverage, build_optimizer, freeze, hasten_batch_norm
 from crossstage.training.tasks import ClassificationTask, DetectionTask, Scores, Task
 from crossstage.weights.model_file import read_model, write_model
 from crossstage.weights.starting import Started, start_model
 
-CONFIG, STATE, BEST, LAST = "config.yaml", "state.ckpt", "best.safetensors", "last.safetensors"
+CONFIG, PLAN, STATE = "config.yaml", "plan.json", "state.ckpt"
+BEST, LAST = "best.safetensors", "last.safetensors"
 MOST_WORKERS = 8
+CORES_FOR_A_WORKER = 4  # of a training on the CPU, where the network takes most of the time
+PACED_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,20 @@ class TrainResult:
     history: list[dict[str, float]]
 
 
-def run_training(options: TrainOptions, folder: Path, *, going_on: bool = False, quiet: bool = False) -> TrainResult:
+def run_training(
+    options: TrainOptions,
+    folder: Path,
+    *,
+    data: TrainingData | None = None,
+    going_on: bool = False,
+    quiet: bool = False,
+) -> TrainResult:
     """Train in this process, as one of however many there are.
 
     Args:
-        options: The options of the training.
+        options: The options of the training, of which none is open.
         folder: The folder of the run; the first process's counts, which alone writes there.
+        data: The data, if it has been read.
         going_on: Continue from the folder's checkpoint.
         quiet: Print the result alone.
 
@@ -71,28 +84,52 @@ def run_training(options: TrainOptions, folder: Path, *, going_on: bool = False,
     """
     fabric = _fabric(options)
     fabric.launch()
-    run = _Run(fabric, options, Path(fabric.broadcast(str(folder))), quiet=quiet)
+    data = data or read_data(options)
+    chosen = as_they_stand(options, data.task)
+    run = _Run(fabric, chosen, data, Path(fabric.broadcast(str(folder))), quiet=quiet)
     return run.train(going_on=going_on)
 
 
-class _Run:
-    """Model, data, loop and files of one training."""
+def pace_of(options: RunOptions, data: TrainingData) -> Pace:
+    """Measure how fast a training is on this machine, which takes some seconds; nothing of it is kept.
 
-    def __init__(self, fabric: Fabric, options: TrainOptions, folder: Path, *, quiet: bool = False) -> None:
-        self.fabric, self.folder = fabric, folder
-        source = find_data(options.data, options.format)
-        options = with_lr(options, source.task)
-        self.reporter = Reporter(folder if fabric.is_global_zero else None, options.epochs, quiet=quiet)
-        train, val, description = training_parts(source, on_bad_label=options.on_bad_label, seed=options.seed)
-        assert train.data is not None
-        assert val.data is not None
-        self.train_data, self.val_data = train.data, val.data
-        self.options = options
+    Of several devices, one does its share of the batch.
+
+    Raises:
+        CrossStageError: See :func:`crossstage.training.train`.
+    """
+    share = max(options.accumulate, options.batch // options.world)
+    alone = replace(options, devices=1, nodes=1, strategy="auto", batch=share, on_nan="skip")
+    run = _Run(_fabric(alone), alone, data, None)
+    loop, _ = run.loop(Progress(), save=lambda: None, finished=lambda *_: None)
+    return loop.pace(PACED_SECONDS)
+
+
+class _Run:
+    """Model, data, loop and files of one training.
+
+    Args:
+        fabric: Devices and processes.
+        options: The options of the training.
+        data: What it trains on and is measured on.
+        folder: The folder of the run; None for one that leaves nothing behind.
+        quiet: Print the result alone.
+    """
+
+    def __init__(
+        self, fabric: Fabric, options: RunOptions, data: TrainingData, folder: Path | None, *, quiet: bool = False
+    ) -> None:
+        self.fabric, self.options, self.data = fabric, options, data
+        self.folder = folder or Path()
+        told = folder if fabric.is_global_zero else None
+        self.reporter = Reporter(told, options.epochs, quiet=quiet)
+        self.train_data, self.val_data = data.train, data.val
         torch.manual_seed(options.seed)
-        self.started = self._start(train.data)
+        self.started = self._start(data.train)
         self.spec = self.started.spec
         self.task = self._task()
-        self._describe(source.format, description, train.skipped + val.skipped)
+        if told:
+            self._describe()
 
     def _start(self, train: Dataset) -> Started:
         options = self.options
@@ -125,14 +162,14 @@ class _Run:
         assert isinstance(val, DetectionData)
         return DetectionTask(model, train, val, self.options)
 
-    def _describe(self, format: str, parts: str, skipped: int) -> None:
+    def _describe(self) -> None:
         preprocessing = self.task.preprocessing
         say = self.reporter.say
-        say(f"{self.folder}: {self.options.model} on {self.options.data} ({format})")
+        say(f"{self.folder}: {self.options.model} on {self.options.data} ({self.data.format})")
         sizes = f"{len(self.train_data)} train images, {len(self.val_data)} val images"
-        say(f"{sizes}: {parts}; {self.spec.num_classes} classes")
-        if skipped:
-            say(f"{skipped} broken labels are skipped")
+        say(f"{sizes}: {self.data.description}; {self.spec.num_classes} classes")
+        if self.data.skipped:
+            say(f"{self.data.skipped} broken labels are skipped")
         say(
             f"input {preprocessing.size[0]} x {preprocessing.size[1]}, {preprocessing.resize}; seed {self.options.seed}"
         )
@@ -143,22 +180,36 @@ class _Run:
             say(f"{masked} of {objects} objects have masks{others}")
         say(f"weights: {self.started.transfer or 'initialised at random'}")
 
-    def train(self, *, going_on: bool) -> TrainResult:
-        """Set up, go on from a checkpoint if asked to, train, and write what a run leaves behind."""
+    def loop(
+        self,
+        progress: Progress,
+        *,
+        save: Callable[[], None],
+        finished: Callable[[Scores | None, bool], None],
+    ) -> tuple[Loop, dict[str, Any]]:
+        """Return the loop, set up, and the state that a checkpoint holds.
+
+        Args:
+            progress: Where the training begins.
+            save: Writes a checkpoint.
+            finished: Called after each epoch, see :class:`Loop`.
+        """
         fabric, options = self.fabric, self.options
         model = self.started.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if fabric.device.type == "cpu":
             keep_freed_memory()
+        if options.norm_momentum is not None:
+            hasten_batch_norm(model, options.norm_momentum)
         if options.freeze_backbone:
             freeze(model.backbone)  # pyright: ignore[reportArgumentType]
         average = None
         if options.ema:
-            average = MovingAverage(model, options.ema)
+            average = MovingAverage(model, options.ema, options.ema_ramp)
             average.average.to(fabric.device)
         wrapped, optimizer = _set_up(fabric, model, options)
         share = options.batch // options.accumulate // fabric.world_size
         rank, world = fabric.global_rank, fabric.world_size
-        workers = _workers(options)
+        workers = _workers(options, fabric.device.type)
         batches, order = train_loader(
             self.train_data,
             self.task.preprocessing,
@@ -170,23 +221,12 @@ class _Run:
             rank=rank,
             world=world,
             masks=getattr(self.task, "masks", False),
+            cache=options.cache,
         )
         val = val_loader(self.val_data, self.task.preprocessing, batch=share, workers=workers, rank=rank, world=world)
-        progress = Progress()
         state: dict[str, Any] = {"model": wrapped, "optimizer": optimizer}
         state |= {"average": average} if average else {}
         state |= {"precision": fabric.strategy.precision} if options.precision == "16" else {}
-        if going_on:
-            progress.load_state_dict(fabric.load(self.folder / STATE, state)["progress"])
-            self.reporter.say(f"going on in epoch {progress.epoch + 1}, after step {progress.step}")
-
-        def finished(scores: Scores | None, best: bool) -> None:
-            try:
-                self._epoch_files(average.module if average else wrapped, progress, scores, best)
-            except (DataError, WeightsError) as error:
-                kept = "; the last good checkpoint is kept" * (self.folder / STATE).is_file()
-                raise TrainingError(f"{error}{kept}") from None
-
         loop = Loop(
             fabric,
             model=wrapped,
@@ -199,11 +239,31 @@ class _Run:
             options=options,
             progress=progress,
             reporter=self.reporter,
-            save=lambda: fabric.save(self.folder / STATE, {**state, "progress": progress.state_dict()}),
+            save=save,
             finished=finished,
         )
+        return loop, state
+
+    def train(self, *, going_on: bool) -> TrainResult:
+        """Set up, go on from a checkpoint if asked to, train, and write what a run leaves behind."""
+        fabric, options, progress = self.fabric, self.options, Progress()
+
+        def save() -> None:
+            fabric.save(self.folder / STATE, {**state, "progress": progress.state_dict()})
+
+        def finished(scores: Scores | None, best: bool) -> None:
+            try:
+                self._epoch_files(loop.kept, progress, scores, best)
+            except (DataError, WeightsError) as error:
+                kept = "; the last good checkpoint is kept" * (self.folder / STATE).is_file()
+                raise TrainingError(f"{error}{kept}") from None
+
+        loop, state = self.loop(progress, save=save, finished=finished)
+        if going_on:
+            progress.load_state_dict(fabric.load(self.folder / STATE, state)["progress"])
+            self.reporter.say(f"going on in epoch {progress.epoch + 1}, after step {progress.step}")
         loop.run()
-        _load_whole_state(fabric, average.module if average else wrapped, read_model(self.folder / BEST)[1])
+        _load_whole_state(fabric, loop.kept, read_model(self.folder / BEST)[1])
         scores = loop.score()
         if scores is not None:
             write_artefacts(self.folder, self.spec, options, progress, self.task.val, scores)
@@ -260,7 +320,7 @@ def _fabric(options: TrainOptions) -> Fabric:
         raise ConfigError(f"{options.devices} x {options.accelerator}, {options.strategy}: {error}") from None
 
 
-def _set_up(fabric: Fabric, model: nn.Module, options: TrainOptions) -> tuple[Any, torch.optim.Optimizer]:
+def _set_up(fabric: Fabric, model: nn.Module, options: RunOptions) -> tuple[Any, torch.optim.Optimizer]:
     """Model and optimiser on their device; sharded models are wrapped before the optimiser is made."""
     wrapped: Any
     optimizer: Any
@@ -296,10 +356,12 @@ def _load_whole_state(fabric: Fabric, model: nn.Module, state: dict[str, Any]) -
     inner.load_state_dict(state)
 
 
-def _workers(options: TrainOptions) -> int:
+def _workers(options: TrainOptions, device: str) -> int:
+    """Return the processes that prepare images: beside a GPU all that there are, beside a training on the CPU a few."""
     if options.workers is not None:
         return options.workers
-    return min(MOST_WORKERS, max(1, len(os.sched_getaffinity(0)) // options.devices))
+    share = cores() // options.devices
+    return min(MOST_WORKERS, max(1, share // CORES_FOR_A_WORKER if device == "cpu" else share))
 
 
 def _check_size(started: Started) -> None:
@@ -308,10 +370,12 @@ def _check_size(started: Started) -> None:
     if preprocessing is None or preprocessing.resize == "shortest":  # which pads to what fits
         return
     if any(side % stride for side in preprocessing.size):
-        raise ConfigError(f"imgsz is {preprocessing.size[0]}; expected a multiple of {stride}")
+        height, width = preprocessing.size
+        shown = f"{height}" if height == width else f"{height} {width}"
+        raise ConfigError(f"imgsz is {shown}; expected {'a multiple' if height == width else 'multiples'} of {stride}")
 
 
-def new_folder(options: TrainOptions) -> Path:
+def new_folder(options: RunOptions) -> Path:
     """A folder for a run, not there before.
 
     Raises:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crossstage.errors import TrainingError
+from crossstage.errors import ConfigError, TrainingError
 from crossstage.files import write_text
 from crossstage.training.checkpoint import Progress, WholeFiles
+from crossstage.training.facts import TrainingData, read_data
 from crossstage.training.launch import is_launched, launch
 from crossstage.training.options import TrainOptions
-from crossstage.training.run import CONFIG, STATE, TrainResult, new_folder, run_training
+from crossstage.training.plan import Plan, plan_training
+from crossstage.training.run import CONFIG, PLAN, STATE, TrainResult, new_folder, pace_of, run_training
 from crossstage.training.signals import Interrupted
 
 
 def train(options: TrainOptions, *, quiet: bool = False) -> TrainResult:
     """Train a detector or a classifier on images.
 
-    The run's folder gets ``config.yaml``, ``best.safetensors`` and ``last.safetensors``, ``metrics.csv``, plots, sample
+    What the options leave open is planned first, see :func:`plan_of`. The run's folder gets ``config.yaml``,
+    ``plan.json``, ``best.safetensors`` and ``last.safetensors``, ``metrics.csv``, plots, sample
     predictions, TensorBoard's files and a model card; :func:`crossstage.load` takes the folder.
 
     Args:
@@ -39,15 +44,30 @@ def train(options: TrainOptions, *, quiet: bool = False) -> TrainResult:
         0.61
     """
     first = not is_launched() or int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
-    folder = new_folder(options) if first else Path(options.out) / (options.name or "")
+    data = read_data(options)
+    plan = _paced_plan(options, data)
+    folder = new_folder(plan.options) if first else Path(options.out) / (options.name or "")
     if first:
-        write_text(folder / CONFIG, options.to_yaml())
+        write_text(folder / CONFIG, plan.options.to_yaml())
+        write_text(folder / PLAN, plan.to_json())
+        _say_plan(plan, quiet=quiet)
     try:
-        return _run(options, folder, going_on=False, quiet=quiet)
+        return _run(plan.options, folder, data=data, going_on=False, quiet=quiet)
     except BaseException:
         if first and not (folder / STATE).exists():
             _forget(folder)
         raise
+
+
+def plan_of(options: TrainOptions) -> Plan:
+    """Return the plan of a training without starting it: what is left open, chosen from the data, with reasons.
+
+    The epochs that fit into ``options.minutes`` are measured when it is started.
+
+    Raises:
+        CrossStageError: See :func:`train`.
+    """
+    return plan_training(options, read_data(options))
 
 
 def resume(run: str | Path, *, quiet: bool = False, **changes: Any) -> TrainResult:
@@ -78,6 +98,7 @@ def result_of(run: str | Path) -> TrainResult | None:
     if not (folder / STATE).is_file():
         return None
     progress = _progress(folder)
+    assert options.epochs is not None
     return _result(folder, progress) if progress.epoch >= options.epochs else None
 
 
@@ -93,18 +114,41 @@ def options_of(run: str | Path) -> TrainOptions:
     return TrainOptions.from_yaml(config)
 
 
-def _run(options: TrainOptions, folder: Path, *, going_on: bool, quiet: bool) -> TrainResult:
+def _paced_plan(options: TrainOptions, data: TrainingData) -> Plan:
+    """Return the plan of a training whose length fits the time there is, if one was given."""
+    plan = plan_training(options, data)
+    if options.minutes is None or options.epochs is not None:
+        return plan
+    if is_launched():
+        raise ConfigError("minutes is for a training that is started here; torchrun and SLURM want epochs")
+    began = time.monotonic()
+    pace = pace_of(plan.options, data)
+    left = options.minutes - (time.monotonic() - began) / 60
+    paced = plan_training(replace(options, minutes=max(left, 0.01)), data, pace)
+    return replace(paced, options=replace(paced.options, minutes=options.minutes))
+
+
+def _say_plan(plan: Plan, *, quiet: bool) -> None:
+    for line in plan.lines() if not quiet else ():
+        print(line, file=sys.stderr)
+
+
+def _run(
+    options: TrainOptions, folder: Path, *, data: TrainingData | None = None, going_on: bool, quiet: bool
+) -> TrainResult:
     try:
-        return _run_here_or_launched(options, folder, going_on=going_on, quiet=quiet)
+        return _run_here_or_launched(options, folder, data=data, going_on=going_on, quiet=quiet)
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: crossstage train --resume {folder}", error.signal) from None
 
 
-def _run_here_or_launched(options: TrainOptions, folder: Path, *, going_on: bool, quiet: bool) -> TrainResult:
+def _run_here_or_launched(
+    options: TrainOptions, folder: Path, *, data: TrainingData | None, going_on: bool, quiet: bool
+) -> TrainResult:
     if options.devices > 1 and not is_launched():
         launch(options, folder, going_on=going_on, quiet=quiet)
         return _result(folder, _progress(folder))
-    return run_training(options, folder, going_on=going_on, quiet=quiet)
+    return run_training(options, folder, data=data, going_on=going_on, quiet=quiet)
 
 
 def _progress(folder: Path) -> Progress:
@@ -119,9 +163,9 @@ def _result(folder: Path, progress: Progress) -> TrainResult:
 
 def _forget(folder: Path) -> None:
     """Remove the folder of a run that never got to a checkpoint, if nothing but its beginnings is in it."""
-    if {path.name for path in folder.iterdir()} - {CONFIG, "tensorboard"}:
+    if {path.name for path in folder.iterdir()} - {CONFIG, PLAN, "tensorboard"}:
         return
-    for path in (folder / CONFIG, *(folder / "tensorboard").glob("*")):
+    for path in (folder / CONFIG, folder / PLAN, *(folder / "tensorboard").glob("*")):
         path.unlink(missing_ok=True)
     for path in (folder / "tensorboard", folder):
         if path.is_dir() and not any(path.iterdir()):

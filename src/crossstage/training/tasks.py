@@ -28,11 +28,11 @@ from crossstage.evaluation import (
 )
 from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
-from crossstage.models.heads.base import Head, with_loss
+from crossstage.models.heads.base import Head, HeadConfig, with_loss
 from crossstage.ops.masks import resize
 from crossstage.ops.nms import for_evaluation
 from crossstage.structures import Preprocessing, Targets
-from crossstage.training.options import TrainOptions
+from crossstage.training.options import RunOptions
 
 SIZE_STEPS = 10  # steps between two sizes of a multi-scale training, as in Darknet
 
@@ -66,7 +66,7 @@ class Task(ABC):
 
     fitness_name: str
 
-    def __init__(self, preprocessing: Preprocessing, val: Dataset, options: TrainOptions, stride: int) -> None:
+    def __init__(self, preprocessing: Preprocessing, val: Dataset, options: RunOptions, stride: int) -> None:
         self.preprocessing, self.val, self.options, self.stride = preprocessing, val, options, stride
 
     @abstractmethod
@@ -105,7 +105,7 @@ class DetectionTask(Task):
         scores_masks: Whether masks are scored.
     """
 
-    def __init__(self, detector: Detector, train: DetectionData, val: DetectionData, options: TrainOptions) -> None:
+    def __init__(self, detector: Detector, train: DetectionData, val: DetectionData, options: RunOptions) -> None:
         preprocessing = detector.preprocessing.for_divisor(detector.size_divisor)
         super().__init__(preprocessing, val, options, detector.size_divisor)
         self.detector = detector
@@ -114,7 +114,8 @@ class DetectionTask(Task):
         self.category_of = match_classes(detector.class_names, val.categories)
         self.masks, self.scores_masks = detector.finds_masks, scores_masks(detector, val)
         self.fitness_name = "AP_mask" if self.scores_masks else "AP"
-        if options.loss or options.class_weights == "balanced":
+        self.rows: tuple[HeadConfig, HeadConfig] | None = None  # of the head, in the last, plain epochs and before
+        if options.loss or options.plain_loss or options.class_weights == "balanced":
             self._set_up_loss(train)
 
     def _set_up_loss(self, train: DetectionData) -> None:
@@ -125,8 +126,10 @@ class DetectionTask(Task):
         """
         head = getattr(self.detector, "head", None)
         if not isinstance(head, Head):
-            raise ConfigError("loss and class_weights are for a detector whose head has a loss of its own")
+            raise ConfigError("loss, plain_loss and class_weights are for a detector whose head has a loss of its own")
         head.row = with_loss(head.row, self.options.loss)
+        if self.options.plain_loss:
+            self.rows = with_loss(head.row, self.options.plain_loss), head.row
         if self.options.class_weights == "balanced":
             if not head.weighs_classes:
                 raise ConfigError(f"class_weights: the loss of a {type(head).__name__} does not weigh classes")
@@ -136,6 +139,8 @@ class DetectionTask(Task):
         """Return the parts of the detector's loss."""
         images = self.images(batch, step)
         assert isinstance(batch.targets, Targets)
+        if self.rows is not None:
+            self.detector.head.row = self.rows[batch.epoch < self.options.plain_from]  # pyright: ignore
         before, after = ((x.shape[2], x.shape[3]) for x in (batch.images, images))
         targets = batch.targets if before == after else resized(batch.targets, before, after)
         return model.loss(self.preprocessing.normalise(images), targets)  # pyright: ignore[reportCallIssue]
@@ -188,7 +193,7 @@ class ClassificationTask(Task):
     fitness_name = "top1"
 
     def __init__(
-        self, classifier: Classifier, train: ClassificationData, val: ClassificationData, options: TrainOptions
+        self, classifier: Classifier, train: ClassificationData, val: ClassificationData, options: RunOptions
     ) -> None:
         assert classifier.preprocessing is not None
         self.dataset = with_classes(val, train.class_names)
@@ -197,7 +202,6 @@ class ClassificationTask(Task):
         self.classes = len(train.class_names)
         counts = torch.from_numpy(train.counts)
         self.weights = balanced(counts) if options.class_weights == "balanced" else None
-        self.plain_from = options.epochs - options.augment.last_epochs_plain
         self.mixes: list[tuple[float, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]] = [
             (options.augment.mixup, v2.MixUp(alpha=0.2, num_classes=self.classes)),
             (options.augment.cutmix, v2.CutMix(alpha=1.0, num_classes=self.classes)),
@@ -209,7 +213,7 @@ class ClassificationTask(Task):
         images, labels = self.images(batch, step), batch.targets
         assert isinstance(labels, Tensor)
         for probability, mix in self.mixes:
-            if batch.epoch < self.plain_from and probability > float(torch.rand(())):
+            if batch.epoch < self.options.plain_from and probability > float(torch.rand(())):
                 images, labels = mix(images, labels)
                 break
         logits = model(self.preprocessing.normalise(images)).float()

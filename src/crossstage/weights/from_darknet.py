@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crossstage.darknet.names import read_names
 from crossstage.darknet.weights import Slot, WeightsReport, inspect, module_slots, read_into
-from crossstage.errors import ConfigError, WeightsError
+from crossstage.errors import ConfigError, WeightsError, one_of
 from crossstage.models.backbones import BACKBONES
 from crossstage.models.registry import default_spec, find
 from crossstage.models.spec import ModelSpec, Provenance
@@ -61,7 +61,7 @@ def darknet_slots(model: torch.nn.Module, name: str) -> list[Slot]:
         ConfigError: No Darknet file is known for this model.
     """
     if name not in DARKNET_ORDER:
-        raise ConfigError(f"{name} has no known Darknet file; expected one of {', '.join(DARKNET_ORDER)}")
+        raise ConfigError(f"{name} has no known Darknet file; {one_of(name, DARKNET_ORDER)}")
     return module_slots((prefix, model.get_submodule(prefix)) for prefix in DARKNET_ORDER[name])
 
 

@@ -85,7 +85,8 @@ def _check(options: TrainOptions) -> None:
     if not folder.is_dir():
         return
     own, there = vars(options), vars(options_of(folder))
-    if differing := [name for name in own if own[name] != there[name]]:
+    stated = [name for name in own if own[name] is not None]  # what is left open is planned, and stands in the folder
+    if differing := [name for name in stated if own[name] != there[name]]:
         name = differing[0]
         raise ConfigError(
             f"{folder} holds a training with {name}={there[name]}; expected {own[name]}, or another folder for this one"

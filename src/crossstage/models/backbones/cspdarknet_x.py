@@ -9,7 +9,7 @@ several windows first, and blocks have no shortcut. The smallest network's 3x3 c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,9 @@ def _row(size: str, base: int, blocks: int, *, depthwise: bool = False) -> CSPDa
 
 BACKBONES: dict[str, CSPDarknetXConfig] = {
     "cspdarknet_x_nano": _row("nano", 16, 1, depthwise=True),
+    "cspdarknet_x_micro": replace(
+        _row("micro", 16, 1), about=About("CSPDarknet as wide as YOLOX's nano, with whole convolutions", "CrossStage")
+    ),
     "cspdarknet_x_tiny": _row("tiny", 24, 1),
     "cspdarknet_x_s": _row("s", 32, 1),
     "cspdarknet_x_m": _row("m", 48, 2),

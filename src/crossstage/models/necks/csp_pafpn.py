@@ -136,4 +136,8 @@ def partial_stage(in_channels: int, out_channels: int, blocks: Sequence[nn.Modul
 
 
 _ROW = CSPPAFPNConfig()
-NECKS: dict[str, CSPPAFPNConfig] = {"csp_pafpn": _ROW, "pafpn": _ROW}
+NECKS: dict[str, CSPPAFPNConfig] = {
+    "csp_pafpn": _ROW,
+    "pafpn": _ROW,
+    "pafpn_slim": CSPPAFPNConfig(neck_channels=(64, 128, 256)),
+}

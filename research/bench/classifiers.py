@@ -1,0 +1,212 @@
+"""Classifiers trained by the default command, from scratch, and by torchvision's usual loop on the same weights.
+
+    python -m research.bench.classifiers ARCHIVES --sets groceries25@10.0 cifar10@50.0 --seeds 0 1 2
+    python -m research.bench.classifiers --page > docs/results/classifiers.md
+
+A training runs in a process of its own, jobs take turns within a seed, and a result that is there already is left
+alone, so that the command goes on where it was stopped. torchvision's loop and the training from scratch get the input
+size that the default command chose, and torchvision's its number of epochs; all are scored on the same val images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossstage.files import write_text
+from research.bench.class_sets import prepared
+from research.bench.timing import machine
+from research.places import RESULTS, ROOT
+
+RAW = RESULTS / "classifiers"
+START = "efficientnet_lite0.in1k"
+LOOP = ROOT / "research" / "bench" / "peer_runs" / "torchvision_run.py"
+SETS = [f"{name}@{count}.0" for count in (10, 50) for name in ("groceries25", "cifar10")] + ["groceries25", "cifar10"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One way of training.
+
+    Attributes:
+        label: What tables call it.
+        words: Further words of our command line, or optimiser and rate of torchvision's loop.
+        ours: Whether it is our command.
+    """
+
+    label: str
+    words: tuple[str, ...] = ()
+    ours: bool = True
+
+
+JOBS = {
+    "ours": Job("`crossstage train --data`"),
+    "scratch": Job("the same network from scratch", ("--model", START.partition(".")[0])),
+    "tv_sgd": Job("torchvision's loop, SGD 0.001", ("sgd", "0.001"), ours=False),
+    "tv_sgd_fast": Job("torchvision's loop, SGD 0.01", ("sgd", "0.01"), ours=False),
+    "tv_adamw": Job("torchvision's loop, AdamW 0.001", ("adamw", "0.001"), ours=False),
+}
+"""Our default command comes first: the others take its input size and epochs."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to.
+
+    Attributes:
+        job: Key of the job.
+        data: The set.
+        seed: The seed.
+        top1: Share of the val images whose class is found, by the best epoch's weights.
+        seconds: Wall time of the whole process, measurements included.
+        cpu_seconds: Time on processors of the process and its workers.
+        side: Side of the input in pixels.
+        epochs: Epochs trained.
+        machine: Where it ran.
+        finished: When, as an ISO date and time.
+        command: What was run.
+    """
+
+    job: str
+    data: str
+    seed: int
+    top1: float
+    seconds: float
+    cpu_seconds: float
+    side: int
+    epochs: int
+    machine: str
+    finished: str
+    command: str
+
+
+def path_of(job: str, data: str, seed: int) -> Path:
+    """Return where a result lies."""
+    return RAW / f"{data}_{job}_s{seed}.json"
+
+
+def run(job: str, data: str, seed: int, chosen: argparse.Namespace) -> Outcome:
+    """Train, and read how well the best weights do.
+
+    Raises:
+        SystemExit: Our own training, which the others follow, has no result yet.
+    """
+    folder = chosen.work / f"{data}_{job}_s{seed}"
+    images = prepared(data, chosen.archives, chosen.work / "data")
+    words = [sys.executable]
+    if JOBS[job].ours:
+        words += ["-m", "crossstage", "train", "--data", str(images), "--seed", str(seed)]
+        words += ["--out", str(folder.parent), "--name", folder.name, "--quiet", *JOBS[job].words]
+        words += [] if job == "ours" else ["--imgsz", str(followed(data, seed).side)]
+    else:
+        ours = followed(data, seed)
+        words += [str(LOOP), START, str(images), f"{folder}.json", str(ours.side), str(ours.epochs), str(seed)]
+        words += JOBS[job].words
+    began, before = time.monotonic(), _cpu()
+    with (chosen.work / f"{folder.name}.log").open("w") as log:
+        environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+        subprocess.run(words, check=True, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    seconds, cpu = time.monotonic() - began, _cpu() - before
+    figures = _figures(folder) if JOBS[job].ours else json.loads(Path(f"{folder}.json").read_text())
+    side = figures["side"] if JOBS[job].ours else followed(data, seed).side
+    shown = " ".join(word.replace(str(chosen.work), "runs").replace(f"{ROOT}/", "") for word in words[1:])
+    now = datetime.now(UTC).isoformat(timespec="minutes")
+    return Outcome(job, data, seed, figures["top1"], seconds, cpu, side, figures["epochs"], machine(), now, shown)
+
+
+def followed(data: str, seed: int) -> Outcome:
+    """Return the result of our default command, whose input size and epochs the others take.
+
+    Raises:
+        SystemExit: There is none.
+    """
+    path = path_of("ours", data, seed)
+    if not path.exists():
+        raise SystemExit(f"{path}: not there; the job 'ours' runs first")
+    return Outcome(**json.loads(path.read_text()))
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _figures(folder: Path) -> dict[str, Any]:
+    """Read a run's folder."""
+    header, *rows = (folder / "metrics.csv").read_text().splitlines()
+    column = header.split(",").index("top1")
+    scores = [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
+    side = yaml.safe_load((folder / "config.yaml").read_text())["imgsz"]
+    return {"top1": max(scores), "epochs": len(rows), "side": side if isinstance(side, int) else side[0]}
+
+
+def page() -> str:
+    """Return the page of all results."""
+    groups: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for path in sorted(RAW.glob("*.json")):
+        outcome = Outcome(**json.loads(path.read_text()))
+        groups[outcome.data, outcome.job].append(outcome)
+    lines = [
+        "# Classifiers: ours, from scratch, and torchvision's loop",
+        "",
+        "Written by `python -m research.bench.classifiers --page` from [the raw results](classifiers).",
+        "EfficientNet-Lite0; `name@10` has ten training images of each class. Accuracy on 1,000 val images in percent,",
+        "medians over seeds (least to most); seconds are of the whole process, measurements included.",
+        "",
+        "| set | training | seeds | top-1 | input | epochs | seconds | CPU s |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for data in sorted({key[0] for key in groups}):
+        for job in (name for name in JOBS if (data, name) in groups):
+            entries = groups[data, job]
+            scores = [100 * entry.top1 for entry in entries]
+            spread = f" ({min(scores):.1f} to {max(scores):.1f})" if len(scores) > 1 else ""
+            cells = [data, JOBS[job].label, str(len(entries)), f"{statistics.median(scores):.1f}{spread}"]
+            cells += [str(entries[0].side), str(entries[0].epochs)]
+            cells += [
+                f"{statistics.median(getattr(e, key) for e in entries):.0f}" for key in ("seconds", "cpu_seconds")
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, or print the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archives", type=Path, nargs="?", help="the folder of small real sets")
+    parser.add_argument("--work", type=Path, default=Path("runs/classifiers"), help="where sets and runs go")
+    parser.add_argument("--sets", nargs="+", default=SETS, help="names, or <name>@<images of a class>.<draw>")
+    parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--page", action="store_true", help="print the page of what is there")
+    chosen = parser.parse_args()
+    if chosen.page:
+        print(page())
+        return
+    chosen.work = chosen.work.resolve()
+    for seed in chosen.seeds:
+        for data in chosen.sets:
+            for job in (name for name in JOBS if name in chosen.jobs):
+                path = path_of(job, data, seed)
+                if path.exists():
+                    continue
+                outcome = run(job, data, seed, chosen)
+                write_text(path, json.dumps(asdict(outcome), indent=1) + "\n")
+                print(f"{data} {job} seed {seed}: {100 * outcome.top1:.1f} in {outcome.seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

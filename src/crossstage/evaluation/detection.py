@@ -1,0 +1,207 @@
+"""A detector run over a dataset: what it finds, in COCO's result format, and how well that scores."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from crossstage.data.records import DetectionData, ImageRef
+from crossstage.errors import DataError
+from crossstage.evaluation.coco import coco_metrics
+from crossstage.evaluation.report import CocoReport
+from crossstage.inference.images import load_image
+from crossstage.inference.model import DetectionModel
+from crossstage.inference.predictor import Predictor, StageTimes
+from crossstage.ops import rle
+from crossstage.ops.masks import packed_in_image
+from crossstage.ops.nms import NMS, for_evaluation
+from crossstage.structures import Instances, Placement
+
+# Darknet's class list keeps names of PASCAL VOC where COCO has others.
+_OLD_NAMES = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
+
+def evaluate(
+    model: DetectionModel,
+    dataset: DetectionData,
+    *,
+    imgsz: int | tuple[int, int] | None = None,
+    nms: NMS | None = None,
+    batch: int = 1,
+    progress: bool = False,
+    model_name: str = "",
+) -> CocoReport:
+    """Run a detector over a dataset and score what it finds: boxes, and masks where both have them.
+
+    Args:
+        model: Any detector; its classes are matched to the dataset's by name.
+        dataset: The images and the boxes that are to be found in them.
+        imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
+        nms: How decoded boxes become detections; None keeps the model's own suppression and, since average precision
+            integrates over all scores, nearly all of them.
+        batch: How many images share a forward pass.
+        progress: Whether a progress bar is shown on stderr.
+        model_name: The model's name in the report.
+
+    Raises:
+        DataError: No class of the model is in the dataset, an image cannot be read, or it has another size than the
+            annotations say.
+        ConfigError: An option is out of range.
+    """
+    category_of = match_classes(model.class_names, dataset.categories)
+    predictor = Predictor(
+        model,
+        replace(
+            nms or for_evaluation(model.nms), class_ids=tuple(category_of)
+        ),  # those that the dataset lacks would use up max_detections
+        imgsz=imgsz,
+        batch=batch,
+    )
+    results, times = coco_results(predictor, dataset, category_of, progress=progress)
+    medians = {stage.name: statistics.median(getattr(t, stage.name) for t in times) for stage in fields(StageTimes)}
+    missed = tuple(name for id_, name in dataset.categories.items() if id_ not in category_of.values())
+    known = {"model_name": model_name, "milliseconds": medians, "unknown_classes": missed}
+    return coco_metrics(results, dataset, masks=scores_masks(model, dataset), **known)
+
+
+def scores_masks(model: object, dataset: DetectionData) -> bool:
+    """Return whether a model's masks are scored on a dataset: both have to have some."""
+    return bool(getattr(model, "finds_masks", False)) and dataset.has_masks
+
+
+def coco_results(
+    predictor: Predictor, dataset: DetectionData, category_of: Mapping[int, int], *, progress: bool = False
+) -> tuple[list[dict[str, Any]], list[StageTimes]]:
+    """Find objects in all images of a dataset.
+
+    Args:
+        predictor: The detector and its options.
+        dataset: The images, which are read one after the other.
+        category_of: The dataset's category ids by the model's class ids; classes without one are dropped.
+        progress: Whether a progress bar is shown on stderr.
+
+    Returns:
+        The detections in COCO's result format, and the milliseconds that each image took.
+
+    Raises:
+        DataError: An image cannot be read, or has another size than the annotations say.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    masks = scores_masks(predictor.model, dataset)
+    results: list[dict[str, Any]] = []
+    times: list[StageTimes] = []
+    images = iter(track(dataset.images, "val", console=Console(stderr=True), transient=True, disable=not progress))
+    while group := list(islice(images, predictor.batch)):
+        start = time.perf_counter()
+        pixels = [pixels_of(image, dataset) for image in group]
+        decode_ms = (time.perf_counter() - start) * 1e3 / len(group)
+        for image, (found, placement, stages) in zip(group, predictor.detect_batch(pixels), strict=True):
+            times.append(StageTimes(decode_ms, *stages))
+            results += results_of(found, placement, image.id, category_of, masks=masks)
+    return results, times
+
+
+def results_of(
+    found: Instances, placement: Placement, image_id: int, category_of: Mapping[int, int], *, masks: bool = False
+) -> list[dict[str, Any]]:
+    """Return the objects found in one image in COCO's result format; masks are laid into the image one at a time.
+
+    Args:
+        found: The objects, in pixels of the input.
+        placement: Where the image lies in the input.
+        image_id: The image's id.
+        category_of: The dataset's category ids by the model's class ids; classes without one are dropped.
+        masks: Whether the masks of the objects, which have to have some, are wanted.
+    """
+    boxes = placement.to_image(found.boxes_xyxy.cpu())
+    grids = found.masks.float().cpu() if masks and found.masks is not None else None
+    results = []
+    values = zip(boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True)
+    for number, (box, score, class_id) in enumerate(values):
+        if class_id not in category_of:
+            continue
+        result = coco_result(image_id, category_of[class_id], box, score)
+        if grids is not None:
+            counts = packed_in_image(grids[number], boxes[number], placement.image_size)
+            result["segmentation"] = rle.as_coco(counts, placement.image_size)
+        results.append(result)
+    return results
+
+
+def pixels_of(image: ImageRef, dataset: DetectionData) -> np.ndarray:
+    """Read an image of a dataset.
+
+    Args:
+        image: The image.
+        dataset: The dataset, for the message.
+
+    Returns:
+        ``(H, W, 3)`` RGB uint8.
+
+    Raises:
+        DataError: It cannot be read, or has another size than the annotations say.
+    """
+    pixels = load_image(image.path)
+    if pixels.shape[:2] != (image.height, image.width):
+        raise DataError(
+            f"{dataset.path}: image {image.id} is {image.width} x {image.height}; "
+            f"{image.path.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels"
+        )
+    return pixels
+
+
+def coco_result(image_id: int, category_id: int, box_xyxy: Sequence[float], score: float) -> dict[str, Any]:
+    """Return one detection in COCO's result format, whose boxes are x, y, width, height in pixels.
+
+    Args:
+        image_id: The image's id.
+        category_id: The category's id.
+        box_xyxy: Left, top, right and bottom in pixels of the image.
+        score: The detection's score in [0, 1].
+    """
+    x, y, right, bottom = box_xyxy
+    return {"image_id": image_id, "category_id": category_id, "bbox": [x, y, right - x, bottom - y], "score": score}
+
+
+def match_classes(class_names: Sequence[str], categories: Mapping[int, str]) -> dict[int, int]:
+    """Return category ids by class ids, matched by name; letters' case and Darknet's old COCO names do not matter.
+
+    Args:
+        class_names: The model's names by class id.
+        categories: The dataset's names by category id.
+
+    Raises:
+        DataError: No name is in both.
+    """
+    ids = {_plain(name): id_ for id_, name in categories.items()}
+    matched = {index: ids[_plain(name)] for index, name in enumerate(class_names) if _plain(name) in ids}
+    if not matched:
+        raise DataError(
+            f"the model knows {_some(class_names)}; the dataset has {_some(list(categories.values()))}: "
+            "expected a common class"
+        )
+    return matched
+
+
+def _plain(name: str) -> str:
+    name = name.strip().lower()
+    return _OLD_NAMES.get(name, name)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
