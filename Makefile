@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench claims weights lock clean
+.PHONY: demo test tests test-slow lint bench claims weights lock clean
 
 demo: $(READY)
 	$(BIN)/crossstage predict examples/photos --save runs/demo --json runs/demo/detections.jsonl
@@ -13,12 +13,16 @@ demo: $(READY)
 # Two tests at a time, one thread each. Tests that load the runtimes of exported files have processes of their own: with
 # these, a browser and hundreds of networks in one, the kernel ended a worker without an address to look at.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-test: lint
+test: $(READY)
+	$(MAKE) --no-print-directory -j 2 lint tests
+
+tests: $(READY)
 	$(TESTS) --ignore=tests/deploy --ignore=tests/docs
 	$(TESTS) tests/deploy tests/docs
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(TESTS) -m slow --ignore=tests/deploy --ignore=tests/docs
+	$(TESTS) -m slow tests/deploy tests/docs
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -28,6 +28,13 @@ def sweep(rows: Iterable[Any], kind: Callable[[Any], Hashable], always: Collecti
     return params
 
 
+def kind_of_parts(name: str) -> Hashable:
+    """Return what a model stands for where any backbone does: a detector's neck and head, a classifier's kind."""
+    kind = kind_of_model(name)
+    assert isinstance(kind, tuple)
+    return kind[2:] or kind
+
+
 def kind_of_model(name: str) -> Hashable:
     """Return what a model of ours stands for: its family, whether it is partial, its neck and its head."""
     if name in BACKBONES:

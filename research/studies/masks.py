@@ -93,7 +93,7 @@ def by_heart(train_part: DetectionData, _: DetectionData, folder: Path) -> None:
 PARTS = {
     "overfit": Part(
         "photos that it was trained on",
-        11,
+        6,
         256,
         by_heart,
         {"batch": 4, "lr": 0.001, "burn_in": 30, "ema": 0.98, "val_every": 25, "augment": PLAIN},

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from crossstage.analysis import count_flops, operations
 from crossstage.models.published import DETECTORS
 from crossstage.weights.loading import create_model
-from tests.sweep import kind_of_model, sweep
+from tests.sweep import kind_of_parts, sweep
 
 # torch's counter does not know torchvision's operator: a convolution's multiply-adds, without those of interpolation.
 _DEFORMABLE = {
@@ -18,7 +18,7 @@ _DEFORMABLE = {
 }
 
 
-@pytest.mark.parametrize("name", sweep(DETECTORS, lambda name: kind_of_model(name)[2:]))
+@pytest.mark.parametrize("name", sweep(DETECTORS, kind_of_parts))
 def test_the_count_of_a_detectors_operations_is_torchs(name):
     with torch.device("meta"):
         model = create_model(name, norm="none").eval()  # norms count nothing, and are slow on the meta device

@@ -21,6 +21,7 @@ from crossstage.csp.stages import find_stages
 from crossstage.errors import ConfigError
 from crossstage.nn import ConvNormAct, CrossStage
 from tests.csp import nets
+from tests.sweep import sweep
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "small_cnn.py"
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -76,9 +77,23 @@ def test_larger_gammas_are_cheaper_whatever_the_fusion_and_the_split(make):
     assert costs["both", "project"] > 0.1 * flops(plain)
 
 
-@pytest.mark.parametrize("make", [small_cnn, nets.resnext, nets.densenet, nets.vgg], ids=lambda make: make.__name__)
-@pytest.mark.parametrize(("fusion", "split"), [("first", "slice"), ("last", "project")])
-def test_options_decide_what_a_stage_is_made_of(make, fusion, split):
+CHOICES = [
+    (small_cnn, "first", "slice"),
+    (nets.resnext, "last", "project"),
+    (nets.densenet, "first", "slice"),
+    (nets.vgg, "last", "project"),
+    (small_cnn, "last", "project"),
+    (nets.resnext, "first", "slice"),
+    (nets.densenet, "last", "project"),
+    (nets.vgg, "first", "slice"),
+]
+
+
+@pytest.mark.parametrize(
+    "choice", sweep(CHOICES, lambda choice: choice[0]), ids=lambda choice: "-".join((choice[0].__name__, *choice[1:]))
+)
+def test_options_decide_what_a_stage_is_made_of(choice):
+    make, fusion, split = choice
     plain, converted, report = convert(make, 0.5, fusion, split)
     assert converted(IMAGES).shape == plain(IMAGES).shape
     assert (report.flops_before, report.flops_after) == (flops(plain), flops(converted))

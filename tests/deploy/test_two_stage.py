@@ -140,7 +140,7 @@ def test_options_that_do_not_fit_are_refused(masks, tmp_path):
         ({"decode": True}, "expected no --decode"),
         ({"half": True}, "neither --half nor --int8"),
         ({"calib": [torch.zeros(1, 3, 64, 64)]}, "neither --half nor --int8"),
-        ({"dynamic": False}, "expected dynamic"),
+        ({"dynamic": False}, "expected --dynamic"),
     ):
         with pytest.raises(ConfigError, match=message):
             export(masks, "masks", "onnx", tmp_path / "m.onnx", **{"dynamic": True, **options})

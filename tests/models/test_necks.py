@@ -38,11 +38,12 @@ def neck_for(name: str, channels: dict[int, int], **settings: object) -> nn.Modu
     return neck
 
 
-@pytest.mark.parametrize("channels", [CHANNELS, WIDE], ids=["narrow", "wide"])
+@pytest.mark.parametrize("channels", sweep(["narrow", "wide"], bool))
 @pytest.mark.parametrize("name", NECKS)
 def test_a_neck_returns_the_maps_that_it_announces_and_all_of_it_learns(name, channels):
-    neck = neck_for(name, channels)
-    features = maps(channels, NECKS[name].reads, 64)
+    widths = {"narrow": CHANNELS, "wide": WIDE}[channels]
+    neck = neck_for(name, widths)
+    features = maps(widths, NECKS[name].reads, 64)
     outputs = neck(features)
     assert [tuple(out.shape) for out in outputs] == [
         (2, width, -(-64 // stride), -(-64 // stride))

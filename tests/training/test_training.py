@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +221,17 @@ def test_options_train(shapes, tmp_path, change):
     crossstage.load(tmp_path / "o")
 
 
+def test_the_processes_that_prepare_images_end_with_the_training(colours, tmp_path, monkeypatch):
+    """They heed no signal: a program that left them would never end."""
+    options = replace(CLASSIFIER, data=str(colours), out=str(tmp_path), epochs=1, imgsz=32, workers=1, sample_every=0)
+    train(options)
+    assert multiprocessing.active_children() == []
+    monkeypatch.setattr("crossstage.training.loop.Loop._finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        train(options)
+    assert multiprocessing.active_children() == [] and caught.tb  # which keeps the frames of the training
+
+
 def test_runs_without_a_name_get_one_of_their_own(colours, tmp_path):
     options = replace(CLASSIFIER, data=str(colours), out=str(tmp_path), epochs=1)
     first, second = train(options).folder, train(options).folder
@@ -267,6 +279,8 @@ def test_command_line_overrides_a_recipe(tmp_path, capsys):
         ({"strategy": "fsdp", "ema": 0.9}, "expected ema=0"),
         ({"multi_scale": 1.0}, "expected 0 to below 1"),
         ({"patience": -1}, "patience is -1; expected 0 or more"),
+        ({"resize": "letterboxx"}, "resize is 'letterboxx'; expected one of .*did you mean letterbox"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of sgd, adamw; did you mean adamw"),
     ],
 )
 def test_options_out_of_range_are_refused(change, message):

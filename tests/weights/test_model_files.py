@@ -26,7 +26,7 @@ from crossstage.weights.loading import create_detector, create_model, load
 from crossstage.weights.model_file import read_model, read_spec, write_model
 from crossstage.weights.published import PRETRAINED
 from crossstage.weights.starting import start_model
-from tests.sweep import kind_of_model, sweep
+from tests.sweep import kind_of_parts, sweep
 
 NAME = "cspdarknet53_tiny_yolo.coco"
 
@@ -41,7 +41,7 @@ def channels(outputs: torch.Tensor | dict[str, torch.Tensor]) -> set[int]:
     return {output.shape[1] for output in (outputs.values() if isinstance(outputs, dict) else [outputs])}
 
 
-@pytest.mark.parametrize("name", sweep(crossstage.list_models(), kind_of_model))
+@pytest.mark.parametrize("name", sweep(crossstage.list_models(), kind_of_parts))
 def test_every_model_builds_runs_and_has_a_card(name):
     """The pass that counts for the card is the one whose outputs are looked at: one is a second's work."""
     last = {}
@@ -241,27 +241,38 @@ def test_training_mode_needs_no_warning():
         create_model("cspdarknet53_tiny_yolo", num_classes=2).train()(torch.zeros(2, 3, 64, 64))
 
 
-def test_a_detector_may_start_from_a_classifiers_backbone(tmp_path):
-    classifier = create_model("csppeleenet", num_classes=10).eval()
+@pytest.mark.parametrize(
+    ("backbone", "detector", "folded"),
+    [
+        ("csppeleenet", "csppeleenet_efm", False),
+        ("cspdarknet53_tiny", "cspdarknet53_tiny_pafpn_slim_rtmdet", True),
+    ],
+)
+def test_a_detector_may_start_from_a_classifiers_backbone(tmp_path, backbone, detector, folded):
+    """Its images are normalised as the classifier's; where its row says otherwise, its first layer makes up for it."""
+    classifier = create_model(backbone, num_classes=10).eval()
     for module in classifier.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.running_mean, std=0.1)
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-    spec = ModelSpec("csppeleenet", 10, preprocessing=Preprocessing((64, 64), "crop", mean, std))
+    preprocessing = Preprocessing((64, 64), "crop", mean, std)
+    spec = ModelSpec(backbone, 10, preprocessing=preprocessing)
     write_model(tmp_path / "classifier.safetensors", classifier.state_dict(), spec)
-    started = start_model("csppeleenet_efm", ["a", "b"], backbone=tmp_path / "classifier.safetensors")
+    started = start_model(detector, ["a", "b"], backbone=tmp_path / "classifier.safetensors")
     assert started.transfer is not None
     assert all(name.startswith(("neck.", "head.")) for name in started.transfer.fresh)
     assert any(name.startswith("backbone.") for name in started.transfer.taken)
+    assert started.spec.preprocessing is not None
+    assert (started.spec.preprocessing.mean != mean) == folded
     x = torch.rand(1, 3, 32, 32)
     old, new = (
         next(module for module in model.eval().modules() if isinstance(module, ConvNormAct))
         for model in (classifier, started.model)
     )
     with torch.no_grad():
-        expected = old((x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
-        inside = (..., slice(1, -1), slice(1, -1))  # at the border, zeros are black now and were the mean colour
-        torch.testing.assert_close(new(x)[inside], expected[inside])
+        expected = old(preprocessing.normalise(x))
+        inside = (..., slice(1, -1), slice(1, -1))  # at the border, zeros are black and may have been the mean colour
+        torch.testing.assert_close(new(started.spec.preprocessing.normalise(x))[inside], expected[inside])
 
 
 @pytest.mark.parametrize(

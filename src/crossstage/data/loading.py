@@ -359,6 +359,16 @@ def _loader(samples: TorchDataset, order: Sampler, batch: int, collate: object, 
     )
 
 
+def end_workers(loader: DataLoader) -> None:
+    """End the processes that prepare a loader's batches, if there are any.
+
+    They heed no signal, see :func:`_prepare_worker`, so that a program that left them would wait for them for ever.
+    """
+    if loader._iterator is not None:  # torch has no other way to say it
+        loader._iterator._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
+        loader._iterator = None
+
+
 def _prepare_worker(_: int) -> None:
     torch.set_num_threads(1)  # the processes are the parallelism
     # Ctrl-C and schedulers signal all processes of a job; the training decides when its helpers end.

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from crossstage.data.loading import Batch, EpochOrder
 from crossstage.errors import TrainingError
+from crossstage.machine import cores
 from crossstage.training.checkpoint import Progress
 from crossstage.training.options import RunOptions
 from crossstage.training.plan import Pace
@@ -140,21 +141,28 @@ class Loop:
             progress.parts[name] = progress.parts.get(name, 0.0) + part
         return parts
 
-    def pace(self, seconds: float) -> Pace:
+    def pace(self, seconds: float, workers: int) -> Pace:
         """Train for some seconds to see how fast that is, and measure on some of the val images; nothing is kept.
+
+        Images are prepared here, in between; in the training this is done beside, and shares the cores with it.
 
         Args:
             seconds: The least time to train for.
+            workers: Processes that will prepare images.
         """
-        took: list[float] = []
+        loads: list[float] = []
+        steps: list[float] = []
         self.order.epoch = self.order.first_step = 0
         self.model.train()
         freeze_batch_norm(self.model)
+        began = time.monotonic()
         for group in _groups(self.batches, self.options.accumulate):
-            began = time.monotonic()
+            loaded = time.monotonic()
             self._step(group)
-            took.append(time.monotonic() - began)
-            if len(took) > FIRST_STEPS and sum(took) > seconds:
+            loads.append(loaded - began)
+            began = time.monotonic()
+            steps.append(began - loaded)
+            if len(steps) > FIRST_STEPS and sum(steps) > seconds:
                 break
         model = self.kept
         model.eval()
@@ -168,8 +176,8 @@ class Loop:
                 if time.monotonic() - began > seconds / 2:
                     break
         spent = time.monotonic() - began
-        step = statistics.fmean(took[FIRST_STEPS:] or took)
-        return Pace(step, spent * len(self.val) / max(1, looked))
+        step, load = (statistics.fmean(took[FIRST_STEPS:] or took) for took in (steps, loads))
+        return Pace(max(step + load / cores(), load / max(1, workers)), spent * len(self.val) / max(1, looked))
 
     @property
     def kept(self) -> Any:

@@ -25,7 +25,7 @@ from crossstage.models.detector import Detector
 from crossstage.models.heads.base import Head
 from crossstage.structures import Preprocessing
 from crossstage.training.facts import TrainingData, facts_of
-from crossstage.training.options import OPEN, RunOptions, TrainOptions, changed, load_recipe
+from crossstage.training.options import METHOD, OPEN, RunOptions, TrainOptions, changed, load_recipe
 from crossstage.weights.ref import parse
 from crossstage.weights.resolving import resolve
 from crossstage.weights.starting import STARTED
@@ -47,13 +47,13 @@ class Length(NamedTuple):
 
 
 STARTS: Mapping[str, Start] = {
-    "detect": Start("cspdarknet53_tiny_yolo.coco"),
+    "detect": Start("cspdarknet53_tiny_pafpn_slim_rtmdet", "cspdarknet53_tiny_yolo.coco"),
     "classify": Start("efficientnet_lite0.in1k"),
 }
 METHODS: Mapping[tuple[str, str], tuple[str, Length]] = {
-    ("detect", "random"): ("scratch", Length(4300, 60, 300)),
-    ("detect", "backbone"): ("scratch", Length(1700, 24, 150)),
-    ("detect", "weights"): ("finetune", Length(900, 12, 100)),
+    ("detect", "random"): ("scratch", Length(1200, 40, 300)),
+    ("detect", "backbone"): ("scratch", Length(600, 15, 150)),
+    ("detect", "weights"): ("finetune", Length(600, 12, 100)),
     ("classify", "random"): ("classify_scratch", Length(3000, 40, 200)),
     ("classify", "weights"): ("classify_finetune", Length(600, 8, 40)),
 }
@@ -311,7 +311,12 @@ class _Planner:
         self._set("val_every", every, why)
 
     def _norm_momentum(self, total: int) -> None:
-        """Let the statistics of batch norms follow the weights of a short training as fast as their average does."""
+        """Let the statistics of batch norms follow the weights of a short training as fast as their average does.
+
+        A published recipe has nothing of the kind.
+        """
+        if all(getattr(self.asked, name) is not None for name in METHOD):
+            return
         norms = (each for each in self.network.modules() if isinstance(each, nn.BatchNorm2d))
         own = min((norm.momentum for norm in norms if norm.momentum is not None), default=1.0)
         wanted = round(min(FASTEST_NORM, 1 / (WINDOW * total)), 4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,10 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.fsdp import FSDPStrategy
 from lightning.fabric.strategies.strategy import Strategy
 from torch import nn
+from torch.utils.data import DataLoader
 
 from crossstage.data.anchors import fit_anchors, scaled_sizes
-from crossstage.data.loading import train_loader, val_loader
+from crossstage.data.loading import end_workers, train_loader, val_loader
 from crossstage.data.records import ClassificationData, Dataset, DetectionData
 from crossstage.errors import ConfigError, DataError, TrainingError, WeightsError
 from crossstage.machine import cores
@@ -99,10 +99,10 @@ def pace_of(options: RunOptions, data: TrainingData) -> Pace:
         CrossStageError: See :func:`crossstage.training.train`.
     """
     share = max(options.accumulate, options.batch // options.world)
-    alone = replace(options, devices=1, nodes=1, strategy="auto", batch=share, on_nan="skip")
+    alone = replace(options, devices=1, nodes=1, strategy="auto", batch=share, on_nan="skip", workers=0)
     run = _Run(_fabric(alone), alone, data, None)
     loop, _ = run.loop(Progress(), save=lambda: None, finished=lambda *_: None)
-    return loop.pace(PACED_SECONDS)
+    return loop.pace(PACED_SECONDS, _workers(options, run.fabric.device.type))
 
 
 class _Run:
@@ -124,6 +124,7 @@ class _Run:
         told = folder if fabric.is_global_zero else None
         self.reporter = Reporter(told, options.epochs, quiet=quiet)
         self.train_data, self.val_data = data.train, data.val
+        self.loaders: list[DataLoader] = []
         torch.manual_seed(options.seed)
         self.started = self._start(data.train)
         self.spec = self.started.spec
@@ -224,6 +225,7 @@ class _Run:
             cache=options.cache,
         )
         val = val_loader(self.val_data, self.task.preprocessing, batch=share, workers=workers, rank=rank, world=world)
+        self.loaders = [batches, val]
         state: dict[str, Any] = {"model": wrapped, "optimizer": optimizer}
         state |= {"average": average} if average else {}
         state |= {"precision": fabric.strategy.precision} if options.precision == "16" else {}
@@ -246,6 +248,13 @@ class _Run:
 
     def train(self, *, going_on: bool) -> TrainResult:
         """Set up, go on from a checkpoint if asked to, train, and write what a run leaves behind."""
+        try:
+            return self._train(going_on=going_on)
+        finally:
+            for loader in self.loaders:
+                end_workers(loader)
+
+    def _train(self, *, going_on: bool) -> TrainResult:
         fabric, options, progress = self.fabric, self.options, Progress()
 
         def save() -> None:
@@ -373,34 +382,3 @@ def _check_size(started: Started) -> None:
         height, width = preprocessing.size
         shown = f"{height}" if height == width else f"{height} {width}"
         raise ConfigError(f"imgsz is {shown}; expected {'a multiple' if height == width else 'multiples'} of {stride}")
-
-
-def new_folder(options: RunOptions) -> Path:
-    """A folder for a run, not there before.
-
-    Raises:
-        TrainingError: The one that was named is there already.
-    """
-    out = Path(options.out)
-    if options.name:
-        folder = out / options.name
-        if folder.exists() and any(folder.iterdir()):
-            raise TrainingError(
-                f"{folder} exists; choose another name, or go on with it: crossstage train --resume {folder}"
-            )
-    else:
-        stem = f"{_short_name(options.model)}-{_short_name(options.data)}"
-        numbers = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
-        folder = next(out / name for name in numbers if not (out / name).exists())
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _short_name(text: str) -> str:
-    name = (
-        Path(text.split(",", maxsplit=1)[0])
-        .name.removesuffix(".safetensors")
-        .removesuffix(".json")
-        .removesuffix(".yaml")
-    )
-    return re.sub(r"[^\w.]+", "_", name) or "run"

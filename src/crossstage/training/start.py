@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from dataclasses import replace
@@ -14,9 +15,9 @@ from crossstage.files import write_text
 from crossstage.training.checkpoint import Progress, WholeFiles
 from crossstage.training.facts import TrainingData, read_data
 from crossstage.training.launch import is_launched, launch
-from crossstage.training.options import TrainOptions
+from crossstage.training.options import RunOptions, TrainOptions
 from crossstage.training.plan import Plan, plan_training
-from crossstage.training.run import CONFIG, PLAN, STATE, TrainResult, new_folder, pace_of, run_training
+from crossstage.training.run import CONFIG, PLAN, STATE, TrainResult, pace_of, run_training
 from crossstage.training.signals import Interrupted
 
 
@@ -46,7 +47,7 @@ def train(options: TrainOptions, *, quiet: bool = False) -> TrainResult:
     first = not is_launched() or int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
     data = read_data(options)
     plan = _paced_plan(options, data)
-    folder = new_folder(plan.options) if first else Path(options.out) / (options.name or "")
+    folder = _new_folder(plan.options) if first else Path(options.out) / (options.name or "")
     if first:
         write_text(folder / CONFIG, plan.options.to_yaml())
         write_text(folder / PLAN, plan.to_json())
@@ -170,3 +171,34 @@ def _forget(folder: Path) -> None:
     for path in (folder / "tensorboard", folder):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
+
+
+def _new_folder(options: RunOptions) -> Path:
+    """A folder for a run, not there before.
+
+    Raises:
+        TrainingError: The one that was named is there already.
+    """
+    out = Path(options.out)
+    if options.name:
+        folder = out / options.name
+        if folder.exists() and any(folder.iterdir()):
+            raise TrainingError(
+                f"{folder} exists; choose another name, or go on with it: crossstage train --resume {folder}"
+            )
+    else:
+        stem = f"{_short_name(options.model)}-{_short_name(options.data)}"
+        numbers = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
+        folder = next(out / name for name in numbers if not (out / name).exists())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _short_name(text: str) -> str:
+    name = (
+        Path(text.split(",", maxsplit=1)[0])
+        .name.removesuffix(".safetensors")
+        .removesuffix(".json")
+        .removesuffix(".yaml")
+    )
+    return re.sub(r"[^\w.]+", "_", name) or "run"
