@@ -150,7 +150,6 @@ def measure(
     except Interrupted as stopped:
         raise SystemExit(f"{name}: {stopped}, or by this command again") from None
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copy(run / "samples" / "best.jpg", out / f"{name}.jpg")
     write_text(out / f"{name}.json", json.dumps(result(run), indent=1) + "\n")
 
 
@@ -268,8 +267,9 @@ def result(run: Path) -> dict[str, Any]:
 
 
 def page(folder: Path) -> str:
-    """Return the page of the raw results."""
-    found = {name: json.loads((folder / f"{name}.json").read_text()) for name in PARTS}
+    """Return the page of the raw results: of "overfit", and of "finetune" once it is there."""
+    paths = {name: folder / f"{name}.json" for name in PARTS}
+    found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
     first = found["overfit"]
     lines = [
         "# Masks learned here",
@@ -287,7 +287,6 @@ def page(folder: Path) -> str:
         what = f"{row['images']['val']} {PARTS[name].about} ({row['objects']['val']} objects)"
         tail = [str(row["size"]), str(row["epochs"]), f"{row['seconds'] / 60:.0f}"]
         lines.append(f"| {name} | {' | '.join([what, *shown, *tail])} |")
-    fine = found["finetune"]
     lines += [
         "",
         f"**overfit**: {first['images']['train']} photos of coco256's train part with {first['objects']['train']}"
@@ -295,6 +294,24 @@ def page(folder: Path) -> str:
         f"photos each mask of which the {GRID} x {GRID} grid holds at an IoU of {HELD} or more"
         f" ({', '.join(number.lstrip('0') for number in first['photos'])}).",
         "",
+        *(of_groups(found["finetune"]) if "finetune" in found else ()),
+        "AP of boxes and masks in the course of the trainings:",
+        "",
+        *(
+            f"- {name}: "
+            + ", ".join(
+                f"{row['epoch']:.0f}: {row['AP']:.2f} and {row['AP_mask']:.2f}"
+                for row in spread(found[name]["history"])
+            )
+            for name in found
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def of_groups(fine: Mapping[str, Any]) -> list[str]:
+    """Return what the page tells of "finetune"."""
+    return [
         f"**finetune**: {fine['images']['train']} photos of the train part with {fine['objects']['train']} objects of"
         f" {', '.join(KINDS)}, groups of COCO's classes;",
         "measured on the images of the val part on which each object has a mask. The detector whose backbone it starts",
@@ -307,20 +324,7 @@ def page(folder: Path) -> str:
             for name, pair in fine["classes"].items()
         ),
         "",
-        "AP of boxes and masks in the course of the trainings:",
-        "",
-        *(
-            f"- {name}: "
-            + ", ".join(
-                f"{row['epoch']:.0f}: {row['AP']:.2f} and {row['AP_mask']:.2f}"
-                for row in spread(found[name]["history"])
-            )
-            for name in PARTS
-        ),
-        "",
-        "What they find: [overfit](masks/overfit.jpg), [finetune](masks/finetune.jpg).",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def spread(rows: Sequence[Any], count: int = 8) -> list[Any]:
