@@ -13,15 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import statistics
-import subprocess
 import sys
-import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +25,8 @@ from crossstage.data.find import find_data
 from crossstage.data.records import DetectionData
 from crossstage.evaluation import coco_metrics, coco_result, evaluate
 from crossstage.files import write_text
+from research.bench.jobs import Timed, path_of, timed
 from research.bench.sets import SETS, prepared
-from research.bench.timing import machine
 from research.places import RESULTS, ROOT
 
 RAW = RESULTS / "bars"
@@ -65,8 +60,8 @@ JOBS = {
 EPOCHS = {"bccd": 60, "people": 100, "groceries25": 10}
 
 
-@dataclass(frozen=True)
-class Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Timed):
     """What a training came to.
 
     Attributes:
@@ -76,14 +71,9 @@ class Outcome:
         ap: COCO's average precision of the val images, best weights, from 0 to 1.
         ap50: The same at an IoU of 0.5.
         ap75: The same at 0.75.
-        seconds: Wall time of the whole process.
-        cpu_seconds: Time on processors of the process and its workers.
         epochs: Epochs trained.
         parameters: Parameters of the network as it is used.
         gflops: Twice its multiply-adds at the input's size, in 10^9.
-        machine: Where it ran.
-        finished: When, as an ISO date and time.
-        command: What was run.
     """
 
     job: str
@@ -92,19 +82,9 @@ class Outcome:
     ap: float
     ap50: float
     ap75: float
-    seconds: float
-    cpu_seconds: float
     epochs: int
     parameters: int
     gflops: float
-    machine: str
-    finished: str
-    command: str
-
-
-def path_of(job: str, data: str, seed: int) -> Path:
-    """Return where a result lies."""
-    return RAW / f"{data}_{job}_s{seed}.json"
 
 
 def run(job: str, data: str, seed: int, chosen: argparse.Namespace) -> Outcome:
@@ -122,22 +102,9 @@ def run(job: str, data: str, seed: int, chosen: argparse.Namespace) -> Outcome:
         words += ["--seed", str(seed), "--out", str(folder.parent), "--name", folder.name, "--quiet", *what.options]
         words += ["--minutes", str(chosen.minutes)] if chosen.minutes else []
         words += ["--model", what.model] if what.model else []
-    began, before = time.monotonic(), _cpu()
-    log = chosen.work / f"{folder.name}.log"
-    with log.open("w") as file:
-        subprocess.run(words, check=True, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": "src"})
-    seconds, cpu = time.monotonic() - began, _cpu() - before
+    process = timed(words, chosen.work / f"{folder.name}.log")
     figures = _peers_figures(folder, listing) if what.peer else _our_figures(folder, listing, size)
-    shown = " ".join(word.replace(str(chosen.work), "runs") for word in words[1:])
-    now = datetime.now(UTC).isoformat(timespec="minutes")
-    return Outcome(
-        job, data, seed, seconds=seconds, cpu_seconds=cpu, machine=machine(), finished=now, command=shown, **figures
-    )
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return Outcome(job=job, data=data, seed=seed, **asdict(process), **figures)
 
 
 def _val(listing: Path) -> DetectionData:
@@ -241,7 +208,7 @@ def main() -> None:
     for seed in chosen.seeds:
         for data in chosen.sets:
             for job in chosen.jobs:
-                path = path_of(job, data, seed)
+                path = path_of(RAW, job, data, seed)
                 if path.exists():
                     continue
                 outcome = run(job, data, seed, chosen)

@@ -12,15 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import statistics
-import subprocess
 import sys
-import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +23,7 @@ import yaml
 
 from crossstage.files import write_text
 from research.bench.class_sets import prepared
-from research.bench.timing import machine
+from research.bench.jobs import Timed, path_of, timed
 from research.places import RESULTS, ROOT
 
 RAW = RESULTS / "classifiers"
@@ -62,8 +57,8 @@ JOBS = {
 """Our default command comes first: the others take its input size and epochs."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Timed):
     """What a training came to.
 
     Attributes:
@@ -71,31 +66,16 @@ class Outcome:
         data: The set.
         seed: The seed.
         top1: Share of the val images whose class is found, by the best epoch's weights.
-        seconds: Wall time of the whole process, measurements included.
-        cpu_seconds: Time on processors of the process and its workers.
         side: Side of the input in pixels.
         epochs: Epochs trained.
-        machine: Where it ran.
-        finished: When, as an ISO date and time.
-        command: What was run.
     """
 
     job: str
     data: str
     seed: int
     top1: float
-    seconds: float
-    cpu_seconds: float
     side: int
     epochs: int
-    machine: str
-    finished: str
-    command: str
-
-
-def path_of(job: str, data: str, seed: int) -> Path:
-    """Return where a result lies."""
-    return RAW / f"{data}_{job}_s{seed}.json"
 
 
 def run(job: str, data: str, seed: int, chosen: argparse.Namespace) -> Outcome:
@@ -115,16 +95,11 @@ def run(job: str, data: str, seed: int, chosen: argparse.Namespace) -> Outcome:
         ours = followed(data, seed)
         words += [str(LOOP), START, str(images), f"{folder}.json", str(ours.side), str(ours.epochs), str(seed)]
         words += JOBS[job].words
-    began, before = time.monotonic(), _cpu()
-    with (chosen.work / f"{folder.name}.log").open("w") as log:
-        environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-        subprocess.run(words, check=True, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    seconds, cpu = time.monotonic() - began, _cpu() - before
+    process = timed(words, chosen.work / f"{folder.name}.log")
     figures = _figures(folder) if JOBS[job].ours else json.loads(Path(f"{folder}.json").read_text())
     side = figures["side"] if JOBS[job].ours else followed(data, seed).side
-    shown = " ".join(word.replace(str(chosen.work), "runs").replace(f"{ROOT}/", "") for word in words[1:])
-    now = datetime.now(UTC).isoformat(timespec="minutes")
-    return Outcome(job, data, seed, figures["top1"], seconds, cpu, side, figures["epochs"], machine(), now, shown)
+    epochs, top1 = figures["epochs"], figures["top1"]
+    return Outcome(job=job, data=data, seed=seed, top1=top1, side=side, epochs=epochs, **asdict(process))
 
 
 def followed(data: str, seed: int) -> Outcome:
@@ -133,15 +108,10 @@ def followed(data: str, seed: int) -> Outcome:
     Raises:
         SystemExit: There is none.
     """
-    path = path_of("ours", data, seed)
+    path = path_of(RAW, "ours", data, seed)
     if not path.exists():
         raise SystemExit(f"{path}: not there; the job 'ours' runs first")
     return Outcome(**json.loads(path.read_text()))
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _figures(folder: Path) -> dict[str, Any]:
@@ -200,7 +170,7 @@ def main() -> None:
     for seed in chosen.seeds:
         for data in chosen.sets:
             for job in (name for name in JOBS if name in chosen.jobs):
-                path = path_of(job, data, seed)
+                path = path_of(RAW, job, data, seed)
                 if path.exists():
                     continue
                 outcome = run(job, data, seed, chosen)

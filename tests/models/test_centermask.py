@@ -250,7 +250,7 @@ def test_objects_without_masks_are_refused():
         (lambda: _row().build([16, 16], (8, 16), 2), r"strides \[8, 16\]; masks expect 3 powers of 2 in a row"),
         (lambda: _row().build([16] * 3, (8, 32, 64), 2), r"strides \[8, 32, 64\]; masks expect 3 powers of 2"),
         (lambda: CenterMaskConfig(iou_convs=0), "iou_convs is 0; expected 1 to 100"),
-        (lambda: CenterMaskLoss(positive_iou=0), "loss.positive_iou is 0; expected more than 0"),
+        (lambda: CenterMaskLoss(positive_iou=0), "loss.positive_iou is 0; expected 0 to 1, not 0"),
         (lambda: CenterMaskLoss(proposals=0), "loss.proposals is 0"),
     ],
 )

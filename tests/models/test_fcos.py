@@ -297,8 +297,8 @@ def test_settings_of_the_first_paper():
         (lambda: FcosConfig(distances="sigmoid"), "distances is 'sigmoid'; expected relu or exp"),
         (lambda: FcosConfig(grid="middle"), "grid is 'middle'; expected centres or corners"),
         (lambda: FcosConfig(tower_convs=-1), "tower_convs is -1; expected 0 to 100"),
-        (lambda: FcosLoss(radius=-1), "loss.radius is -1; expected 0 to inf"),
-        (lambda: FcosLoss(reach=0), "loss.reach is 0; expected more than 0"),
+        (lambda: FcosLoss(radius=-1), "loss.radius is -1; expected 0 or more"),
+        (lambda: FcosLoss(reach=0), "loss.reach is 0; expected 0 or more, not 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(make, message):

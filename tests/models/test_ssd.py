@@ -291,7 +291,7 @@ def test_boxes_beyond_the_best_of_a_class_do_not_score():
         (lambda: SSDConfig(prior_scales=(*SSD300_SCALES[:-1], math.inf)), "expected positive, finite numbers"),
         (lambda: SSDConfig(predictor="5x5"), "expected 3x3, 3x3_norm or 1x1"),
         (lambda: SSDHead(SSDConfig(), (4, 4), (8, 16), 2), "prior_ratios for 6 maps"),
-        (lambda: MultiboxLoss(match_iou=2), "loss.match_iou is 2; expected a number from 0 to 1"),
+        (lambda: MultiboxLoss(match_iou=2), "loss.match_iou is 2; expected 0 to 1"),
         (lambda: MultiboxLoss(negatives=-1), "loss.negatives is -1; expected 0 or more"),
         (lambda: SSDExtrasConfig(extras=((8, 8, 3),)), "expected two numbers of channels and a step of 1 or 2"),
         (lambda: SSDExtrasConfig(l2_scales=(1.0, 1.0, 1.0)), "expected at most one for each"),

@@ -232,7 +232,7 @@ def test_shape_iou_is_iou_from_a_corner():
     [
         ({"ignore_iou": 1.5}, r"loss.ignore_iou is 1.5; expected 0 to 1"),
         ({"box_gain": -1}, r"loss.box_gain is -1; expected 0 or more"),
-        ({"box": "siou"}, r"expected best or iou, and mse"),
+        ({"box": "siou"}, r"expected best or iou, and one of mse, iou, giou"),
     ],
 )
 def test_values_out_of_range_are_refused(options, message):

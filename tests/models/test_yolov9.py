@@ -27,7 +27,8 @@ from crossstage.ops.nms import NMS
 from crossstage.ops.task_aligned import assign_by_task
 from crossstage.structures import Targets
 from crossstage.training import resume, train
-from crossstage.training.options import RunOptions, load_recipe
+from crossstage.training.options import RunOptions
+from crossstage.training.recipe_files import load_recipe
 from crossstage.weights.authors import AUTHORS
 from crossstage.weights.from_authors import from_authors, import_checkpoint
 from crossstage.weights.model_file import read_model

@@ -16,6 +16,7 @@ from crossstage.errors import ConfigError, WeightsError
 from crossstage.models.backbones import BACKBONES, build_backbone
 from crossstage.models.backbones.cspdarknet_x import PixelsToChannels
 from crossstage.models.heads.base import with_loss
+from crossstage.models.heads.levels import centres, flat
 from crossstage.models.heads.yolox import HEADS, YoloxConfig, YoloxHead, YoloxLoss
 from crossstage.models.necks.csp_pafpn import CSPPAFPNConfig
 from crossstage.models.published import DETECTORS
@@ -135,9 +136,9 @@ def test_matches_are_the_authors(authors, mode):
     with torch.no_grad():
         raw = model(stored.image.float())
         boxes, _ = model.decode(raw, (192, 256))
-        points, strides = model.head._points(raw)
-        flat = {part: model.head._flat(raw, part) for part in ("classes", "objectness")}
-    predictions = Predictions(points, strides, boxes, flat["classes"], flat["objectness"].squeeze(-1))
+        points, strides = centres(raw, "boxes", model.head.strides)
+        maps = {part: flat(raw, part, model.head.strides) for part in ("classes", "objectness")}
+    predictions = Predictions(points, strides, boxes, maps["classes"], maps["objectness"].squeeze(-1))
     index, overlaps = match_dynamically(SIM_OTA, predictions, targets)
     first = [0, int((targets.image_index == 0).sum())]
     for image in (0, 1):
@@ -306,15 +307,15 @@ def test_loss_is_that_of_a_loop():
     parts = {name: float(part.detach()) for name, part in head.loss(raw, targets, (64, 64)).items()}
     raw = {name: x.detach() for name, x in raw.items()}
     boxes, _ = head.decode(raw, (64, 64))
-    points, strides = head._points(raw)
-    flat = {part: head._flat(raw, part) for part in ("boxes", "classes", "objectness")}
-    predictions = Predictions(points, strides, boxes, flat["classes"], flat["objectness"].squeeze(-1))
+    points, strides = centres(raw, "boxes", head.strides)
+    maps = {part: flat(raw, part, head.strides) for part in ("boxes", "classes", "objectness")}
+    predictions = Predictions(points, strides, boxes, maps["classes"], maps["objectness"].squeeze(-1))
     index, _ = match_dynamically(SIM_OTA, predictions, targets)
     sums, count = dict.fromkeys(parts, 0.0), 0
     for image in range(2):
         for point in range(len(points)):
             number = int(index[image, point])
-            logit = flat["objectness"][image, point, 0]
+            logit = maps["objectness"][image, point, 0]
             sums["objectness"] += float(F.softplus(-logit if number >= 0 else logit))
             if number < 0:
                 continue
@@ -324,7 +325,7 @@ def test_loss_is_that_of_a_loop():
             inter = float((high - low).clamp(min=0).prod())
             iou = inter / (float((box[2:] - box[:2]).prod() + (target[2:] - target[:2]).prod()) - inter)
             sums["boxes"] += 5 * (1 - iou**2)
-            for class_id, value in enumerate(flat["classes"][image, point].tolist()):
+            for class_id, value in enumerate(maps["classes"][image, point].tolist()):
                 wanted = iou if class_id == targets.class_ids[number] else 0.0
                 probability = 1 / (1 + 2.718281828**-value)
                 sums["classes"] -= wanted * float(torch.tensor(probability).log()) + (1 - wanted) * float(
@@ -332,7 +333,7 @@ def test_loss_is_that_of_a_loop():
                 )
             cell, stride = points[point] / strides[point] - 0.5, float(strides[point])
             centre, size = (target[:2] + target[2:]) / 2 / stride - cell, (target[2:] - target[:2]) / stride
-            sums["l1"] += 0.5 * float((flat["boxes"][image, point] - torch.cat([centre, size.log()])).abs().sum())
+            sums["l1"] += 0.5 * float((maps["boxes"][image, point] - torch.cat([centre, size.log()])).abs().sum())
     assert count >= 3
     assert parts == pytest.approx({name: total / count for name, total in sums.items()}, rel=1e-4)
 

@@ -23,7 +23,8 @@ from crossstage.nn.init import initialise
 from crossstage.ops.nms import NMS
 from crossstage.structures import Targets
 from crossstage.training import resume, train
-from crossstage.training.options import TrainOptions, recipe_names
+from crossstage.training.options import TrainOptions
+from crossstage.training.recipe_files import recipe_names
 from crossstage.weights.starting import start_model
 from tests.conftest import PHOTOS
 

@@ -17,8 +17,10 @@ from crossstage.data.records import Boxes, ClassificationData, DetectionData, Im
 from crossstage.errors import ConfigError
 from crossstage.training import TrainOptions, options_of, plan_of, resume, train
 from crossstage.training.facts import TrainingData, facts_of
+from crossstage.training.loop import Loop
 from crossstage.training.options import OPEN, RunOptions
 from crossstage.training.plan import STARTS, Pace, as_they_stand, plan_training
+from crossstage.training.run import run_training
 from crossstage.training.schedule import MOST_BURN_IN, burn_in_steps
 from crossstage.weights.starting import start_model
 
@@ -119,6 +121,36 @@ def test_a_published_recipe_is_what_it_says_and_nothing_else():
     plan = plan_training(options, detection(500))
     assert {choice.option for choice in plan.choices} <= {"imgsz", "val_every"}
     assert (plan.options.nesterov, plan.options.label_smoothing, plan.options.momentum) == (False, 0.0, 0.9)
+
+
+def test_batch_norms_of_a_short_training_follow_as_fast_as_its_average():
+    def momentum(epochs: int, model: str = "cspdarknet53_tiny_yolo") -> float | None:
+        return plan_training(replace(OWN, model=model, epochs=epochs), detection(160)).options.norm_momentum
+
+    assert momentum(30) == pytest.approx(20 / 300, abs=1e-4)  # 10 steps an epoch, an average over a twentieth of them
+    assert momentum(1) == 0.1
+    assert momentum(300) is None  # 3,000 steps: the model's own 0.01 is fast enough
+    assert momentum(30, "cspdarknet_x_micro_pafpn_rtmdet") == momentum(30)
+    assert momentum(100, "cspdarknet_x_micro_pafpn_rtmdet") is None  # so is its 0.03 for 1,000
+    given = plan_training(replace(OWN, model="cspdarknet53_tiny_yolo", norm_momentum=0.5), detection(160))
+    assert given.options.norm_momentum == 0.5
+
+
+def test_a_training_has_the_momentum_of_its_plan(shapes, tmp_path, monkeypatch):
+    class Begun(Exception):
+        """The training would begin now."""
+
+    def begin(loop: Loop) -> None:
+        raise Begun({m.momentum for m in loop.inner.modules() if isinstance(m, torch.nn.BatchNorm2d)})
+
+    monkeypatch.setattr(Loop, "run", begin)
+    options = RunOptions.plain(
+        "cspdarknet53_tiny_prn_rtmdet", str(shapes), imgsz=64, workers=0, out=str(tmp_path), norm_momentum=0.05
+    )
+    with pytest.raises(Begun) as begun:
+        run_training(options, tmp_path / "run", quiet=True)
+    (momenta,) = begun.value.args
+    assert momenta == {0.05, 0.1}  # the backbone's had 0.01; norms that are faster stay so
 
 
 def test_a_plan_is_planned_once():

@@ -185,7 +185,8 @@ def _set(content: dict[str, Any], name: str, value: Any, *, part: bool = False) 
 
 def _config(name: str) -> dict[str, Any]:
     """Return the options of a YAML file or recipe."""
-    from crossstage.training.options import completed, load_recipe
+    from crossstage.training.options import completed
+    from crossstage.training.recipe_files import load_recipe
 
     content = load_recipe(name)
     try:

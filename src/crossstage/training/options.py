@@ -14,11 +14,9 @@ import yaml
 from crossstage.data.augment import Augmentation
 from crossstage.data.faults import OnBadLabel
 from crossstage.errors import ConfigError, did_you_mean, one_of
-from crossstage.files import read_yaml
 from crossstage.nn import Partial
 from crossstage.structures import Resize
-
-RECIPES = Path(__file__).parent / "recipes"
+from crossstage.training.recipe_files import load_recipe
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,7 @@ class TrainOptions:
         """Return a recipe's options, with what it leaves open and what is to differ.
 
         Args:
-            recipe: A file, or the name of one in the package, see :func:`recipe_names`.
+            recipe: A file, or the name of one in the package.
             **changes: Options, such as ``model`` and ``data``.
 
         Raises:
@@ -365,37 +363,6 @@ def _choices() -> dict[str, tuple[str, ...]]:
         if literals and name != "partial":
             found[name] = get_args(literals[0])
     return found
-
-
-def load_recipe(name_or_path: str | Path) -> dict[str, Any]:
-    """Return those options that a recipe's file holds.
-
-    Args:
-        name_or_path: A file, or the name of one in the package, see :func:`recipe_names`.
-
-    Raises:
-        ConfigError: There is none, or it is no mapping.
-    """
-    return read_yaml(recipe_path(name_or_path), ConfigError, "options")
-
-
-def recipe_path(name_or_path: str | Path) -> Path:
-    """Find the file of a recipe.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    for path in (Path(name_or_path), RECIPES / f"{name_or_path}.yaml"):
-        if path.is_file():
-            return path
-    known = recipe_names()
-    close = did_you_mean(str(name_or_path), known)
-    raise ConfigError(f"recipe {str(name_or_path)!r}: no such file; the package has {', '.join(known)}{close}")
-
-
-def recipe_names() -> list[str]:
-    """List the recipes in the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,8 @@ from crossstage.models.detector import Detector
 from crossstage.models.heads.base import Head
 from crossstage.structures import Preprocessing
 from crossstage.training.facts import TrainingData, facts_of
-from crossstage.training.options import METHOD, OPEN, RunOptions, TrainOptions, changed, load_recipe
+from crossstage.training.options import METHOD, OPEN, RunOptions, TrainOptions, changed
+from crossstage.training.recipe_files import load_recipe
 from crossstage.weights.ref import parse
 from crossstage.weights.resolving import resolve
 from crossstage.weights.starting import STARTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -187,6 +188,37 @@ def changes(row: HeadConfig, changed: HeadConfig) -> dict[str, Any]:
     """Return the fields in which a changed copy of a row differs from it."""
     names = (field.name for field in fields(row))
     return {name: getattr(changed, name) for name in names if getattr(changed, name) != getattr(row, name)}
+
+
+def check_numbers(
+    loss: object,
+    *names: str,
+    least: float = 0.0,
+    most: float = math.inf,
+    positive: bool = False,
+    whole: bool = False,
+) -> None:
+    """Refuse settings of a loss that are no finite numbers from ``least`` to ``most``.
+
+    Args:
+        loss: The settings.
+        *names: The fields to look at.
+        least: The lowest number that fits.
+        most: The highest.
+        positive: Whether 0 does not fit.
+        whole: Whether the number must be whole.
+
+    Raises:
+        ConfigError: One does not fit.
+    """
+    kinds = int if whole else (int, float)
+    expected = f"{least:g} or more" if math.isinf(most) else f"{least:g} to {most:g}"
+    for name in names:
+        value = getattr(loss, name)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise ConfigError(f"loss.{name} is {value!r}; expected a {'whole ' * whole}number")
+        if not least <= value <= most or math.isinf(value) or (positive and not value):
+            raise ConfigError(f"loss.{name} is {value}; expected {expected}{', not 0' * positive}")
 
 
 def with_loss(row: HeadConfig, settings: Mapping[str, Any]) -> HeadConfig:

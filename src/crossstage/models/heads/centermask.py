@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from crossstage.errors import ConfigError
-from crossstage.models.heads.base import HeadConfig, Raw
+from crossstage.models.heads.base import HeadConfig, Raw, check_numbers
 from crossstage.models.heads.centermask_masks import (
     POOLED,
     MaskBranch,
@@ -56,10 +56,8 @@ class CenterMaskLoss(FcosLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.proposals < 1 or self.positives < 1:
-            raise ConfigError(f"loss.proposals is {self.proposals} and positives {self.positives}; expected at least 1")
-        if not 0 < self.positive_iou <= 1:
-            raise ConfigError(f"loss.positive_iou is {self.positive_iou}; expected more than 0, at most 1")
+        check_numbers(self, "proposals", "positives", least=1, whole=True)
+        check_numbers(self, "positive_iou", most=1.0, positive=True)
 
 
 @dataclass(frozen=True, kw_only=True)

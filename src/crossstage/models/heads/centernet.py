@@ -6,7 +6,6 @@ order of classes and cells rather than of scores.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossstage.errors import ConfigError
-from crossstage.models.heads.base import Head, HeadConfig, Raw
+from crossstage.models.heads.base import Head, HeadConfig, Raw, check_numbers
 from crossstage.ops.heatmaps import best, centre_focal_loss, draw, locate, peaks
 from crossstage.ops.nms import NMS
 from crossstage.structures import Targets
@@ -44,9 +42,7 @@ class CenterNetLossConfig:
     offset_gain: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"loss.{name} is {value}; expected 0 or more")
+        check_numbers(self, *vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)

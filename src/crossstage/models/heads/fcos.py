@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss, sigmoid_focal_loss
 
 from crossstage.errors import ConfigError
-from crossstage.models.heads.base import Head, HeadConfig, Raw
+from crossstage.models.heads.base import Head, HeadConfig, Raw, check_numbers
+from crossstage.models.heads.levels import flat, map_sizes, rows
 from crossstage.nn import ConvStyle
 from crossstage.ops.nms import NMS, best_of_levels
 from crossstage.ops.points import (
@@ -78,11 +79,9 @@ class FcosLoss:
     weighted: bool = True
 
     def __post_init__(self) -> None:
-        for name, least, most in (("radius", 0, math.inf), ("focal_alpha", 0, 1), ("focal_gamma", 0, math.inf)):
-            if not least <= getattr(self, name) <= most:
-                raise ConfigError(f"loss.{name} is {getattr(self, name)}; expected {least} to {most}")
-        if not self.reach > 0:
-            raise ConfigError(f"loss.reach is {self.reach}; expected more than 0")
+        check_numbers(self, "radius", "focal_gamma")
+        check_numbers(self, "focal_alpha", most=1.0)
+        check_numbers(self, "reach", positive=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +189,7 @@ class FcosHead(Head):
         Boxes are clipped to the input, so that a file without the head suppresses the same ones.
         """
         points = torch.cat(self._points(raw, image_size))
-        scores = self._flat(raw, "classes").sigmoid() * self._flat(raw, "centreness").sigmoid()
+        scores = flat(raw, "classes", self.strides).sigmoid() * flat(raw, "centreness", self.strides).sigmoid()
         return clip_boxes_to_image(distances_to_boxes(points, self._pixels(raw)), image_size), scores.sqrt()
 
     def candidates(self, raw: Raw, scores: Tensor) -> Tensor:
@@ -212,7 +211,7 @@ class FcosHead(Head):
         ]
         objects = torch.stack(assigned)  # (N, K)
         found = objects >= 0
-        logits, mine = self._flat(raw, "classes"), objects[found]
+        logits, mine = flat(raw, "classes", self.strides), objects[found]
         wanted = torch.zeros_like(logits)
         wanted[(*found.nonzero(as_tuple=True), targets.class_ids[mine])] = 1
         classes = sigmoid_focal_loss(logits, wanted, settings.focal_alpha, settings.focal_gamma)
@@ -224,7 +223,7 @@ class FcosHead(Head):
         apart = generalized_box_iou_loss(distances_to_boxes(at, self._pixels(raw)[found]), boxes)
         count = found.sum().clamp(min=1)
         weight = centred / centred.sum().clamp(min=1e-6) if settings.weighted else 1 / count
-        predicted = self._flat(raw, "centreness").squeeze(-1)[found]
+        predicted = flat(raw, "centreness", self.strides).squeeze(-1)[found]
         return {
             "classes": classes.sum() / count,
             "boxes": (apart * weight).sum(),
@@ -246,27 +245,17 @@ class FcosHead(Head):
 
     def _points(self, raw: Raw, image_size: tuple[int, int]) -> list[Tensor]:
         """Return each level's points in pixels: ``(H_i * W_i, 2)``."""
-        maps = [raw[f"distances{stride}"] for stride in self.strides]
-        sizes = [(tensor.shape[2], tensor.shape[3]) for tensor in maps]
+        like, sizes = raw[self.raw_names[0]], map_sizes(raw, "distances", self.strides)
         if self.row.grid == "corners":
-            return [cell_corners(size, image_size, tensor) for size, tensor in zip(sizes, maps, strict=True)]
-        return [cell_points(size, stride, maps[0]) for size, stride in zip(sizes, self.strides, strict=True)]
+            return [cell_corners(size, image_size, like) for size in sizes]
+        return [cell_points(size, stride, like) for size, stride in zip(sizes, self.strides, strict=True)]
 
     def _pixels(self, raw: Raw) -> Tensor:
         """Return the distances in pixels: ``(N, K, 4)``."""
-        return torch.cat([_rows(raw[f"distances{stride}"]) * stride for stride in self.strides], dim=1)
-
-    def _flat(self, raw: Raw, part: str) -> Tensor:
-        """Return one kind of raw tensor, level after level: ``(N, K, C)``."""
-        return torch.cat([_rows(raw[f"{part}{stride}"]) for stride in self.strides], dim=1)
+        return torch.cat([rows(raw[f"distances{stride}"]) * stride for stride in self.strides], dim=1)
 
     def _lengths(self, raw: Raw) -> list[int]:
         return [raw[f"distances{stride}"][0, 0].numel() for stride in self.strides]
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """``(N, C, H, W)`` to ``(N, H * W, C)``."""
-    return tensor.flatten(2).transpose(1, 2)
 
 
 def _tower(width: int, convs: int) -> nn.Sequential:

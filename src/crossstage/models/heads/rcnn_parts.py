@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from crossstage.errors import ConfigError
+from crossstage.models.heads.base import check_numbers
 
 HeadNorm = Literal["none", "batch", "group"]
 
@@ -48,14 +49,14 @@ class RCNNLoss:
     rois_sampled: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("objectness_gain", "proposal_gain", "class_gain", "box_gain", "mask_gain"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"loss.{name} is {getattr(self, name)}; expected 0 or more")
+        check_numbers(self, "objectness_gain", "proposal_gain", "class_gain", "box_gain", "mask_gain")
         low, high = self.anchor_ious
-        if not 0 <= low <= high <= 1 or not 0 <= self.roi_iou <= 1:
-            raise ConfigError(f"loss.anchor_ious are {self.anchor_ious} and roi_iou {self.roi_iou}; expected 0 to 1")
-        if min(self.anchors_sampled, self.rois_sampled, *self.proposals) < 1:
-            raise ConfigError("loss.anchors_sampled, rois_sampled and proposals are numbers of at least 1")
+        if not 0 <= low <= high <= 1:
+            raise ConfigError(f"loss.anchor_ious are {self.anchor_ious}; expected 0 to 1, ascending")
+        if min(self.proposals) < 1:
+            raise ConfigError(f"loss.proposals are {self.proposals}; expected at least 1 each")
+        check_numbers(self, "roi_iou", most=1.0)
+        check_numbers(self, "anchors_sampled", "rois_sampled", least=1, whole=True)
 
 
 class ExactAnchors(AnchorGenerator):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
-from crossstage.models.heads.base import Head, HeadConfig, Raw
+from crossstage.models.heads.base import Head, HeadConfig, Raw, check_numbers
 from crossstage.models.heads.ssd import MultiboxLoss, anchored_rows, by_prior
 from crossstage.nn import ConvNormAct, ConvStyle
 from crossstage.nn.init import xavier_
@@ -47,7 +47,7 @@ class RefineDetLoss(MultiboxLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check("arm_gain", math.inf)
+        check_numbers(self, "arm_gain")
 
 
 @dataclass(frozen=True, kw_only=True)

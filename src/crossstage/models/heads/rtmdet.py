@@ -17,17 +17,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss
 
 from crossstage.errors import ConfigError
-from crossstage.models.heads.base import Head, HeadConfig, Raw
+from crossstage.models.heads.base import Head, HeadConfig, Raw, check_numbers
+from crossstage.models.heads.levels import corners, flat
 from crossstage.nn import ConvNormAct, ConvStyle, SharedConvNormAct
 from crossstage.ops.losses import sparse_focal
 from crossstage.ops.matching import DYNAMIC_SOFT_LABEL, Matches, Predictions, match_dynamically
 from crossstage.ops.nms import NMS
-from crossstage.ops.points import cell_corners, distances_to_boxes
+from crossstage.ops.points import distances_to_boxes
 from crossstage.structures import Targets
 
 PRIOR = 0.01  # score of every class before training
@@ -55,11 +55,8 @@ class RTMDetLoss:
     top: int = DYNAMIC_SOFT_LABEL.top
 
     def __post_init__(self) -> None:
-        for name in ("class_gain", "box_gain", "focal_gamma"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"loss.{name} is {getattr(self, name)}; expected 0 or more")
-        if self.top < 1:
-            raise ConfigError(f"loss.top is {self.top}; expected at least 1")
+        check_numbers(self, "class_gain", "box_gain", "focal_gamma")
+        check_numbers(self, "top", least=1, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +149,14 @@ class RTMDetHead(Head):
 
     def decode(self, raw: Raw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """See :meth:`Head.decode`; level by level, row by row."""
-        points, strides = self._points(raw, image_size)
-        return self._boxes(raw, points, strides), self._flat(raw, "classes").sigmoid()
+        points, strides = corners(raw, "distances", self.strides, image_size)
+        return self._boxes(raw, points, strides), flat(raw, "classes", self.strides).sigmoid()
 
     def candidates(self, raw: Raw, scores: Tensor) -> Tensor:
         """See :meth:`Head.candidates`: no boxes without area in the input, be it that distances are negative."""
         first, stride = raw[self.raw_names[1]], self.strides[0]
         image_size = first.shape[2] * stride, first.shape[3] * stride
-        boxes = clip_boxes_to_image(self._boxes(raw, *self._points(raw, image_size)), image_size)
+        boxes = clip_boxes_to_image(self._boxes(raw, *corners(raw, "distances", self.strides, image_size)), image_size)
         real = ((boxes[..., 2:] - boxes[..., :2]) > 0).all(-1, keepdim=True)
         return scores * real
 
@@ -176,9 +173,9 @@ class RTMDetHead(Head):
             targets: The objects, in pixels of the input.
             image_size: Height and width of the input in pixels.
         """
-        points, strides = self._points(raw, image_size)
+        points, strides = corners(raw, "distances", self.strides, image_size)
         boxes = self._boxes(raw, points, strides)
-        predictions = Predictions(points, strides, boxes.detach(), self._flat(raw, "classes").detach())
+        predictions = Predictions(points, strides, boxes.detach(), flat(raw, "classes", self.strides).detach())
         rule = replace(DYNAMIC_SOFT_LABEL, top=self.row.loss.top)
         return match_dynamically(rule, predictions, targets), boxes
 
@@ -188,7 +185,7 @@ class RTMDetHead(Head):
         matches, boxes = self.match(raw, targets, image_size)
         image, point = (matches.object_index >= 0).nonzero(as_tuple=True)
         mine, quality = matches.object_index[image, point], matches.overlaps[image, point]
-        logits = self._flat(raw, "classes")
+        logits = flat(raw, "classes", self.strides)
         classes = sparse_focal(
             logits, (image, point, targets.class_ids[mine]), quality, settings.focal_gamma, self.class_weights
         )
@@ -199,19 +196,8 @@ class RTMDetHead(Head):
             "boxes": settings.box_gain * (apart * quality).sum() / total,
         }
 
-    def _points(self, raw: Raw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the points ``(K, 2)`` and the strides ``(K,)`` of their levels, both in pixels."""
-        maps = [raw[f"distances{stride}"] for stride in self.strides]
-        points = [cell_corners((x.shape[2], x.shape[3]), image_size, x) for x in maps]
-        strides = [x.new_full((len(at),), stride) for x, at, stride in zip(maps, points, self.strides, strict=True)]
-        return torch.cat(points), torch.cat(strides)
-
     def _boxes(self, raw: Raw, points: Tensor, strides: Tensor) -> Tensor:
-        return distances_to_boxes(points, self._flat(raw, "distances") * strides.unsqueeze(-1))
-
-    def _flat(self, raw: Raw, part: str) -> Tensor:
-        """Return one kind of raw tensor, level after level: ``(N, K, C)``."""
-        return torch.cat([raw[f"{part}{stride}"].flatten(2).transpose(1, 2) for stride in self.strides], dim=1)
+        return distances_to_boxes(points, flat(raw, "distances", self.strides) * strides.unsqueeze(-1))
 
 
 def _branch(width: int, convs: int, maps: int, style: ConvStyle) -> nn.Sequential:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from crossstage.errors import ConfigError
-from crossstage.models.heads.base import Head, HeadConfig, Raw
+from crossstage.models.heads.base import Head, HeadConfig, Raw, check_numbers
 from crossstage.nn import ConvNormAct, ConvStyle
 from crossstage.nn.init import xavier_
 from crossstage.ops.multibox import decode_boxes, match_priors, multibox_loss
@@ -49,21 +49,8 @@ class MultiboxLoss:
     class_gain: float = 1.0
 
     def __post_init__(self) -> None:
-        self.check("match_iou", 1.0)
-        for name in ("negatives", "box_gain", "class_gain"):
-            self.check(name, math.inf)
-
-    def check(self, name: str, most: float) -> None:
-        """Refuse a setting that is no finite number from 0 to ``most``."""
-        value = getattr(self, name)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not 0 <= value <= most
-            or value == math.inf
-        ):
-            expected = "0 or more" if most == math.inf else f"a number from 0 to {most:g}"
-            raise ConfigError(f"loss.{name} is {value!r}; expected {expected}")
+        check_numbers(self, "match_iou", most=1.0)
+        check_numbers(self, "negatives", "box_gain", "class_gain")
 
 
 @dataclass(frozen=True, kw_only=True)

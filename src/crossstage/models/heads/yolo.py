@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from crossstage.errors import ConfigError
-from crossstage.models.heads.base import Anchors, Head, HeadConfig, Raw
+from crossstage.models.heads.base import Anchors, Head, HeadConfig, Raw, check_numbers
 from crossstage.ops.assigners import Assignment, assign_by_shape
 from crossstage.ops.boxes import decode_yolo
 from crossstage.ops.losses import BOX_LOSSES, focal_bce
@@ -82,7 +82,7 @@ class YoloLossConfig:
     assign: Literal["best", "iou"] = "best"
     assign_iou: float = 0.213
     ignore_iou: float = 0.7
-    box: Literal["mse", "giou", "diou", "ciou"] = "ciou"
+    box: Literal["mse", "iou", "giou", "diou", "ciou"] = "ciou"
     box_gain: float = 3.0
     objectness_gain: float = 1.0
     class_gain: float = 1.0
@@ -90,20 +90,11 @@ class YoloLossConfig:
     focal_gamma: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("assign_iou", "ignore_iou", "label_smoothing"):
-            if not 0 <= _number(name, getattr(self, name)) <= 1:
-                raise ConfigError(f"loss.{name} is {getattr(self, name)}; expected 0 to 1")
-        for name in ("box_gain", "objectness_gain", "class_gain", "focal_gamma"):
-            if not 0 <= _number(name, getattr(self, name)) < math.inf:
-                raise ConfigError(f"loss.{name} is {getattr(self, name)}; expected 0 or more")
+        check_numbers(self, "assign_iou", "ignore_iou", "label_smoothing", most=1.0)
+        check_numbers(self, "box_gain", "objectness_gain", "class_gain", "focal_gamma")
         if self.assign not in ("best", "iou") or self.box not in ("mse", *BOX_LOSSES):
-            raise ConfigError(f"loss is {self.assign}, {self.box}; expected best or iou, and mse, giou, diou or ciou")
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"loss.{name} is {value!r}; expected a number")
-    return value
+            expected = f"best or iou, and one of mse, {', '.join(BOX_LOSSES)}"
+            raise ConfigError(f"loss is {self.assign}, {self.box}; expected {expected}")
 
 
 @dataclass(frozen=True, kw_only=True)

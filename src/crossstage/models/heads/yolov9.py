@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
-from crossstage.models.heads.base import Head, HeadConfig, Raw
+from crossstage.models.heads.base import Head, HeadConfig, Raw, check_numbers
+from crossstage.models.heads.levels import centres, flat, map_sizes
 from crossstage.nn import ConvNormAct, ConvStyle
 from crossstage.ops.losses import distribution_focal, paired_ciou
 from crossstage.ops.nms import NMS
-from crossstage.ops.points import boxes_to_distances, cell_points, distances_to_boxes, expected_distances
+from crossstage.ops.points import boxes_to_distances, distances_to_boxes, expected_distances
 from crossstage.ops.task_aligned import TaskAlignment, assign_by_task
 from crossstage.structures import Targets
 
@@ -61,11 +62,8 @@ class YoloV9LossConfig:
     class_power: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("box_gain", "class_gain", "distribution_gain", "box_power", "class_power"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"loss.{name} is {getattr(self, name)}; expected 0 or more")
-        if self.candidates < 1:
-            raise ConfigError(f"loss.candidates is {self.candidates}; expected at least 1")
+        check_numbers(self, "box_gain", "class_gain", "distribution_gain", "box_power", "class_power")
+        check_numbers(self, "candidates", least=1, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +141,8 @@ class YoloV9Head(Head):
     def decode(self, raw: Raw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """See :meth:`Head.decode`."""
         del image_size
-        points, strides = self._points(raw)
-        return self._boxes(self._sides(raw), points, strides), self._flat(raw, "classes").sigmoid()
+        points, strides = centres(raw, "boxes", self.strides)
+        return self._boxes(self._sides(raw), points, strides), flat(raw, "classes", self.strides).sigmoid()
 
     def class_rows(self, num_classes: int) -> dict[str, list[list[int]]]:
         """See :meth:`Head.class_rows`."""
@@ -158,14 +156,14 @@ class YoloV9Head(Head):
         """
         del image_size
         settings = self.row.loss
-        logits, sides = self._flat(raw, "classes"), self._sides(raw)
-        points, strides = self._points(raw)
+        logits, sides = flat(raw, "classes", self.strides), self._sides(raw)
+        points, strides = centres(raw, "boxes", self.strides)
         with torch.no_grad():
             boxes = self._boxes(sides, points, strides)
-        found = self._assigned(logits, boxes, targets, self._map_sizes(raw))
+        found = self._assigned(logits, boxes, targets, map_sizes(raw, "boxes", self.strides))
         count = found.score.sum().clamp(min=1)
         at = found.image_index, found.cell
-        stride = strides[found.cell]
+        stride = strides[found.cell].unsqueeze(-1)
         start, wanted = points[found.cell] / stride, targets.boxes_xyxy[found.object_index].to(logits) / stride
         predicted = sides[at]  # (P, 4, bins)
         apart = 1 - paired_ciou(distances_to_boxes(start, expected_distances(predicted)), wanted)
@@ -204,27 +202,11 @@ class YoloV9Head(Head):
 
     def _boxes(self, sides: Tensor, points: Tensor, strides: Tensor) -> Tensor:
         """Return the predicted corners in pixels of the input: ``(N, K, 4)``."""
-        return distances_to_boxes(points, expected_distances(sides) * strides)
-
-    def _points(self, raw: Raw) -> tuple[Tensor, Tensor]:
-        """Return the cells' centres in pixels of the input ``(K, 2)``, and their strides ``(K, 1)``."""
-        like = raw[self.raw_names[0]]
-        sizes = self._map_sizes(raw)
-        points = [cell_points(size, stride, like) for size, stride in zip(sizes, self.strides, strict=True)]
-        strides = [like.new_full((len(each), 1), stride) for each, stride in zip(points, self.strides, strict=True)]
-        return torch.cat(points), torch.cat(strides)
-
-    def _map_sizes(self, raw: Raw) -> list[tuple[int, int]]:
-        maps = [raw[f"boxes{stride}"] for stride in self.strides]
-        return [(tensor.shape[2], tensor.shape[3]) for tensor in maps]
+        return distances_to_boxes(points, expected_distances(sides) * strides.unsqueeze(-1))
 
     def _sides(self, raw: Raw) -> Tensor:
         """Return the distributions over distances: ``(N, K, 4, bins)`` logits."""
-        return self._flat(raw, "boxes").unflatten(-1, (4, self.row.bins))
-
-    def _flat(self, raw: Raw, part: str) -> Tensor:
-        """Return one kind of raw tensor, level after level: ``(N, K, C)``."""
-        return torch.cat([raw[f"{part}{stride}"].flatten(2).transpose(1, 2) for stride in self.strides], dim=1)
+        return flat(raw, "boxes", self.strides).unflatten(-1, (4, self.row.bins))
 
 
 def _branch(in_channels: int, width: int, out: int, groups: int = 1) -> nn.Sequential:

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossstage.errors import ConfigError
-from crossstage.models.heads.base import Head, HeadConfig, Raw
+from crossstage.models.heads.base import Head, HeadConfig, Raw, check_numbers
+from crossstage.models.heads.levels import centres, flat
 from crossstage.nn import ConvNormAct, ConvStyle, spatial_conv
 from crossstage.ops.boxes import cxcywh_to_xyxy
 from crossstage.ops.losses import paired_iou
 from crossstage.ops.matching import SIM_OTA, Predictions, match_dynamically
 from crossstage.ops.nms import NMS
-from crossstage.ops.points import cell_points
 from crossstage.structures import Targets
 
 PRIOR = 0.01  # score of every class, and of there being an object, before training
@@ -56,11 +56,9 @@ class YoloxLoss:
     l1: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.top < 1 or not 0 < self.radius < math.inf:
-            raise ConfigError(f"loss.top is {self.top} and loss.radius {self.radius}; expected 1 or more and above 0")
-        for name in ("box_gain", "l1"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"loss.{name} is {getattr(self, name)}; expected 0 or more")
+        check_numbers(self, "box_gain", "l1")
+        check_numbers(self, "radius", positive=True)
+        check_numbers(self, "top", least=1, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +150,9 @@ class YoloxHead(Head):
     def decode(self, raw: Raw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """See :meth:`Head.decode`; level after level, row after row. A score is objectness times class."""
         del image_size
-        points, strides = self._points(raw)
-        scores = self._flat(raw, "objectness").sigmoid() * self._flat(raw, "classes").sigmoid()
-        return _boxes(self._flat(raw, "boxes"), points, strides), scores
+        points, strides = centres(raw, "boxes", self.strides)
+        scores = flat(raw, "objectness", self.strides).sigmoid() * flat(raw, "classes", self.strides).sigmoid()
+        return _boxes(flat(raw, "boxes", self.strides), points, strides), scores
 
     def class_rows(self, num_classes: int) -> dict[str, list[list[int]]]:
         """See :meth:`Head.class_rows`."""
@@ -168,8 +166,8 @@ class YoloxHead(Head):
         """
         del image_size
         settings = self.row.loss
-        points, strides = self._points(raw)
-        predicted, objectness, logits = (self._flat(raw, part) for part in ("boxes", "objectness", "classes"))
+        points, strides = centres(raw, "boxes", self.strides)
+        predicted, objectness, logits = (flat(raw, part, self.strides) for part in ("boxes", "objectness", "classes"))
         objectness = objectness.squeeze(-1)
         targets = targets._replace(boxes_xyxy=targets.boxes_xyxy.to(predicted))
         with torch.no_grad():
@@ -193,19 +191,6 @@ class YoloxHead(Head):
         }
         count = max(len(mine), 1)
         return {name: part / count for name, part in parts.items()}
-
-    def _points(self, raw: Raw) -> tuple[Tensor, Tensor]:
-        """Return the centres of all cells in pixels, ``(K, 2)``, and their strides, ``(K,)``."""
-        maps = [raw[f"boxes{stride}"] for stride in self.strides]
-        points = [
-            cell_points((x.shape[2], x.shape[3]), stride, x) for x, stride in zip(maps, self.strides, strict=True)
-        ]
-        strides = [x.new_full((len(x),), float(stride)) for x, stride in zip(points, self.strides, strict=True)]
-        return torch.cat(points), torch.cat(strides)
-
-    def _flat(self, raw: Raw, part: str) -> Tensor:
-        """Return one kind of raw tensor, level after level: ``(N, K, C)``."""
-        return torch.cat([raw[f"{part}{stride}"].flatten(2).transpose(1, 2) for stride in self.strides], dim=1)
 
 
 def _boxes(raw: Tensor, points: Tensor, strides: Tensor) -> Tensor:

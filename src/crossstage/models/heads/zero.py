@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from crossstage.errors import ConfigError
-from crossstage.models.heads.base import Head, HeadConfig, Raw
+from crossstage.models.heads.base import Head, HeadConfig, Raw, check_numbers
+from crossstage.models.heads.levels import corners, flat
 from crossstage.ops.losses import distribution_focal, sparse_focal
 from crossstage.ops.matching import ALIGN_OTA, Matches, Predictions, match_dynamically
 from crossstage.ops.nms import NMS
-from crossstage.ops.points import boxes_to_distances, cell_corners, distances_to_boxes, expected_distances
+from crossstage.ops.points import boxes_to_distances, distances_to_boxes, expected_distances
 from crossstage.structures import Targets
 
 PRIOR = 0.01  # score of every class before training
@@ -53,11 +54,9 @@ class ZeroLoss:
     radius: float = ALIGN_OTA.radius
 
     def __post_init__(self) -> None:
-        for name in ("class_gain", "box_gain", "distribution_gain", "focal_gamma"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"loss.{name} is {getattr(self, name)}; expected 0 or more")
-        if self.top < 1 or not 0 < self.radius < math.inf:
-            raise ConfigError(f"loss.top is {self.top} and loss.radius {self.radius}; expected 1 or more and above 0")
+        check_numbers(self, "class_gain", "box_gain", "distribution_gain", "focal_gamma")
+        check_numbers(self, "radius", positive=True)
+        check_numbers(self, "top", least=1, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +128,8 @@ class ZeroHead(Head):
 
     def decode(self, raw: Raw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """See :meth:`Head.decode`; level by level, row by row."""
-        points, strides = self._points(raw, image_size)
-        return self._boxes(raw, points, strides), self._flat(raw, "classes").sigmoid()
+        points, strides = corners(raw, "boxes", self.strides, image_size)
+        return self._boxes(raw, points, strides), flat(raw, "classes", self.strides).sigmoid()
 
     def class_rows(self, num_classes: int) -> dict[str, list[list[int]]]:
         """See :meth:`Head.class_rows`."""
@@ -146,9 +145,9 @@ class ZeroHead(Head):
             image_size: Height and width of the input in pixels.
         """
         settings = self.row.loss
-        points, strides = self._points(raw, image_size)
+        points, strides = corners(raw, "boxes", self.strides, image_size)
         boxes = self._boxes(raw, points, strides)
-        predictions = Predictions(points, strides, boxes.detach(), self._flat(raw, "classes").detach())
+        predictions = Predictions(points, strides, boxes.detach(), flat(raw, "classes", self.strides).detach())
         rule = replace(ALIGN_OTA, top=settings.top, radius=settings.radius)
         return match_dynamically(rule, predictions, targets), boxes
 
@@ -163,13 +162,13 @@ class ZeroHead(Head):
         matches, boxes = self.match(raw, targets, image_size)
         image, point = (matches.object_index >= 0).nonzero(as_tuple=True)
         mine, quality = matches.object_index[image, point], matches.overlaps[image, point]
-        logits, wanted = self._flat(raw, "classes"), targets.boxes_xyxy[mine]
+        logits, wanted = flat(raw, "classes", self.strides), targets.boxes_xyxy[mine]
         index = (image, point, targets.class_ids[mine])
         classes = sparse_focal(logits, index, quality, settings.focal_gamma, self.class_weights)
         weight = logits[image, point].detach().amax(-1).sigmoid()
         total = weight.sum().clamp(min=1)
         apart = generalized_box_iou_loss(boxes[image, point], wanted)
-        points, strides = self._points(raw, image_size)
+        points, strides = corners(raw, "boxes", self.strides, image_size)
         at, stride = points[point], strides[point].unsqueeze(-1)
         distances = (boxes_to_distances(at, wanted) / stride).clamp(0, self.row.bins - 1 - MARGIN)
         blurred = distribution_focal(self._sides(raw)[image, point], distances).mean(-1)
@@ -179,23 +178,12 @@ class ZeroHead(Head):
             "distances": settings.distribution_gain * (blurred * weight).sum() / total,
         }
 
-    def _points(self, raw: Raw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the points ``(K, 2)`` and the strides ``(K,)`` of their levels, both in pixels."""
-        maps = [raw[f"boxes{stride}"] for stride in self.strides]
-        points = [cell_corners((x.shape[2], x.shape[3]), image_size, x) for x in maps]
-        strides = [x.new_full((len(at),), stride) for x, at, stride in zip(maps, points, self.strides, strict=True)]
-        return torch.cat(points), torch.cat(strides)
-
     def _boxes(self, raw: Raw, points: Tensor, strides: Tensor) -> Tensor:
         return distances_to_boxes(points, expected_distances(self._sides(raw)) * strides.unsqueeze(-1))
 
     def _sides(self, raw: Raw) -> Tensor:
         """Return the logits of the distances: ``(N, K, 4, bins)``."""
-        return self._flat(raw, "boxes").unflatten(-1, (4, self.row.bins))
-
-    def _flat(self, raw: Raw, part: str) -> Tensor:
-        """Return one kind of raw tensor, level after level: ``(N, K, C)``."""
-        return torch.cat([raw[f"{part}{stride}"].flatten(2).transpose(1, 2) for stride in self.strides], dim=1)
+        return flat(raw, "boxes", self.strides).unflatten(-1, (4, self.row.bins))
 
 
 def _drawn(layer: nn.Conv2d, bias: float) -> nn.Conv2d:
