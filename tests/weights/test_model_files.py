@@ -242,6 +242,20 @@ def test_training_mode_needs_no_warning():
 
 
 @pytest.mark.parametrize(
+    ("detector", "resize", "size"),
+    [
+        ("cspdarknet53_tiny_pafpn_slim_rtmdet", "letterbox", (320, 320)),  # as its row says
+        ("fcos_cspdarknet53_tiny_fpn", "shortest", (800, 1333)),
+        ("cspdarknet53_tiny_efm", "stretch", (416, 416)),  # as compositions without a row of their own
+    ],
+)
+def test_a_detectors_backbone_does_not_say_how_images_fit(detector, resize, size):
+    started = start_model(detector, ["a"], backbone="cspdarknet53_tiny_yolo.coco")
+    assert started.spec.preprocessing is not None
+    assert (started.spec.preprocessing.resize, started.spec.preprocessing.size) == (resize, size)
+
+
+@pytest.mark.parametrize(
     ("backbone", "detector", "folded"),
     [
         ("csppeleenet", "csppeleenet_efm", False),

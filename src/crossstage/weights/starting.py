@@ -97,7 +97,7 @@ def start_model(
         given = _read_backbone(parse(backbone, STARTED))
     merged = {**(stored.spec.overrides if stored else {}), **(overrides or {})}
     spec = default_spec(name, len(class_names), class_names, merged)
-    spec = replace(spec, preprocessing=_preprocessing(entry, stored or given, imgsz, resize))
+    spec = replace(spec, preprocessing=_preprocessing(entry, stored, given, imgsz, resize))
     model = entry.build(spec)
     if isinstance(model, Detector):
         model.prepare_training()
@@ -110,18 +110,22 @@ def start_model(
 
 
 def _preprocessing(
-    entry: Entry, stored: Stored | None, imgsz: int | tuple[int, int] | None, resize: Resize | None
+    entry: Entry,
+    stored: Stored | None,
+    backbone: Stored | None,
+    imgsz: int | tuple[int, int] | None,
+    resize: Resize | None,
 ) -> Preprocessing:
     """Return how images become input: as for the weights, else as for the row or the task, with what is given.
 
-    Of a backbone's weights in a detector, only the normalisation counts, and that only where the row leaves it open.
+    Of a backbone's weights, a classifier's or another detector's, only the normalisation counts, and that only where
+    the detector's row leaves it open.
     """
-    known = stored.spec.preprocessing if stored else None
-    if known and stored and find(stored.spec.name).task == entry.task:
-        usual = known
+    if stored and stored.spec.preprocessing:
+        usual = stored.spec.preprocessing
     elif entry.task == "detect":
         usual = entry.preprocessing or Preprocessing(entry.input_size)
-        if known and entry.preprocessing is None:
+        if backbone and (known := backbone.spec.preprocessing) and entry.preprocessing is None:
             usual = replace(usual, mean=known.mean, std=known.std, colour_order=known.colour_order, scale=known.scale)
     else:
         usual = Preprocessing(entry.input_size, "crop", IMAGENET_MEAN, IMAGENET_STD)
