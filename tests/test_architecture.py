@@ -22,6 +22,7 @@ GROUND = {
     "machine": set(),
     "discovery": set(),
     "files": {"errors"},
+    "reading": {"errors"},
     "structures": {"errors"},
 }
 # The rooms, and which others each may import. A room is a folder or file of the package, or a folder in one.
@@ -52,6 +53,7 @@ ARROWS = {
 # Single imports that no arrow allows, each with its reason.
 EXCEPTIONS = {
     ("models.detector", "inference.predictor"): "Detector.predict() goes the whole way from files to boxes",
+    ("models.detector", "inference.tiles"): "and through tiles of large images",
     ("models.classifier", "inference.classify"): "Classifier.predict() does the same",
     ("csp.origin", "weights.ref"): "what a name means is parsed in one place, for a converted source, too",
     ("csp.origin", "weights.peers"): "the networks of other libraries by their names",

@@ -629,3 +629,11 @@ def test_the_command_line_writes_into_devices_and_through_links(tmp_path):
         assert main(["predict", str(photo), "--json", str(tmp_path / name), "--imgsz", "64"]) == 0
     assert stat.S_ISCHR(path.lstat().st_mode) and (tmp_path / "link").is_symlink()
     assert json.loads((tmp_path / "target").read_text())["source"] == str(photo)
+
+
+def test_a_pipe_that_nobody_reads_is_refused_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("crossstage.files.PATIENCE", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="no program has come to read the pipe"), whole_text(tmp_path / "pipe") as file:
+        file.write("x")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

@@ -56,6 +56,8 @@ JOBS = {
     "ours": Job("ours, default"),
     "yolo11n": Job("ultralytics yolo11n, from scratch", "ultralytics_run.py", "yolo11n.yaml"),
     "yolo26n": Job("ultralytics yolo26n, from scratch", "ultralytics_run.py", "yolo26n.yaml"),
+    "libre_yolox_n": Job("LibreYOLO YOLOX-nano, from scratch", "libreyolo_run.py", "LibreYOLOX:n"),
+    "libre_yolov9_t": Job("LibreYOLO YOLOv9-t, from scratch", "libreyolo_run.py", "LibreYOLO9:t"),
 }
 EPOCHS = {"bccd": 60, "people": 100, "groceries25": 10}
 
@@ -95,7 +97,8 @@ def run(job: str, data: str, seed: int, chosen: argparse.Namespace) -> Outcome:
     what, size = JOBS[job], SIZES[base]
     epochs = chosen.epochs or EPOCHS[base]
     if what.peer:
-        words = [chosen.ultralytics, str(PEERS / what.peer), what.model, str(listing), str(folder)]
+        python = {"ultralytics_run.py": chosen.ultralytics, "libreyolo_run.py": chosen.libreyolo}[what.peer]
+        words = [python, str(PEERS / what.peer), what.model, str(listing), str(folder)]
         words += [str(value) for value in (size, epochs, seed)]
     else:
         words = [sys.executable, "-m", "crossstage", "train", "--data", str(listing), "--imgsz", str(size)]
@@ -178,7 +181,7 @@ def page() -> str:
                 f"{_median(entry, 'cpu_seconds'):.0f}",
                 f"{_median(entry, 'epochs'):.0f}",
                 f"{_median(entry, 'parameters') / 1e6:.2f}",
-                f"{_median(entry, 'gflops'):.2f}",
+                f"{gflops:.2f}" if (gflops := _median(entry, "gflops")) else "not told",
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -199,6 +202,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="what ours may take; by default what its plan takes")
     parser.add_argument("--epochs", type=int, help="of the peers")
     parser.add_argument("--ultralytics", default="", help="the Python that has ultralytics")
+    parser.add_argument("--libreyolo", default="", help="the Python that has LibreYOLO")
     parser.add_argument("--page", action="store_true", help="print the page of what is there")
     chosen = parser.parse_args()
     if chosen.page:

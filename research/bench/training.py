@@ -30,6 +30,7 @@ from crossstage.data.augment import Augmentation
 from crossstage.data.find import find_data
 from crossstage.data.loading import Batch, train_loader
 from crossstage.data.records import DetectionData
+from crossstage.machine import StopRequests
 from crossstage.models.composed import ComposedDetector
 from crossstage.training.checkpoint import Progress
 from crossstage.training.loop import Loop
@@ -37,7 +38,6 @@ from crossstage.training.memory import keep_freed_memory
 from crossstage.training.options import RunOptions
 from crossstage.training.reporting import Reporter
 from crossstage.training.schedule import MovingAverage, build_optimizer
-from crossstage.training.signals import StopRequests
 from crossstage.training.tasks import DetectionTask
 from crossstage.weights.starting import start_model
 from research.bench.timing import machine, medians

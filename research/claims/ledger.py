@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crossstage.errors import ConfigError
-from crossstage.files import read_yaml
+from crossstage.reading.yaml import read_yaml
 
 LEDGER = Path(__file__).parent / "claims.yaml"
 DIGITS = 4  # significant ones of what is stored; whole numbers keep all of theirs

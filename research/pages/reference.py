@@ -29,7 +29,7 @@ GUIDES = {
     "darknet": ("darknet",),
 }
 VERB_GUIDES = {
-    "predicting": ("predict", "val", "benchmark"),
+    "predicting": ("predict", "track", "val", "benchmark"),
     "training": ("train", "pack"),
     "data": ("data",),
     "exporting": ("export",),

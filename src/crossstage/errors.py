@@ -33,6 +33,29 @@ class ExportError(CrossStageError):
     """A network that a format cannot hold, or a file that a runtime cannot run."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to end; what handles Ctrl-C handles this.
+
+    Attributes:
+        signal: The number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.signal = number
+
+
+def first_line(error: BaseException, longest: int = 300) -> str:
+    """Return the first line of an error's message, or its class's name if it has no message.
+
+    Args:
+        error: The error, of whatever library.
+        longest: Characters after which it is cut.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:longest]
+
+
 def one_of(name: object, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown name or value: all that there are, and which may have been meant.
 

@@ -1,4 +1,4 @@
-"""Files that appear under their name when they are complete, and small ones that are read with care.
+"""Files that appear under their name when they are complete.
 
 Every file of the package is written by :func:`whole_file`, :func:`whole_text` or :func:`whole_folder`: beside its
 place, under a hidden name, and renamed when it is complete. A symbolic link stays, and what it leads to is replaced.
@@ -7,19 +7,28 @@ Devices, pipes and open descriptors (``/dev/stdout``) are written to; folders, s
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from crossstage.errors import CrossStageError, DataError
 
-MAX_YAML_BYTES = 1 << 20
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+PATIENCE = 10.0  # seconds that the reader of a named pipe may take to come
+_PART = ".part"
 _MAX_LINKS = 40  # as Linux follows
 _UNFIT = {stat.S_IFDIR: "folder", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device"}
 
@@ -161,38 +170,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what writers of ``path`` that were killed have left beside it; for files that one process writes."""
-    for folder in path.parent.glob(f"{glob.escape(_hidden(path))}*.part"):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove what writers of ``path`` that were killed have left beside it; what a living one writes stays."""
+    _remove_abandoned(path.parent.glob(f"{glob.escape(_hidden(path))}*{_PART}"))
 
 
-def read_yaml(path: Path, error_type: type[CrossStageError], expected: str) -> dict[str, Any]:
-    """Read a mapping.
-
-    Args:
-        path: The file.
-        error_type: The type of the error that is raised if the file cannot be used.
-        expected: What the mapping holds, for messages.
+def rescued(path: Path) -> Path | None:
+    """Give what a killed writer of ``path`` had written a name of its own: that of the path with ``.unfinished``.
 
     Returns:
-        The mapping.
-
-    Raises:
-        CrossStageError: Of the given type: the file cannot be read, is too large, or holds something else.
+        The file; None if there was nothing.
     """
-    import yaml
-
-    try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise error_type(f"{path}: larger than {MAX_YAML_BYTES:,} bytes")
-        content = yaml.safe_load(path.read_text("utf-8-sig"))
-    except OSError as error:
-        raise error_type(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise error_type(f"{path}: not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise error_type(f"{path}: holds a {type(content).__name__}; expected {expected}")
-    return content
+    kept, path = None, Path(os.path.realpath(path))
+    for folder in () if fcntl is None else path.parent.glob(f"{glob.escape(_hidden(path))}*{_PART}"):
+        with _taken(folder) as alone:
+            written = folder / path.name
+            if alone and written.is_file() and written.stat().st_size:
+                kept = path.with_name(f"{path.name}.unfinished")
+                written.replace(kept)
+    return kept
 
 
 @contextmanager
@@ -248,7 +243,24 @@ def _open_stream(place: Path | int, mode: str, **options: Any) -> IO[Any]:
     """Open a device or pipe; of a descriptor a copy, which shares its position and outlives nothing of ours."""
     if isinstance(place, int):
         return os.fdopen(os.dup(place), mode, **options)
-    return place.open(mode, **options)
+    return os.fdopen(_open_pipe(place), mode, **options) if place.is_fifo() else place.open(mode, **options)
+
+
+def _open_pipe(place: Path) -> int:
+    """Open a named pipe for writing; without patience that would wait for ever where nobody reads it."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            descriptor = os.open(place, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        else:
+            os.set_blocking(descriptor, True)
+            return descriptor
+        if time.monotonic() > until:
+            raise OSError(errno.ENXIO, f"no program has come to read the pipe in {PATIENCE:g} s")
+        time.sleep(0.02)
 
 
 @contextmanager
@@ -273,9 +285,63 @@ def _hidden(place: Path) -> str:
 
 @contextmanager
 def _scratch_beside(place: Path) -> Iterator[Path]:
-    """Yield a folder on the same file system, which is removed at the end with all that is still in it."""
-    with tempfile.TemporaryDirectory(prefix=_hidden(place), suffix=".part", dir=place.parent) as folder:
-        yield Path(folder)
+    """Yield a folder on the same file system, which is removed at the end with all that is still in it.
+
+    It is locked meanwhile, so that other processes know it from one that a killed process has left, which is removed.
+    """
+    prefix = _hidden(place)
+    if fcntl:
+        _remove_abandoned(folder for folder in _parts_in(place.parent) if folder.name.startswith(prefix))
+    while True:
+        made = tempfile.TemporaryDirectory(prefix=prefix, suffix=_PART, dir=place.parent)
+        with made as folder, _taken(Path(folder)) as alone:
+            if alone:
+                yield Path(folder)
+                return
+
+
+@cache
+def _parts_in(folder: Path) -> tuple[Path, ...]:
+    """Return what killed writers of any file in a folder have left there when this process first wrote to it."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return tuple(Path(entry.path) for entry in entries if entry.name.endswith(_PART) and entry.name[0] == ".")
+    return ()
+
+
+def _remove_abandoned(folders: Iterable[Path]) -> None:
+    """Remove those hidden folders that no living process writes to."""
+    for folder in folders:
+        with _taken(folder) as alone:
+            if alone:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _taken(folder: Path) -> Iterator[bool]:
+    """Lock a folder; yield whether it is this process's alone, which it never is if it is gone.
+
+    Where there are no locks, as on Windows, every folder is everybody's.
+    """
+    if fcntl is None:
+        yield folder.is_dir()
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+        except OSError:  # a file system without locks
+            alone = folder.is_dir()
+        else:
+            alone = folder.is_dir() and os.path.samestat(os.fstat(descriptor), folder.stat())
+        yield alone
+    finally:
+        os.close(descriptor)
 
 
 def _others(temporary: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import lcm
@@ -12,9 +13,11 @@ from torch import Tensor
 
 Resize = Literal["stretch", "letterbox", "crop", "shortest"]
 Resample = Literal["corners", "smooth", "sharp", "cubic"]
-ColourOrder = Literal["rgb", "bgr"]
+ColourOrder = Literal["rgb", "bgr", "grey"]
 Align = Literal["centre", "top-left"]
 Colour = tuple[float, float, float]
+_GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Darknet and JPEG weigh them
+MOST_SIDE = 1 << 14  # pixels of an input, in a header that may come from anywhere
 LONGEST = 1333 / 800  # most length of an image's longer side per shorter one, where nothing else is said: Mask R-CNN's
 
 
@@ -33,9 +36,9 @@ class Preprocessing:
             what reaches over the middle, as is usual for classifiers; ``"shortest"`` keeps it, scales the shorter side
             to ``size[0]`` unless the longer one would exceed ``size[1]``, and pads below and to the right (Mask R-CNN).
         mean: Mean of each colour over the training data, which is subtracted; 0 in Darknet's networks. It is in the
-            network's order and scale of colours.
+            network's order and scale of colours; of grey the first value counts.
         std: Standard deviation that is divided by, in the same order and scale; 1 in Darknet's networks.
-        colour_order: Order of the colours in the input, ``"rgb"`` or ``"bgr"``.
+        colour_order: Order of the colours in the input, ``"rgb"`` or ``"bgr"``; or ``"grey"``, a single channel.
         scale: Value of white in the input before ``mean`` and ``std`` are applied: 1, or 255 for networks that read
             bytes.
         fill: Grey value in [0, 1] around a letterboxed image.
@@ -62,6 +65,11 @@ class Preprocessing:
     resample: Resample | None = None
     crop: float = 1.0
 
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return 1 if self.colour_order == "grey" else 3
+
     def normalise(self, images: Tensor) -> Tensor:
         """Turn resized images into what the network reads: order and scale of colours, ``mean`` and ``std``.
 
@@ -69,14 +77,20 @@ class Preprocessing:
 
         Args:
             images: ``(N, 3, H, W)`` or ``(3, H, W)`` RGB in [0, 1].
+
+        Returns:
+            The same shape, but for grey, which has one channel.
         """
         if self.colour_order == "bgr":
             images = images.flip(-3)
+        elif self.colour_order == "grey":
+            images = (images * images.new_tensor(_GREY).view(3, 1, 1)).sum(-3, keepdim=True)
         if self.scale != 1:
             images = images * self.scale
         if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
             return images
-        return (images - images.new_tensor(self.mean).view(3, 1, 1)) / images.new_tensor(self.std).view(3, 1, 1)
+        mean, std = (images.new_tensor(values[: self.channels]).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (images - mean) / std
 
     @property
     def resampling(self) -> Resample:
@@ -132,7 +146,9 @@ class Preprocessing:
             KeyError: One is missing.
             TypeError: One is of another kind.
         """
-        height, width = (int(side) for side in content["size"])
+        height, width = content["size"]
+        if not all(type(side) is int and 1 <= side <= MOST_SIDE for side in (height, width)):
+            raise ValueError(f"size is {str(content['size'])[:60]}; expected two sides, from 1 to {MOST_SIDE} pixels")
         idle = cls()
         known = {"resize": content["resize"]} | {
             key: content.get(key, getattr(idle, key)) for key in ("colour_order", "align", "resample")
@@ -144,7 +160,9 @@ class Preprocessing:
         mean, std = (_colours(content.get(key, getattr(idle, key))) for key in ("mean", "std"))
         scale, fill, crop = (float(content.get(key, getattr(idle, key))) for key in ("scale", "fill", "crop"))
         divisor = int(content.get("divisor", idle.divisor))
-        if not scale > 0 or divisor < 1:
+        if not all(map(math.isfinite, (*mean, *std, scale, fill))) or 0 in std:
+            raise ValueError(f"mean is {mean}, std {std}, scale {scale} and fill {fill}")
+        if not scale > 0 or not 1 <= divisor <= MOST_SIDE:
             raise ValueError(f"scale is {scale} and divisor {divisor}")
         if not 0 < crop <= 1:
             raise ValueError(f"crop is {crop}")

@@ -148,7 +148,7 @@ def test_names_of_files_keep_their_commas():
         (["train", "--optimizer", "adam"], "did you mean adamw?"),
         (["train", "--augment.mosiac", "0"], "did you mean --augment.mosaic"),
         (["train", "--epochs", "3"], "the dataset is missing; usage: crossstage train DATA [options]"),
-        (["train", "--resume", "r", "--epochs", "3"], "--epochs does not go with --resume"),
+        (["train", "--resume", "r", "--lr", "3"], "--lr does not go with --resume"),
         (["claims"], "python -m research.claims"),
     ],
 )

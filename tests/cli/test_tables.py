@@ -64,7 +64,7 @@ def test_names_of_files_stay_whole(tmp_path, capsys, monkeypatch):
     name = f"{'a_very_long_name_of_a_photo_' * 4}[1].jpg"
     shutil.copy(photo, folder / name)
     out, lines = folder / "out", folder / "found.jsonl"
-    words = ["predict", str(folder), "--imgsz", "160", "--save", str(out), "--json", str(lines)]
+    words = ["predict", str(folder / name), "--imgsz", "160", "--save", str(out), "--json", str(lines)]
     for terminal in (False, True):
         text = COLOURS.sub("", printed(words, 40, capsys, monkeypatch, terminal=terminal))
         assert name in text and f"annotated copies: {out}" in text and f"detections: {lines}" in text

@@ -1,5 +1,6 @@
 """Conversions as files of source, and the command that writes them."""
 
+import ast
 import importlib.util
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from crossstage import Partial
 from crossstage.cli import main
 from crossstage.csp import carry_out, make_plan, origin_of, write_source
+from crossstage.csp.source import _in_docstring
 from tests.csp import nets
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "small_cnn.py"
@@ -92,3 +94,14 @@ def test_the_command_refuses_without_a_traceback(tmp_path, capsys):
 )
 def test_the_file_makes_the_plain_network_as_a_person_would(name, expression, tmp_path):
     assert origin_of(name, tmp_path / "partial.py").expression == expression
+
+
+@pytest.mark.parametrize("name", ['quo"""te', "back\\U0001slash", "{brace}", "a\nb"])
+def test_a_path_is_text_in_the_file_that_is_written(name):
+    """It injects nothing, and is no syntax error."""
+    folder = Path("/x") / name
+    written = folder.parent / "out" / "made.py"
+    title = _in_docstring(f"{folder}/n.py:build as a cross stage partial network.")
+    assert ast.literal_eval(f'"""{title}"""').startswith(f"{folder}/n.py:build")
+    call = ast.parse(origin_of(f"{folder}/net.cfg", written).expression, mode="eval").body.value
+    assert ast.literal_eval(call.args[0]) == f"{folder}/net.cfg"

@@ -106,6 +106,7 @@ CFGS = {
     "detection": (net(8) + section("detection", side=1000, num=1000, classes=HUGE, coords=4), "need"),
     "negative width": ("[net]\nwidth=-8\nheight=-8\nchannels=3\n" + conv(2), "width='-8'; expected 0"),
     "stride": (net(8) + conv(2, 3, 0), "stride"),
+    "what acts on a terminal": (net(8) + "[\x9b31mconv]\n", r"\\x9b31mconv\] is not a layer"),
 }
 
 

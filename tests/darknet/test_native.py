@@ -219,8 +219,8 @@ def test_names_are_optional_and_counted(files):
     files.with_suffix(".names").write_text("cat\ndog\n")
     with pytest.raises(ConfigError, match="2 class names for a network with 80 classes"):
         load(files)
-    files.with_suffix(".names").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match=r"mine\.names: not a text file"):
+    files.with_suffix(".names").write_bytes(b"\xff\xfa")
+    with pytest.raises(ConfigError, match=r"mine\.names:1: byte 1 \(0xff\) is no UTF-8; expected a class name"):
         load(files)
     with pytest.raises(WeightsError, match=r"other\.weights: cannot be read"):
         load_darknet_detector(files, files.with_name("other.weights"))

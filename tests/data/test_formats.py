@@ -12,7 +12,7 @@ from PIL import Image
 from crossstage.cli import main
 from crossstage.data.find import find_data, training_parts
 from crossstage.data.formats.base import split_of
-from crossstage.data.json_lines import entry_lines
+from crossstage.data.json_entries import items, members
 from crossstage.data.records import ClassificationData, DetectionData, Objects, with_classes
 from crossstage.errors import ConfigError, DataError
 
@@ -190,7 +190,8 @@ def test_a_format_may_be_named_where_a_folder_holds_several(tmp_path, shapes):
     (tmp_path / "annotations").symlink_to(shapes / "annotations")
     for format in ("voc", "yolo", "coco"):
         assert find_data(tmp_path, format).format == format
-    assert find_data(tmp_path).format == "coco"
+    with pytest.raises(DataError, match=r"coco or voc or yolo; expected one .* to be named \(coco: annotations/inst"):
+        find_data(tmp_path)
     with pytest.raises(DataError, match="nothing in format 'parquet' was found"):
         find_data(tmp_path, "parquet")
 
@@ -219,7 +220,10 @@ def test_a_yaml_of_ours_points_at_any_format(tmp_path, shapes):
         ("train: .\nnames: [a, b]\nnc: 3", "nc is 3, and there are 2 names"),
         ("train: .\nformat: tfrecord", "format 'tfrecord'; expected one of coco"),
         ("- a", "holds a list; expected train, val, names"),
-        ("train: [a, b]", "expected one path"),
+        ("train: [images/train, b]", "b: no such file or folder"),
+        ("train: [1, 2]", r"train: \[1, 2\]; expected a path, or a list of paths"),
+        ("train: images/train\nnames: [a, '']", "names: 1: name ''; expected a text"),
+        ("train: images/train\nnc: many", "nc: found 'many', expected a whole number"),
         ("a: b: c", "not YAML"),
         ("train: images/train", "no names; expected the classes' names"),
     ],
@@ -237,10 +241,10 @@ def test_what_is_no_dataset_is_refused(tmp_path):
     with pytest.raises(DataError, match="no dataset was recognised; looked for"):
         find_data(tmp_path)
     (tmp_path / "a.csv").write_text("")
-    with pytest.raises(DataError, match=r"expected one of \.json, \.xml"):
+    with pytest.raises(DataError, match=r"in no format that is known; expected one of \.json, \.csv"):
         find_data(tmp_path / "a.csv")
-    with pytest.raises(DataError, match="format 'csv'; expected one of"):
-        find_data(tmp_path, "csv")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(DataError, match=r"format 'cvs'; expected one of .*; did you mean csv"):
+        find_data(tmp_path, "cvs")  # pyright: ignore[reportArgumentType]
     tree(tmp_path / "t", {"train": {"only": 3}})
     with pytest.raises(DataError, match="1 class folder; expected at least 2"):
         find_data(tmp_path / "t")
@@ -259,7 +263,11 @@ BROKEN_YOLO = {
     "wrong_columns": ["1: 4 columns", "2: 6 columns", "3: 1 columns"],
     "class_out_of_range": ["1: class '2'", "2: class '99'", "3: class '-1'", "4: class '1.5'"],
     "not_normalised": ["1: '1 175 109 230 106': looks like pixels"],
-    "outside": ["1: '1 0.95", "2: '1 -0.1", "3: '1 0.5 0.5 0 0.2'; expected a positive", "4: '1 0.5 0.5 -0.2"],
+    "outside": [
+        "2: '1 -0.1 0.5 0.1 0.1' lies outside",
+        "3: '1 0.5 0.5 0 0.2'; expected a positive",
+        "4: '1 0.5 0.5 -0.2",
+    ],
     "not_numbers": ["1: '1 nan", "2: '1 a b c d'; expected numbers", "3: class 'bus'", "4: '1 0,5"],
 }
 
@@ -280,7 +288,9 @@ def test_broken_yolo_labels_are_told_line_by_line(corrupt, tmp_path, name, capsy
     assert f"{len(BROKEN_YOLO[name])} broken" in told
     reading = find_data(tmp_path).parts["train"]()
     assert reading.skipped == len(BROKEN_YOLO[name])
-    assert sum(len(entry.class_ids) for entry in objects_of(reading.data)) == 1  # that of good.txt
+    clipped = [fault for fault in reading.faults if "hangs over the image's border" in fault.text]
+    assert len(clipped) == (name == "outside")
+    assert sum(len(entry.class_ids) for entry in objects_of(reading.data)) == 1 + len(clipped)  # that of good.txt
 
 
 def test_label_files_with_their_list_of_classes_are_a_dataset(corrupt, tmp_path, capsys):
@@ -321,16 +331,16 @@ def test_broken_voc_labels_are_told_line_by_line(corrupt, capsys):
     for fault in (
         "missing_bndbox.xml:5: bus: no bndbox",
         "missing_bndbox.xml:7: bus: xmin 4, ymin 3, xmax missing, ymax missing",
-        "inverted_boxes.xml:5: bus: box 290, 162 to 60, 56; expected xmax > xmin",
+        "inverted_boxes.xml:5: bus: box 290, 162 to 60, 56; expected a positive width and height",
         "inverted_boxes.xml:6: bus: box 40, 30 to 40, 30",
-        "inverted_boxes.xml:7: bus: box 60, 56 to 380, 274 reaches out",
+        "inverted_boxes.xml:7: bus: box 60, 56 to 380, 274 hangs over the image's border by 60 pixels",
         "unknown_class.xml:5: class 'Bus'; expected 'bus', as elsewhere",
         "unknown_class.xml:7: an object without a name",
         "wrong_filename.xml: image 'C:\\\\data\\\\img_0001.jpg' is in none of",
         "not_well_formed.xml: not well-formed XML",
     ):
         assert fault in told, fault
-    assert "9 broken" in told
+    assert "8 broken" in told
     for fine in ("good.xml", "float_boxes.xml", "no_size.xml"):
         assert fine not in told
 
@@ -356,8 +366,11 @@ def test_faults_of_coco_files_have_the_lines_of_their_entries(corrupt):
     text = (corrupt / "coco" / "bad_boxes.json").read_text()
     faults = find_data(corrupt / "coco" / "bad_boxes.json").parts["train"]().faults
     lines = text.splitlines()
-    for number, fault in enumerate(faults, start=2):
+    assert [fault.broken for fault in faults].count(False) == 2
+    assert len(faults) == 9
+    for fault in faults:
         assert lines[fault.line - 1].strip() == "{"
+        number = fault.text.removeprefix("annotation ").partition(":")[0]
         assert f'"id": {number},' in lines[fault.line]
 
 
@@ -369,7 +382,9 @@ def test_suspect_coco_files_are_told(corrupt, capsys):
     for name in ("truncated.jpg", "zero_byte.jpg", "text.jpg", "no_header.jpg", "truncated.png", "huge_400MP.png"):
         assert f"images/{name}: " in told
     assert "zero_byte.jpg: empty file" in told
-    assert main(["data", "check", str(corrupt / "coco" / "no_boxes.json")]) == 0
+    capsys.readouterr()
+    assert main(["data", "check", str(corrupt / "coco" / "no_boxes.json")]) == 1
+    assert "there is nothing to learn" in capsys.readouterr().out
 
 
 def test_training_refuses_broken_labels_unless_they_are_skipped(bccd):
@@ -402,11 +417,22 @@ def test_real_classification_sets(shared):
     assert data.counts.tolist() == [1000] * 10
 
 
-def test_entry_lines_agree_with_a_search():
-    text = '{\n "a": [1,\n  {"x": "}]\\""},\n  [2]],\n "b": {"c": [1]}, "d": [],\n "e": [\n"z" ]}'
-    json.loads(text)
-    wanted = {("a", 0), ("a", 1), ("a", 2), ("e", 0), ("d", 0)}
-    assert entry_lines(text, wanted) == {("a", 0): 2, ("a", 1): 3, ("a", 2): 4, ("e", 0): 7}
+def test_entries_of_json_are_read_one_by_one():
+    text = ' {\n "a": [1,\n  {"x": "}]\\""},\n  [2]],\n "b": {"c": [1]}, "d": [],\n "e": [\n"z" ] } '
+    content = json.loads(text)
+    found = {key: [value for _, value in items(text, at)] for key, at in members(text) if text[at] == "["}
+    assert found == {key: value for key, value in content.items() if isinstance(value, list)}
+    assert [key for key, _ in members(text)] == list(content)
+    places = [text.count("\n", 0, at) for key, start in members(text) if key in "ae" for at, _ in items(text, start)]
+    assert places == [1, 2, 3, 6]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a" 1}', '{"a": [1 2]}', '{"a": 1} x', '{"a": [1,', '{"a": 1 "b": 2}', "{a: 1}", "", "{"]
+)
+def test_what_is_no_json_ends_as_an_error_of_value(text):
+    with pytest.raises(ValueError):
+        list(members(text))
 
 
 def test_a_missing_reader_says_what_to_install(tmp_path, monkeypatch):

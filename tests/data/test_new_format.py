@@ -142,7 +142,7 @@ def test_it_trains_and_measures_a_detector(folder, tmp_path):
 
 
 def test_unknown_names_are_answered_with_the_nearest(folder):
-    with pytest.raises(DataError, match=r"format 'tabel'; expected one of coco, voc, .*; did you mean table"):
+    with pytest.raises(DataError, match=r"format 'tabel'; expected one of coco, .*; did you mean table"):
         find_data(folder, "tabel")
     (folder / "mine.yaml").write_text("train: train.csv\nformat: Table\n")
     with pytest.raises(DataError, match=r"mine\.yaml: format 'Table'; .*did you mean table"):

@@ -1,11 +1,13 @@
 """Detection data in memory: columns, samples of them, parts of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from crossstage.data.records import Box, Boxes, DetectionBuilder, DetectionData, split_off
+from crossstage.data.records import Box, Boxes, DetectionBuilder, DetectionData, joined, split_off
+from crossstage.errors import DataError
 
 
 def data(counts: tuple[int, ...] = (2, 0, 3, 1), *, masks: bool = False) -> DetectionData:
@@ -90,3 +92,39 @@ def test_many_boxes_are_a_few_arrays():
     assert len(dataset.boxes.class_ids) == 100_000
     assert sum(column.nbytes for column in columns) < 50 * 100_000  # a dictionary for each would take 500
     assert dataset.take(range(10, 20)).counts.tolist() == [200] * 5
+
+
+def test_images_with_and_without_labels_keep_their_shares_in_a_split():
+    builder = DetectionBuilder()
+    for number in range(20):
+        builder.add(Path(f"{number}.png"), (20, 40), [Box(0, (1, 1, 9, 9))] * (number < 4))
+    whole = builder.build(Path(), ["x"])
+    assert whole is not None
+    rest, held = split_off(whole, 0.25, seed=3)
+    assert (len(rest), len(held)) == (15, 5)
+    assert isinstance(held, DetectionData)
+    assert held.labelled.sum() == 1
+
+
+def test_a_single_image_is_not_split():
+    with pytest.raises(DataError, match="1 image; expected at least 2 of a kind, one to learn from and one to measure"):
+        split_off(data((1,)), 0.1, seed=0)
+
+
+def test_datasets_are_joined_with_their_boxes_and_masks():
+    builder = DetectionBuilder()
+    polygon = [np.array([1.0, 1, 9, 1, 9, 9])]
+    builder.add(Path("m.png"), (30, 40), [Box(1, (1, 1, 9, 9), mask=polygon), Box(0, (1, 1, 5, 5))])
+    second = builder.build(Path(), ("even", "odd"))
+    assert second is not None
+    first = data()
+    both = joined([first, second])
+    assert isinstance(both, DetectionData)
+    assert [image.id for image in both.images] == [1, 2, 3, 4, 5]
+    assert [len(sample.class_ids) for sample in both] == [2, 0, 3, 1, 2]
+    assert both[4].boxes_xyxy.tolist() == [[1, 1, 9, 9], [1, 1, 5, 5]]
+    assert both.boxes.masks is not None
+    assert both.boxes.masks.present.tolist() == [False] * 6 + [True, False]
+    np.testing.assert_array_equal(both[4].masks[0], polygon)  # pyright: ignore[reportOptionalSubscript, reportArgumentType]
+    with pytest.raises(DataError, match="other classes than in"):
+        joined([first, replace(second, class_names=("even", "y"))])

@@ -14,7 +14,7 @@ from rich.console import Console
 from crossstage.data.formats.coco import read_coco
 from crossstage.data.records import DetectionData
 from crossstage.errors import DataError
-from crossstage.evaluation import coco_metrics, evaluate, print_report
+from crossstage.evaluation import coco_metrics, evaluate, match_classes, print_report
 from crossstage.evaluation.coco import coco_content
 from crossstage.ops.nms import NMS
 from crossstage.structures import Instances, Preprocessing
@@ -159,3 +159,39 @@ def test_the_table_of_classes_can_be_left_out(tmp_path):
     with_classes, totals = printed(dataset), printed(dataset, per_class=False)
     assert "boxes" in with_classes and "boxes" not in totals
     assert with_classes.endswith(totals) and "100.0" in totals
+
+
+@pytest.mark.parametrize(
+    "names", [("K", "k", "Q", "q"), ("sofa", "couch"), ("left", "left"), ("tvmonitor", "tv", "TV")], ids=str
+)
+def test_classes_of_equal_lists_are_the_same_one_by_one(tmp_path, names):
+    """Those that differ in case alone, synonyms, and two of one name: a detector that finds everything scores 1."""
+    make(tmp_path, names=names)
+    content = json.loads((tmp_path / "instances.json").read_text())
+    content["annotations"] = [
+        {"id": n, "image_id": 1, "category_id": n, "bbox": [20 * n, 5 * n, 15, 12], "area": 180, "iscrowd": 0}
+        for n in range(1, len(names) + 1)
+    ]
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    dataset = read_coco(tmp_path / "instances.json")
+    assert match_classes(names, dataset.categories) == {n: n + 1 for n in range(len(names))}
+
+    class Finder(Crowded):
+        class_names = names
+
+        def detect(self, raw, image_size, nms=None, sizes=None):
+            sample = dataset[0]
+            boxes = torch.from_numpy(sample.boxes_xyxy)
+            return [Instances(boxes, torch.full((len(boxes),), 0.9), torch.from_numpy(sample.class_ids))]
+
+    dataset = dataset[:1]
+    report = evaluate(Finder(), dataset)
+    assert report.ap == pytest.approx(1)
+    assert [row.ap for row in report.classes] == pytest.approx([1] * len(names))
+
+
+def test_classes_of_other_lists_meet_by_their_very_name_first():
+    categories = {1: "k", 2: "K", 5: "couch", 6: "dup", 7: "dup"}
+    assert match_classes(["K", "k", "sofa", "dup", "dup", "other"], categories) == {0: 2, 1: 1, 2: 5, 3: 6, 4: 7}
+    assert match_classes(["a", "sofa", "couch"], {1: "A", 2: "couch"}) == {0: 1, 2: 2}
+    assert match_classes(["Cat", "CAT", "dog"], {1: "cat", 2: "dog"}) == {2: 2}  # nobody knows which is meant

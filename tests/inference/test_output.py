@@ -6,7 +6,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from io import StringIO
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import av
 import av.error
@@ -19,7 +19,7 @@ from rich.console import Console
 from crossstage.errors import DataError
 from crossstage.inference.predictor import Predictor
 from crossstage.inference.run import Summary, predict_to_files, print_summary
-from crossstage.inference.sources import SourceImage
+from crossstage.inference.videos import Frame, NoVideoError
 from crossstage.ops.nms import NMS
 from crossstage.structures import Instances, Preprocessing
 
@@ -143,11 +143,11 @@ def test_an_error_keeps_the_lines_that_are_complete(tmp_path):
 
 def test_a_camera_that_stops_keeps_the_lines_so_far(tmp_path, monkeypatch):
     def unplugged(*_):
-        yield SourceImage("camera 3", PurePath("camera3.mp4"), np.zeros((48, 64, 3), np.uint8), 0, 12.0, 1.0)
-        raise OSError(19, "No such device")
+        yield Frame(np.zeros((48, 64, 3), np.uint8), 0.0, 12.0)
+        raise NoVideoError("No such device")
 
     monkeypatch.setattr("av.open", lambda *_, **__: nullcontext())
-    monkeypatch.setattr("crossstage.inference.sources._frames", unplugged)
+    monkeypatch.setattr("crossstage.inference.videos._frames", unplugged)
     summary = predict_to_files(Predictor(FixedBox()), "3", json=tmp_path / "c.jsonl")
     assert len(_lines(tmp_path / "c.jsonl")) == 1
     assert "stopped" in summary.unreadable[0].reason

@@ -1,10 +1,13 @@
 """Post-processing against a plain reference written with loops."""
 
+import time
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crossstage.ops import nms
 from crossstage.ops.nms import NMS, distance_iou, postprocess
 
 
@@ -50,6 +53,34 @@ def test_result_equals_the_loop(suppression, seed, count, iou):
     assert found.scores.tolist() == [score for score, _, _ in expected]
     assert found.class_ids.tolist() == [label for _, _, label in expected]
     assert found.boxes_xyxy.tolist() == [boxes[index].tolist() for _, index, _ in expected]
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["nothing overlaps", "everything does"])
+def test_the_most_candidates_take_bounded_time(apart):
+    """30,000 candidates, where each is kept or nearly all go: seconds, where a loop over all took half a minute."""
+    number = torch.arange(nms.MAX_CANDIDATES + 100).float()
+    corners = torch.stack([number % 200, number // 200], 1) * (20 if apart else 1e-3)
+    boxes = torch.cat([corners, corners + 10], 1)[None]
+    scores = torch.rand(1, len(number), 1, generator=torch.Generator().manual_seed(0)) / 2 + 0.5
+    start = time.process_time()
+    (found,) = postprocess(boxes, scores, NMS(0.01, 0.45, "diou"))
+    assert time.process_time() - start < 5
+    assert len(found.scores) == (300 if apart else 1)
+
+
+def test_pieces_of_candidates_change_nothing(monkeypatch):
+    """Candidates in pieces of 7 meet those kept before, of their class alone."""
+    generator = torch.Generator().manual_seed(3)
+    corners = torch.rand(1, 60, 2, generator=generator) * 40
+    boxes = torch.cat([corners, corners + 20], 2)
+    scores = torch.rand(1, 60, 2, generator=generator).round(decimals=1)  # with equal ones
+    (whole,) = postprocess(boxes, scores, NMS(0.1, 0.2, "diou"))
+    monkeypatch.setattr(nms, "PIECE", 7)
+    (found,) = postprocess(boxes, scores, NMS(0.1, 0.2, "diou"))
+    assert 3 < len(found.scores) < 120
+    assert torch.equal(found.boxes_xyxy, whole.boxes_xyxy) and torch.equal(found.class_ids, whole.class_ids)
+    (few,) = postprocess(boxes, scores, NMS(0.1, 0.2, "diou", max_detections=3))
+    assert torch.equal(few.boxes_xyxy, whole.boxes_xyxy[:3])
 
 
 def test_the_best_are_kept_when_there_are_too_many():

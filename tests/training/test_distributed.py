@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from crossstage.data.loading import EpochOrder, ShareOrder
-from crossstage.errors import DataError, TrainingError
+from crossstage.errors import DataError
 from crossstage.training import TrainOptions, train
 from tests.sweep import sweep
 
@@ -118,8 +118,49 @@ def test_a_dead_process_ends_the_job_and_a_signal_ends_all(colours, tmp_path, nu
     assert "Traceback" not in told
 
 
-def test_what_a_process_objects_to_is_told_once(tmp_path):
-    with pytest.raises(TrainingError) as caught:
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("event", ["the parent is killed", "a process is stopped"])
+def test_no_process_trains_on_alone(colours, tmp_path, event):
+    words = [f"--{name}={value}" for name, value in OPTIONS.items()]
+    words += [
+        f"--data={colours}",
+        f"--out={tmp_path}",
+        "--name=run",
+        "--devices=2",
+        "--accelerator=cpu",
+        "--epochs=500",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CROSSSTAGE_RANK_TIMEOUT": "15"}
+    command = [sys.executable, "-m", "crossstage", "train", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    while not (tmp_path / "run" / "state.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    ranks = children(process.pid)
+    if event == "the parent is killed":
+        process.kill()
+        process.wait()
+    else:
+        os.kill(ranks[1], signal.SIGSTOP)
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 2 and "did not answer for 15 s ($CROSSSTAGE_RANK_TIMEOUT)" in told, told
+        assert "Traceback" not in told
+    end = time.monotonic() + 10
+    while any(map(alive, ranks)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(alive, ranks))
+
+
+def test_what_is_wrong_with_the_data_is_told_before_processes_start(tmp_path):
+    with pytest.raises(DataError) as caught:
         run(tmp_path / "nowhere", tmp_path, 2, **OPTIONS, epochs=1)
     assert str(caught.value) == f"{tmp_path / 'nowhere'}: no such file or folder"
     assert list(tmp_path.iterdir()) == []

@@ -89,7 +89,7 @@ def test_a_few_epochs_lower_the_loss(name, imagenette):
     assert means[-1] < means[0] - 0.1
 
 
-@pytest.mark.parametrize("name", [*DETECTORS, *(f"vovnet27_slim_{neck}" for neck in NECKS)])
+@pytest.mark.parametrize("name", [*DETECTORS, *(f"vovnet27_slim_{neck}_rtmdet" for neck in NECKS)])
 def test_the_trainer_takes_every_detector_and_every_neck(name, shapes, tmp_path):
     """What it writes loads again."""
     options = {"epochs": 1, "imgsz": 64, "batch": 8, "burn_in": 0, "workers": 0, "sample_every": 0}

@@ -115,7 +115,9 @@ def test_predict_and_val_take_the_folder_of_a_run(detector_run, classifier_run, 
     assert first.class_names[0] == "red"
     assert len(first.probabilities) == 2
     assert main(["val", "--model", str(classifier_run), "--data", str(shapes)]) == 2
-    assert main(["predict", str(red), "--model", str(classifier_run), "--save", "x"]) == 2
+    copies = tmp_path / "copies"
+    assert main(["predict", str(red), "--model", str(classifier_run), "--save", str(copies)]) == 0
+    assert len(list(copies.iterdir())) == 7
 
 
 def test_what_was_learnt_is_where_another_training_starts(detector_run, shapes, tmp_path):
@@ -202,11 +204,11 @@ def test_training_stops_when_nothing_improves(colours, tmp_path, capfd):
     sweep(
         [
             {"optimizer": "adamw", "schedule": "step", "steps": (0.5,), "clip": 0.0},
-            {"accumulate": 2, "multi_scale": 0.4, "class_weights": "balanced"},
+            {"accumulate": 2, "multi_scale": 0.4, "class_weights": "balanced", "fit_anchors": False},
             {"precision": "bf16", "schedule": "constant", "ema": 0.0, "act": "mish"},
             {"fit_anchors": True, "val_every": 2, "resize": "letterbox"},
         ],
-        lambda change: "fit_anchors" in change,
+        lambda change: "val_every" in change,
     ),
 )
 def test_options_train(shapes, tmp_path, change):
@@ -215,7 +217,7 @@ def test_options_train(shapes, tmp_path, change):
     assert len(result.history) == 2
     spec = read_spec(tmp_path / "o" / "best.safetensors")
     assert spec.overrides.get("act") == change.get("act")
-    assert ("levels" in spec.overrides) == change.get("fit_anchors", False)
+    assert ("levels" in spec.overrides) == change.get("fit_anchors", True)  # the plan's choice from scratch
     assert ("AP" in result.history[0]) == (change.get("val_every", 1) == 1)
     assert spec.preprocessing.resize == change.get("resize", "stretch")
     crossstage.load(tmp_path / "o")
@@ -394,6 +396,9 @@ def test_the_last_epochs_have_a_loss_of_their_own(shapes):
 def test_balanced_weights_give_each_class_the_same_share():
     weights = balanced(torch.tensor([10, 30, 60]))
     torch.testing.assert_close(weights * torch.tensor([10.0, 30, 60]), torch.full((3,), 100 / 3))
+    assert balanced(torch.tensor([0, 2000, 2000])).tolist() == [1, 1, 1]  # what does not occur changes nothing
+    torch.testing.assert_close(balanced(torch.tensor([10, 0, 30, 60]))[[0, 2, 3]], weights)
+    assert balanced(torch.zeros(3, dtype=torch.int64)).tolist() == [1, 1, 1]
 
 
 def test_a_multi_scale_training_scales_boxes_with_images(shapes):

@@ -121,7 +121,8 @@ def _without_data(model: nn.Module) -> nn.Module:
 
 def _pass(model: nn.Module, input_shape: Sequence[int], device: torch.device, *, timed: bool = False) -> list[Layer]:
     running: list[str] = []
-    images = torch.rand(*input_shape, device=device)
+    types = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    images = torch.rand(*input_shape, device=device, dtype=next(types, None))
     recorder = _Recorder(running, list(model.parameters()), list(model.buffers()), images, timed=timed)
     try:
         with _apart(), evaluating(model), _named(model, running), recorder:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from signal import SIGINT
 
 from crossstage.cli import (
     benchmark,
@@ -26,16 +27,21 @@ from crossstage.cli import (
     predict,
     profile,
     report,
+    track,
     train,
     val,
 )
 from crossstage.cli.arguments import Parser, UsageError
-from crossstage.cli.verb import FAILED, INTERRUPTED, UNREAD, Group, Verb
+from crossstage.cli.outputs import check_outputs
+from crossstage.cli.signals import ending_signals
+from crossstage.cli.verb import FAILED, SIGNALLED, UNREAD, Group, Verb
 from crossstage.errors import CrossStageError, one_of
+from crossstage.reading.text import visible
 from crossstage.version import __version__
 
 VERBS: dict[str, Verb | Group] = {
     "predict": predict.VERB,
+    "track": track.VERB,
     "train": train.VERB,
     "val": val.VERB,
     "data": data.GROUP,
@@ -64,21 +70,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 on success, 1 if something was skipped or faulty, 2 if the command could not be carried out, 130 after
-        Ctrl-C, 141 where nobody reads the output any more, 143 after a signal to terminate.
+        Ctrl-C, 141 where nobody reads the output any more, 143 after a signal to terminate, 129 after that of a
+        terminal that was closed.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with suppress(AttributeError, ValueError):  # a stdout that is no text file, or has been written to
+        sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        code = _run("crossstage", VERBS, words)
+        with ending_signals():
+            code = _run("crossstage", VERBS, words)
         sys.stdout.flush()
         return code
     except CrossStageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_shown(error), file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        return SIGNALLED + getattr(error, "signal", int(SIGINT))
     except BrokenPipeError:
         _drop_output()
         return UNREAD
+
+
+def _shown(error: CrossStageError) -> str:
+    """Return an error's line; if it has more, they are indented, so that none can pass for another error's."""
+    return "\n  ".join(map(visible, f"error: {error}".split("\n")))
 
 
 def parser_of(prog: str, verb: Verb) -> Parser:
@@ -117,7 +132,9 @@ def _run(prog: str, verbs: Mapping[str, Verb | Group], words: Sequence[str]) -> 
     found = verbs[first]
     if isinstance(found, Group):
         return _run(f"{prog} {first}", found.verbs, rest)
-    return found.run(parser_of(f"{prog} {first}", found).read(rest))
+    given = parser_of(f"{prog} {first}", found).read(rest)
+    check_outputs(given)
+    return found.run(given)
 
 
 def _help(prog: str, verbs: Mapping[str, Verb | Group]) -> str:

@@ -25,7 +25,8 @@ SAMPLES = 16  # images on a sheet
 def _declare_data(parser: Parser) -> None:
     parser.positional(
         "data",
-        "A COCO json or folder, a VOC folder, a YOLO data.yaml, PNG masks, class folders, parquet, or a dataset YAML.",
+        "A folder or file of labels: COCO, VOC, YOLO, Darknet, CVAT, labelme, Label Studio, CSV, PNG masks, class "
+        "folders, parquet; or a YAML file that names parts.",
     )
     parser.option(
         "format", "The format, where it is not recognised or recognised wrongly.", choices=names.data_formats()

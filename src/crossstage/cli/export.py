@@ -6,7 +6,7 @@ from argparse import Namespace
 
 from crossstage.cli import names
 from crossstage.cli.arguments import Parser
-from crossstage.cli.console import say, working
+from crossstage.cli.console import console, say, working
 from crossstage.cli.opening import MODEL, SIZE
 from crossstage.cli.verb import Verb
 from crossstage.errors import ConfigError
@@ -67,6 +67,8 @@ def run(given: Namespace) -> int:
     size = sum(file.stat().st_size for file in done.files)
     note = formats()[given.format].note
     checked = "" if done.difference is None else f"; its outputs differ from PyTorch's by {done.difference:.1e}"
+    for remark in done.remarks:
+        console(stderr=True, quiet=given.quiet).print(remark, style="yellow", markup=False, soft_wrap=True)
     say(f"{done.path}: {size / 1e6:.1f} MB{note and f', {note}'}, in {done.seconds:.0f} s{checked}")
     return 0
 

@@ -11,7 +11,12 @@ from crossstage.cli.verb import Verb
 from crossstage.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from crossstage.structures import Preprocessing
     from crossstage.weights.cards import ModelCard
+    from crossstage.weights.ref import Ref
 
 
 def _declare_models(parser: Parser) -> None:
@@ -43,18 +48,64 @@ def models(given: Namespace) -> int:
 
 
 def _declare_info(parser: Parser) -> None:
-    parser.positional("name", "A model's name, with or without the tag of its weights.")
+    parser.positional(
+        "name",
+        "A model's name, with or without the tag of its weights; or a model file, the folder of a training, or what "
+        "export wrote.",
+    )
 
 
 def info(given: Namespace) -> int:
-    """Print a model's card."""
-    from crossstage.weights.cards import model_info
+    """Print a model's card, or what a file says of its model."""
+    from pathlib import Path
 
+    from crossstage.deploy.reading import is_exported
+    from crossstage.weights.cards import model_info
+    from crossstage.weights.ref import parse
+
+    named = Path(given.name).exists() or Path(given.name).suffix == ".safetensors"
+    ref = parse(given.name, is_exported=is_exported) if named else None
     shown = table("", given.name)
-    for key, value in _rows(model_info(given.name)).items():
+    if ref is not None and ref.kind == "exported":
+        rows = _rows_of_export(ref.file)
+    elif ref is not None and ref.kind in ("file", "run"):
+        rows = _rows_of_file(ref)
+    else:
+        rows = _rows(model_info(given.name))
+    for key, value in rows.items():
         shown.add_row(key, value)
     console().print(shown)
     return 0
+
+
+def _rows_of_file(ref: Ref) -> dict[str, str]:
+    from crossstage.models.registry import find
+    from crossstage.weights.stored import stored_spec
+
+    spec = stored_spec(ref)
+    rows = {"model": spec.name, "task": find(spec.name).task, "what": find(spec.name).summary}
+    if spec.overrides:
+        rows["settings"] = ", ".join(f"{name} {value}" for name, value in spec.overrides.items())
+    rows |= _prepared(spec.preprocessing, spec.class_names)
+    known = vars(spec.provenance) if spec.provenance else {}
+    return rows | {f"weights' {key}".replace("_", " "): value for key, value in known.items() if value}
+
+
+def _rows_of_export(path: Path) -> dict[str, str]:
+    from crossstage.deploy.reading import graph_file, read_header
+
+    header = read_header(graph_file(path))
+    images = "any number of images of any size" if header.batch is None else f"{header.batch} image"
+    rows = {"model": header.name, "task": header.task, "outputs": ", ".join(header.output_names), "a pass": images}
+    return rows | _prepared(header.preprocessing, header.class_names)
+
+
+def _prepared(preprocessing: Preprocessing | None, class_names: Sequence[str]) -> dict[str, str]:
+    """Return rows that say what goes into a model and which classes come out."""
+    rows = {}
+    if preprocessing:
+        rows["input"] = f"{preprocessing.size[0]} x {preprocessing.size[1]}, {preprocessing.resize}"
+    return rows | {"classes": str(len(class_names)), "class names": ", ".join(class_names)}
 
 
 def _rows(card: ModelCard) -> dict[str, str]:

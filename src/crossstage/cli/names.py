@@ -42,6 +42,11 @@ def nms_kinds() -> tuple[str, ...]:
     return choices("crossstage.ops.nms", "NMSKind")
 
 
+def trackers() -> tuple[str, ...]:
+    """Return the ways of following objects."""
+    return choices("crossstage.inference.tracking", "TrackerKind")
+
+
 def on_bad_label() -> tuple[str, ...]:
     """Return what may be done about broken labels."""
     return choices("crossstage.data.faults", "OnBadLabel")

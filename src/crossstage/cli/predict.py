@@ -10,11 +10,12 @@ from crossstage.cli import names
 from crossstage.cli.arguments import Parser
 from crossstage.cli.console import console
 from crossstage.cli.opening import declare_opening, open_given
-from crossstage.cli.verb import FOUND_FAULTS, INTERRUPTED, Verb
+from crossstage.cli.verb import FOUND_FAULTS, SIGNALLED, Verb
 from crossstage.errors import ConfigError
 
 if TYPE_CHECKING:
     from crossstage.deploy.open import Opened
+    from crossstage.inference.tiles import Tiling
 
 MOST_DETECTIONS = 300
 
@@ -25,10 +26,33 @@ def declare(parser: Parser) -> None:
     declare_opening(parser)
     parser.option("conf", "Detections that score more than this are kept.", float, 0.25)
     declare_suppression(parser, MOST_DETECTIONS)
+    declare_tiles(parser)
     parser.several("classes", "Names or ids of the classes to look for, apart or with commas; by default all.")
     parser.flag("compiled", "torch compiles the model, which takes a minute and pays off on long runs.")
     parser.option("save", "The folder for annotated copies.")
-    parser.option("json", "The file for the detections, one JSON object for each image or frame.")
+    parser.option(
+        "json",
+        "The file for the detections, one JSON object for each image or frame. It appears when the run is over, or is "
+        "ended by a signal, with all images that are finished; a pipe or device gets each line at once.",
+    )
+
+
+def declare_tiles(parser: Parser) -> None:
+    """Declare how large images are cut."""
+    parser.option(
+        "tiles",
+        "Look at large images in tiles of this side in pixels, too, so that small objects are not scaled away; the "
+        "model's input size shows them at their own scale.",
+        int,
+    )
+    parser.option("overlap", "The least share of a tile that its neighbour covers, too.", float, 0.2)
+
+
+def tiling_of(given: Namespace) -> Tiling | None:
+    """Return how large images are to be cut; None if they are not."""
+    from crossstage.inference.tiles import Tiling
+
+    return None if given.tiles is None else Tiling(given.tiles, given.overlap)
 
 
 def declare_suppression(parser: Parser, most: int) -> None:
@@ -62,17 +86,19 @@ def run(given: Namespace) -> int:
 def _classify(given: Namespace, opened: Opened) -> int:
     from crossstage.inference.classify import ClassPredictor, classify_to_files
 
-    if given.classes or given.save:
-        raise ConfigError(f"{given.model} is a classifier; classes and save are for detectors")
+    if given.classes or given.nms or given.tiles or given.iou is not None:
+        raise ConfigError(f"{given.model} is a classifier; classes, nms, iou and tiles are for detectors")
     assert opened.classifier
     predictor = ClassPredictor(opened.classifier, imgsz=given.imgsz, batch=given.batch, streams=opened.streams)
-    json = Path(given.json) if given.json else None
-    return FOUND_FAULTS if classify_to_files(predictor, given.source, console(), json=json) else 0
+    save, json = (Path(path) if path else None for path in (given.save, given.json))
+    done = classify_to_files(predictor, given.source, console(), json=json, save=save)
+    return SIGNALLED + done.signal if done.signal else FOUND_FAULTS if done.unreadable else 0
 
 
 def _detect(given: Namespace, opened: Opened) -> int:
-    from crossstage.inference.predictor import Predictor, class_ids_of
+    from crossstage.inference.predictor import class_ids_of
     from crossstage.inference.run import predict_to_files, print_summary
+    from crossstage.inference.tiles import predictor_for
     from crossstage.ops.nms import changed
 
     assert opened.detector
@@ -85,12 +111,13 @@ def _detect(given: Namespace, opened: Opened) -> int:
         max_detections=given.max_detections,
         class_ids=class_ids,
     )
-    predictor = Predictor(opened.detector, settings, imgsz=given.imgsz, batch=given.batch, streams=opened.streams)
+    how = {"imgsz": given.imgsz, "batch": given.batch, "streams": opened.streams}
+    predictor = predictor_for(opened.detector, settings, tiling_of(given), **how)
     save, json = (Path(path) if path else None for path in (given.save, given.json))
     summary = predict_to_files(predictor, given.source, save=save, json=json, progress=not given.quiet)
     print_summary(summary, console())
     if summary.interrupted:
-        return INTERRUPTED
+        return SIGNALLED + summary.signal
     return FOUND_FAULTS if summary.unreadable else 0
 
 

@@ -23,7 +23,10 @@ from crossstage.cli.verb import Verb
 from crossstage.errors import ConfigError
 
 LOSSES = ("loss", "plain_loss")
-MAY_CHANGE = ("data", "devices", "nodes", "strategy", "accelerator", "workers")  # when a run goes on
+MAY_CHANGE = (  # when a run goes on
+    *("epochs", "patience", "data"),
+    *("devices", "nodes", "strategy", "accelerator", "workers", "threads", "cache"),
+)
 
 
 def declare(parser: Parser) -> None:
@@ -31,7 +34,12 @@ def declare(parser: Parser) -> None:
     parser.set_defaults(given=())
     parser.positional("dataset", 'The dataset, as --data, see "crossstage data check --help".', default="")
     parser.flag("plan", "Print what follows from the data and what is given, with reasons, and do not train.")
-    parser.option("resume", f"The folder of a run to go on with; other options are {', '.join(MAY_CHANGE)} at most.")
+    parser.option(
+        "resume",
+        f"The folder of a run to go on with; other options are {', '.join(MAY_CHANGE)} at most. More epochs go on "
+        "with a run that is over, at the learning rate that a training of that length has there; data is known again "
+        "by the names and sizes of its images.",
+    )
     recipes = ", ".join(names.recipes())
     parser.declare("config", f"A YAML file with options, or the name of a recipe: {recipes}.", str, action=_Later)
     parser.declare(

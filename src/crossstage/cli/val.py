@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from crossstage.cli import names
 from crossstage.cli.arguments import Parser
-from crossstage.cli.console import console
+from crossstage.cli.console import console, say
 from crossstage.cli.opening import declare_opening, open_given
-from crossstage.cli.predict import declare_suppression
+from crossstage.cli.predict import declare_suppression, declare_tiles, tiling_of
 from crossstage.cli.verb import Verb
 from crossstage.errors import ConfigError
 
@@ -41,6 +41,7 @@ def declare(parser: Parser) -> None:
         "conf", "Detections that score more than this are counted; average precision wants it near 0.", float, 0.001
     )
     declare_suppression(parser, MOST_DETECTIONS)
+    declare_tiles(parser)
     parser.flag(
         "nms_sweep",
         "Measure at every threshold from 0.30 to 0.70 of iou, diou and agnostic instead, in one pass over the images.",
@@ -67,8 +68,8 @@ def _classifier(given: Namespace, opened: Opened, dataset: Any) -> int:
     from crossstage.evaluation import evaluate_classifier, print_classification
 
     assert opened.classifier
-    if given.nms_sweep or given.nms:
-        raise ConfigError(f"{given.model} is a classifier; nms and nms_sweep are for detectors")
+    if given.nms_sweep or given.nms or given.tiles:
+        raise ConfigError(f"{given.model} is a classifier; nms, nms_sweep and tiles are for detectors")
     shown = {"progress": not given.quiet, "model_name": given.model}
     report = evaluate_classifier(opened.classifier, dataset, imgsz=given.imgsz, batch=given.batch, **shown)
     print_classification(report, console())
@@ -78,18 +79,26 @@ def _classifier(given: Namespace, opened: Opened, dataset: Any) -> int:
 
 
 def _detector(given: Namespace, opened: Opened, dataset: Any) -> int:
+    import numpy as np
+
     from crossstage.evaluation import evaluate, print_report
     from crossstage.ops.nms import changed
 
     assert opened.detector
     settings = changed(opened.detector.nms, score=given.conf, max_detections=given.max_detections)
+    if given.nms_sweep and given.tiles:
+        raise ConfigError("nms_sweep and tiles exclude each other")
     if given.nms_sweep:
         return _sweep(given, opened, dataset, settings)
     settings = changed(settings, iou=given.iou, kind=given.nms)
     shown = {"progress": not given.quiet, "model_name": given.model}
-    report = evaluate(opened.detector, dataset, imgsz=given.imgsz, nms=settings, batch=given.batch, **shown)
+    how = {"imgsz": given.imgsz, "nms": settings, "tiling": tiling_of(given), "batch": given.batch}
+    report = evaluate(opened.detector, dataset, **how, **shown)
     print_report(report, console())
     console().print(thresholds(settings), markup=False, highlight=False, soft_wrap=True)
+    most = int(np.diff(dataset.boxes.starts).max(initial=0))
+    if most > settings.max_detections:
+        say(f"an image has {most} objects, of which {settings.max_detections} can be found; see --max-detections")
     if given.json:
         report.save(Path(given.json))
     return 0

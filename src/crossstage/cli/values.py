@@ -13,7 +13,7 @@ import yaml
 from crossstage.cli.arguments import Convert, boolean, number, one_of, whole_number
 from crossstage.cli.declared import Field, Hint
 from crossstage.errors import ConfigError, did_you_mean
-from crossstage.files import read_yaml
+from crossstage.reading.yaml import read_yaml
 
 _PLAIN: dict[str, Convert] = {"bool": boolean, "int": whole_number, "float": number, "str": str}
 

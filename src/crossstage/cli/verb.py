@@ -10,7 +10,7 @@ from crossstage.cli.arguments import Parser
 
 FOUND_FAULTS = 1
 FAILED = 2
-INTERRUPTED = 130
+SIGNALLED = 128  # to which the number of a signal is added
 UNREAD = 141  # as a shell says of what SIGPIPE ended
 
 

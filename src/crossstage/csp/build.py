@@ -13,7 +13,7 @@ from torch import nn
 
 from crossstage.csp.narrow import narrow, narrow_tensor
 from crossstage.csp.plan import Edit, StagePlan
-from crossstage.nn import Channels, ConvNormAct, CrossStage, Split
+from crossstage.nn import Channels, ConvNormAct, Copy, CrossStage, Split
 
 
 def convert_stage(model: nn.Module, plan: StagePlan) -> CrossStage:
@@ -50,7 +50,9 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
 def apply_edit(model: nn.Module, edit: Edit) -> None:
     """Make a layer narrower, in place."""
     module = model.get_submodule(edit.path)
-    if edit.tensor:
+    if edit.tensor and edit.value is not None:
+        setattr(module, edit.tensor, edit.value)
+    elif edit.tensor:
         narrow_tensor(module, edit.tensor, *edit.channels)
     else:
         narrow(module, *edit.channels)
@@ -85,7 +87,8 @@ def merge(plan: StagePlan) -> nn.Module:
     taken = {before + number: number for number in range(max(0, -before), processed)}
     if _corresponds(plan):
         taken |= {number: processed + number for number in range(min(before, plan.carried))}
-    return _passing(ConvNormAct(plan.joined_channels, plan.out_channels, style=plan.style), taken)
+    layer = _passing(ConvNormAct(plan.joined_channels, plan.out_channels, style=plan.style), taken)
+    return nn.Sequential(layer, Copy()) if plan.copies_output else layer
 
 
 def _corresponds(plan: StagePlan) -> bool:
@@ -110,15 +113,21 @@ def _passing(layer: ConvNormAct, taken: Mapping[int, int]) -> ConvNormAct:
 def _split(first: nn.Module, plan: StagePlan) -> Split:
     channels, carried = plan.in_channels, plan.carried
     if plan.partial.split == "slice":
-        return Split(_pooled(Channels(0, carried), plan), Channels(carried, channels))
+        return Split(_pooled(Channels(0, carried), plan), _copied(Channels(carried, channels), plan))
     bypass = ConvNormAct(channels, carried, style=plan.style)
     if _corresponds(plan):
         _passing(bypass, {number: number for number in range(carried)})
     if plan.opening:
-        return Split(_pooled(bypass, plan), first)
+        return Split(_pooled(bypass, plan), nn.Sequential(Copy(), first) if plan.copies_input else first)
     before = channels - plan.processed
     taken = {number: before + number for number in range(plan.processed)}
-    return Split(_pooled(bypass, plan), _passing(ConvNormAct(channels, plan.processed, style=plan.style), taken))
+    reading = _passing(ConvNormAct(channels, plan.processed, style=plan.style), taken)
+    return Split(_pooled(bypass, plan), _copied(reading, plan))
+
+
+def _copied(layer: nn.Module, plan: StagePlan) -> nn.Module:
+    """Put a copy behind a layer, where the blocks write into what it gives."""
+    return nn.Sequential(layer, Copy()) if plan.copies_input else layer
 
 
 def _pooled(layer: nn.Module, plan: StagePlan) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from torch import nn
@@ -34,7 +34,7 @@ def _units(model: nn.Module, edits: Sequence[Edit], paths: Sequence[str]) -> lis
         _Unit(
             model.get_submodule(path),
             tuple(
-                Edit(edit.path[len(path) + 1 :], edit.channels, edit.tensor)
+                replace(edit, path=edit.path[len(path) + 1 :])
                 for edit in edits
                 if edit.path == path or edit.path.startswith(f"{path}.")
             ),
@@ -89,7 +89,9 @@ _Growth = dict[tuple[int, int], tuple[int, int]]
 
 def _growth(before: _Unit, after: _Unit) -> _Growth | None:
     """Return how a unit differs from the one before; None if by more than one more part here and there."""
-    was, now = ([(edit.path, edit.tensor, len(edit.channels)) for edit in unit.edits] for unit in (before, after))
+    was, now = (
+        [(edit.path, edit.tensor, edit.value, len(edit.channels)) for edit in unit.edits] for unit in (before, after)
+    )
     if was != now:
         return None
     found: _Growth = {}
@@ -115,6 +117,8 @@ def _worth_a_loop(units: Sequence[_Unit]) -> bool:
 
 def _line(own: str, module: nn.Module, edit: Edit, growth: _Growth, place: int) -> str:
     layer = access(module, edit.path, own)
+    if edit.value is not None:
+        return f"{layer}.{edit.tensor} = {edit.value!r}"
     written = [
         None if kept is None else _channels(kept, growth.get((place, dim))) for dim, kept in enumerate(edit.channels)
     ]

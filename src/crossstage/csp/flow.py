@@ -6,19 +6,35 @@ The operations are those that torch.export leaves: a few dozen kinds, whatever l
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.fx import Node
 
-from crossstage.csp.parts import Axis, ChannelsError, Parts, regroup
-from crossstage.csp.trace import Subgraph, Trace, first_line, module_paths, shape_of
-from crossstage.errors import ConfigError
+from crossstage.csp.parts import Axis, ChannelsError, Parts
+from crossstage.csp.trace import Subgraph, Trace, module_paths, shape_of
+from crossstage.errors import ConfigError, first_line
 
 Axes = tuple[Axis | None, ...]
 """The channels along each dimension of a tensor; None where there are none to narrow."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """An operation that is given numbers of channels.
+
+    Attributes:
+        node: The operation.
+        sizes: The numbers.
+        axes: The channels that each counts; None where it counts something else.
+    """
+
+    node: Node
+    sizes: tuple[int, ...]
+    axes: tuple[Axis | None, ...]
 
 
 class Flow:
@@ -27,6 +43,7 @@ class Flow:
     Args:
         trace: The network that was traced.
         region: The operations of the stage.
+        rules: What each operation does to channels, by its name in torch, see :mod:`crossstage.csp.rules`.
 
     Attributes:
         parts: The parts that all axes consist of.
@@ -34,15 +51,18 @@ class Flow:
         result: Channels of the output.
         weights: Channels of the parameters and buffers, by their names in the state dict.
         norms: Channels of the norms, by the names of their modules.
+        uses: The numbers of channels that operations are given, whoever holds them.
 
     Raises:
         ConfigError: An operation is not understood, so the stage cannot be narrowed.
     """
 
-    def __init__(self, trace: Trace, region: Subgraph) -> None:
+    def __init__(self, trace: Trace, region: Subgraph, rules: Mapping[str, Callable[..., Any]]) -> None:
         self.parts = Parts()
+        self._rules = rules
         self.source = self.parts.new(region.in_shape[1])
         self.norms: dict[str, Axis] = {}
+        self.uses: list[Use] = []
         self._names = trace.names
         self._axes: dict[Node, Any] = {region.source: (None, self.source, None, None)}
         for node in region.nodes:
@@ -67,7 +87,7 @@ class Flow:
             value, index = node.args
             return self._axes[cast(Node, value)][index]
         name = str(getattr(node.target, "overloadpacket", node.target)).removeprefix("aten.")
-        rule = _RULES.get(name) or _RULES.get(name.removesuffix("_"))
+        rule = self._rules.get(name) or self._rules.get(name.removesuffix("_"))
         if rule:
             return rule(self, node, *node.args, **node.kwargs)
         if torch.Tag.pointwise in getattr(node.target, "tags", ()):
@@ -123,181 +143,6 @@ class Flow:
                 if made[dim] is not None and axes[dim] is None and sizes[dim] == shape[dim]:
                     self.parts.keep_whole(cast(Axis, made[dim]))
         return tuple(made)
-
-
-def _convolution(
-    flow: Flow,
-    node: Node,
-    x: Node,
-    weight: Node,
-    bias: Node | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Axes:
-    inputs = flow.channels(x, 1)
-    if groups == 1:
-        outputs = flow.parts.new(shape_of(node)[1])
-        flow.set_weight(weight, outputs, inputs)
-    else:
-        if shape_of(node)[1] != shape_of(x)[1]:
-            raise ChannelsError(f"a convolution in {groups} groups changes the number of channels")
-        outputs = inputs
-        flow.parts.group(inputs, shape_of(x)[1] // groups)
-        flow.set_weight(weight, outputs)
-    flow.set_weight(bias, outputs)
-    return (None, outputs, *[None] * (len(shape_of(node)) - 2))
-
-
-def _linear(flow: Flow, node: Node, x: Node, weight: Node, bias: Node | None = None) -> Axes:
-    outputs = flow.parts.new(shape_of(node)[-1])
-    flow.set_weight(weight, outputs, flow.channels(x, -1))
-    flow.set_weight(bias, outputs)
-    return (*flow.of(x)[:-1], outputs)
-
-
-def _batch_norm(flow: Flow, node: Node, x: Node, *arguments: Any) -> Axes:
-    flow.set_norm(node, flow.channels(x, 1), *arguments[:4])
-    return flow.of(x)
-
-
-def _group_norm(flow: Flow, node: Node, x: Node, groups: int, *arguments: Any) -> Axes:
-    channels = flow.channels(x, 1)
-    if groups > 1:
-        flow.parts.group(channels, shape_of(x)[1] // groups)
-    flow.set_norm(node, channels, *arguments[:2])
-    return flow.of(x)
-
-
-def _layer_norm(flow: Flow, node: Node, x: Node, shape: Sequence[int], *arguments: Any) -> Axes:
-    if len(shape) > 1:
-        raise ChannelsError(f"a layer norm over {len(shape)} dimensions")
-    flow.set_norm(node, flow.channels(x, -1), *arguments[:2])
-    return flow.of(x)
-
-
-def _prelu(flow: Flow, node: Node, x: Node, weight: Node) -> Axes:
-    if shape_of(weight)[0] > 1:
-        flow.set_weight(weight, flow.channels(x, 1))
-    return flow.of(x)
-
-
-def _same(flow: Flow, node: Node, x: Node, *_: Any, **__: Any) -> Axes:
-    return flow.of(x)
-
-
-def _pad(flow: Flow, node: Node, x: Node, *_: Any, **__: Any) -> Axes:
-    if shape_of(node)[:2] != shape_of(x)[:2]:
-        raise ChannelsError("channels are padded")
-    return flow.of(x)
-
-
-def _mean(flow: Flow, node: Node, x: Node, dims: Sequence[int] | int | None = None, *_: Any, **__: Any) -> Axes:
-    axes = list(flow.of(x))
-    taken = range(len(axes)) if dims is None else [dims] if isinstance(dims, int) else dims
-    taken = {dim % len(axes) for dim in taken}
-    if len(shape_of(node)) == len(axes):
-        return tuple(None if dim in taken else axis for dim, axis in enumerate(axes))
-    return tuple(axis for dim, axis in enumerate(axes) if dim not in taken)
-
-
-def _concatenation(flow: Flow, node: Node, tensors: Sequence[Node], dim: int = 0) -> Axes:
-    dim %= len(shape_of(node))
-    made = list(flow.of(tensors[0]))
-    if any(flow.of(tensor)[dim] is not None for tensor in tensors):
-        made[dim] = tuple(part for tensor in tensors for part in flow.channels(tensor, dim))
-    return tuple(made)
-
-
-def _chunk(flow: Flow, node: Node, x: Node, count: int, dim: int = 0) -> list[Axes]:
-    axes = flow.of(x)
-    dim %= len(axes)
-    axis = axes[dim]
-    pieces = [None] * count if axis is None else flow.parts.equal_pieces(axis, count)
-    return [(*axes[:dim], piece, *axes[dim + 1 :]) for piece in pieces]
-
-
-def _split(flow: Flow, node: Node, x: Node, size: int, dim: int = 0) -> list[Axes]:
-    return _chunk(flow, node, x, -(-shape_of(x)[dim] // size), dim)
-
-
-def _slice(
-    flow: Flow, node: Node, x: Node, dim: int = 0, start: int | None = None, stop: int | None = None, step: int = 1
-) -> Axes:
-    axes = list(flow.of(x))
-    dim %= len(axes)
-    axis, size = axes[dim], shape_of(x)[dim]
-    if axis is None or shape_of(node)[dim] == size:
-        return tuple(axes)
-    if step != 1:
-        raise ChannelsError("every n-th channel is taken")
-    begin, end = _bound(start, size, 0), _bound(stop, size, size)
-    axes[dim] = flow.parts.slice(axis, begin, end)
-    return tuple(axes)
-
-
-def _bound(value: int | None, size: int, otherwise: int) -> int:
-    if value is None:
-        return otherwise
-    return min(size, max(0, value + size if value < 0 else value))
-
-
-def _view(flow: Flow, node: Node, x: Node, *_: Any, **__: Any) -> Axes:
-    return regroup(flow.parts, shape_of(x), shape_of(node), flow.of(x))
-
-
-def _permute(flow: Flow, node: Node, x: Node, dims: Sequence[int]) -> Axes:
-    return tuple(flow.of(x)[dim] for dim in dims)
-
-
-def _transpose(flow: Flow, node: Node, x: Node, one: int, other: int) -> Axes:
-    axes = list(flow.of(x))
-    axes[one], axes[other] = axes[other], axes[one]
-    return tuple(axes)
-
-
-_RULES: Mapping[str, Callable[..., Any]] = {
-    "conv2d": _convolution,
-    "linear": _linear,
-    "batch_norm": _batch_norm,
-    "instance_norm": _batch_norm,
-    "group_norm": _group_norm,
-    "layer_norm": _layer_norm,
-    "prelu": _prelu,
-    "mean": _mean,
-    "amax": _mean,
-    "sum": _mean,
-    "cat": _concatenation,
-    "concat": _concatenation,
-    "chunk": _chunk,
-    "split": _split,
-    "slice": _slice,
-    "permute": _permute,
-    "transpose": _transpose,
-    "pad": _pad,
-    "constant_pad_nd": _pad,
-    **dict.fromkeys(("view", "reshape", "flatten", "unsqueeze", "squeeze", "unflatten"), _view),
-    **dict.fromkeys(
-        (
-            "adaptive_avg_pool2d",
-            "adaptive_max_pool2d",
-            "alias",
-            "avg_pool2d",
-            "clone",
-            "contiguous",
-            "detach",
-            "dropout",
-            "feature_dropout",
-            "hardswish",
-            "max_pool2d",
-            "to",
-            "upsample_bilinear2d",
-            "upsample_nearest2d",
-        ),
-        _same,
-    ),
-}
 
 
 def _refusal(node: Node, why: str) -> ConfigError:

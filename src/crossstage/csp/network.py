@@ -15,12 +15,14 @@ from crossstage.csp.build import convert_stage, merge
 from crossstage.csp.plan import StagePlan, plan_stage
 from crossstage.csp.report import Report, StageReport
 from crossstage.csp.stages import FoundStage, find_stages
-from crossstage.csp.trace import Trace, first_line, shape_of
-from crossstage.errors import ConfigError
+from crossstage.csp.trace import Trace, shape_of
+from crossstage.csp.training import check_training
+from crossstage.errors import ConfigError, first_line
 from crossstage.nn import Partial
 from crossstage.nn.channels import input_channels
 
 DEFAULT_SIDE = 224
+MAX_REASONS = 2  # that a message holds
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,14 @@ def carry_out(model: nn.Module, plan: ConversionPlan) -> tuple[nn.Module, Report
     """Do what a plan of :func:`make_plan` says to a copy of its network.
 
     Raises:
-        ConfigError: The network's own code relies on the blocks that were replaced.
+        ConfigError: The network's own code relies on the blocks that were replaced, or cannot be trained without them.
     """
     converted = copy.deepcopy(model)
     origins = {module: name for name, module in converted.named_modules()}
     for stage, _ in plan.stages:
         convert_stage(converted, stage)
     _check_outputs(model, converted, plan.example)
+    check_training(model, converted, plan.example)
     return converted, _report(model, converted, plan, origins)
 
 
@@ -129,7 +132,8 @@ def plan_network(trace: Trace, partial: Partial, stages: Sequence[str | int] | N
             continue
         (dear if stages is None and report.growth else plans).append((plan, report))
     if not plans and not dear:
-        reasons = "; ".join(f"{name}: {why}" for name, why in left)
+        reasons = "; ".join(f"{name}: {why}" for name, why in left[:MAX_REASONS])
+        reasons += f"; and {len(left) - MAX_REASONS} more" if len(left) > MAX_REASONS else ""
         raise ConfigError(f"{kind}: no stage can be made partial: {reasons}")
     if plans:
         left += [(report.name, report.growth.replace("grows", "would grow")) for _, report in dear]
@@ -163,9 +167,12 @@ def _try(trace: Trace, sketch: nn.Module, plan: StagePlan) -> StageReport:
     try:
         partial = convert_stage(sketch, plan)
         flops = count_flops(partial, region.in_shape)
-        shape = tuple(partial(torch.empty(*region.in_shape, device="meta")).shape)
-    except (ConfigError, RuntimeError, ValueError, TypeError) as error:
+        made = partial(torch.empty(*region.in_shape, dtype=trace.example.dtype, device="meta"))
+    except Exception as error:  # whatever the blocks' own code raises
         raise ConfigError(f"{stage.name}: its blocks do not run when narrower: {first_line(error)}") from error
+    if not isinstance(made, Tensor):
+        raise ConfigError(f"{stage.name}: gives a {type(made).__name__}; expected blocks that give a single map")
+    shape = tuple(made.shape)
     if shape != region.out_shape:
         raise ConfigError(f"{stage.name}: gives {shape} when narrower; expected {region.out_shape}")
     parameters = _parameters(partial)
@@ -216,7 +223,7 @@ def _output_shapes(model: nn.Module, example: Tensor) -> list[tuple[int, ...]]:
 def _report(model: nn.Module, converted: nn.Module, plan: ConversionPlan, origins: dict[nn.Module, str]) -> Report:
     whole, cut, new = [], [], []
     before = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    owners = {name: origins.get(module) for name, module in converted.named_modules()}
+    owners = {name: origins.get(module) for name, module in converted.named_modules(remove_duplicate=False)}
     for name, tensor in converted.state_dict().items():
         owner, _, own = name.rpartition(".")
         origin = owners.get(owner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def origin_of(name: str | Path | Ref, written: Path) -> Origin:
         return Origin((library.imports,), library.expression.format(name=ref.name))
     if ref.kind == "function":
         return _own(ref.file.resolve(), ref.name, written.resolve().parent)
-    return Origin((_RESOLVE,), f'resolve("{ref}", "cpu").module')
+    return Origin((_RESOLVE,), f'resolve({_quoted(str(ref))}, "cpu").module')
 
 
 def _own(file: Path, function: str, folder: Path) -> Origin:
@@ -62,4 +63,10 @@ def _own(file: Path, function: str, folder: Path) -> Origin:
         return Origin((), f"{function}()", (f"from {file.stem} import {function}",))
     path = Path(os.path.relpath(file, folder)).as_posix()
     imports = ("from pathlib import Path", _RESOLVE)
-    return Origin(imports, f'resolve(f"{{Path(__file__).parent}}/{path}:{function}", "cpu").module')
+    place = _quoted(f"/{path}:{function}".replace("{", "{{").replace("}", "}}"))[1:]
+    return Origin(imports, f'resolve(f"{{Path(__file__).parent}}{place}, "cpu").module')
+
+
+def _quoted(text: str) -> str:
+    """Return a text as a literal of Python between double quotes, whatever is in it."""
+    return json.dumps(text, ensure_ascii=False)

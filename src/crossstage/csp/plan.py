@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from crossstage.csp.flow import Flow
+from crossstage.csp.held import Change, Held, held_numbers
 from crossstage.csp.narrow import TENSORS, NormLayer, width_of
 from crossstage.csp.parts import Axis, Kept
+from crossstage.csp.rules import flow_of
 from crossstage.csp.stages import FoundStage
-from crossstage.csp.trace import Trace, module_paths, shape_of
+from crossstage.csp.trace import Trace, is_written, module_paths, shape_of
 from crossstage.errors import ConfigError
 from crossstage.nn import ConvStyle, Partial
 
@@ -25,12 +27,15 @@ class Edit:
     Attributes:
         path: The layer's dotted name in the network.
         channels: The channels that stay along each dimension of its tensors, see :func:`~crossstage.csp.narrow`.
-        tensor: Name of the only tensor meant, where the layer is none that torch knows.
+        tensor: Name of the only tensor meant, where the layer is none that torch knows; or of a number of channels,
+            or several, that the layer's own code holds.
+        value: What these numbers become; None if a tensor is meant.
     """
 
     path: str
     channels: tuple[Kept | None, ...]
     tensor: str | None = None
+    value: Held | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class StagePlan:
         merge_after: Name of the pooling layer that alone reads the stage's output and after which U runs; None if U
             ends the stage.
         style: Normalisation and activation of the layers that are added.
+        copies_input: Whether the blocks read a copy, as they write into what they read.
+        copies_output: Whether the stage gives a copy, as what reads it writes into it.
         edits: The layers of the blocks that become narrower.
     """
 
@@ -66,6 +73,8 @@ class StagePlan:
     opening: bool
     merge_after: str | None
     style: ConvStyle
+    copies_input: bool
+    copies_output: bool
     edits: tuple[Edit, ...]
 
     @property
@@ -100,7 +109,7 @@ def plan_stage(trace: Trace, stage: FoundStage, partial: Partial, blocks_of_stag
     Raises:
         ConfigError: The stage cannot be made partial: the message says which layer is why.
     """
-    flow = Flow(trace, stage.region)
+    flow = flow_of(trace, stage.region)
     share = 1 - partial.gamma
     region = stage.region
     source, result = flow.parts.resolve(flow.source), flow.parts.resolve(flow.result)
@@ -129,6 +138,9 @@ def plan_stage(trace: Trace, stage: FoundStage, partial: Partial, blocks_of_stag
             f"{stage.name}: gives {out_channels} channels, and {carried} carried beside {processed_out} processed make "
             f"{joined}; fusion {partial.fusion!r} has no transition to mend that; expected fusion 'both'"
         )
+    merge_after = None
+    if partial.has_merge and joined == out_channels:
+        merge_after = _pool_after(trace, stage, blocks_of_stages)
     return StagePlan(
         stage=stage,
         partial=partial,
@@ -139,12 +151,19 @@ def plan_stage(trace: Trace, stage: FoundStage, partial: Partial, blocks_of_stag
         merge=partial.has_merge,
         pool=_pooling(trace, stage) if region.strided else None,
         opening=opening,
-        merge_after=_pool_after(trace, stage, blocks_of_stages)
-        if partial.has_merge and joined == out_channels
-        else None,
+        merge_after=merge_after,
         style=_style(trace, stage),
-        edits=tuple(_edits(trace.model, flow, share, whole)),
+        copies_input=is_written(region.source, region.nodes),
+        copies_output=partial.has_merge and _is_written_later(trace, stage, merge_after),
+        edits=(*_edits(trace.model, flow, share, whole), *_held_edits(trace, flow, share, whole)),
     )
+
+
+def _is_written_later(trace: Trace, stage: FoundStage, merge_after: str | None) -> bool:
+    """Tell whether what follows a stage writes into what U gives."""
+    given = next(iter(stage.region.result.users)) if merge_after else stage.region.result
+    inside = set(stage.region.nodes)
+    return is_written(given, (node for node in trace.nodes if node not in inside and node is not given))
 
 
 def _edits(model: nn.Module, flow: Flow, share: float, whole: tuple[int, ...]) -> Iterator[Edit]:
@@ -170,6 +189,20 @@ def _edits(model: nn.Module, flow: Flow, share: float, whole: tuple[int, ...]) -
             yield Edit(owner, (kept,))
 
 
+def _held_edits(trace: Trace, flow: Flow, share: float, whole: tuple[int, ...]) -> Iterator[Edit]:
+    """Yield the numbers of channels in the blocks' own code that change."""
+    wanted: list[tuple[str, Change]] = []
+    for use in flow.uses:
+        new = (
+            size if axis is None else width_of(flow.parts.kept(axis, share, whole=whole))
+            for size, axis in zip(use.sizes, use.axes, strict=True)
+        )
+        wanted.append((module_paths(use.node)[-1].partition("@")[0], (use.sizes, tuple(new))))
+    for path, name, value in held_numbers(trace.model, trace.example, wanted):
+        if value != getattr(trace.model.get_submodule(path), name):
+            yield Edit(path, (), name, value)
+
+
 def _pooling(trace: Trace, stage: FoundStage) -> tuple[int, bool]:
     """Work out how the carried part reaches the resolution of the blocks' output, see :class:`StagePlan`."""
     region = stage.region
@@ -184,8 +217,12 @@ def _pooling(trace: Trace, stage: FoundStage) -> tuple[int, bool]:
     if before % step:
         return step, -(-before // step) == after
     blocks = nn.Sequential(*(trace.model.get_submodule(path) for path in stage.paths))
-    larger = torch.empty(*region.in_shape[:2], before + 1, before + 1, device="meta")
-    return step, blocks(larger).shape[2] > after
+    larger = torch.empty(*region.in_shape[:2], before + 1, before + 1, dtype=trace.example.dtype, device="meta")
+    try:
+        made = blocks(larger)
+    except Exception:  # whatever the blocks' own code raises: maps of one size alone are taken
+        return step, False
+    return step, isinstance(made, torch.Tensor) and made.shape[2] > after
 
 
 def _pool_after(trace: Trace, stage: FoundStage, blocks_of_stages: Iterable[str]) -> str | None:
@@ -193,7 +230,7 @@ def _pool_after(trace: Trace, stage: FoundStage, blocks_of_stages: Iterable[str]
     readers = list(stage.region.result.users)
     if len(readers) != 1:
         return None
-    path = module_paths(readers[0])[-1]
+    path = next(reversed(module_paths(readers[0])), "")  # what the network returns is read in no module
     if not isinstance(trace.model.get_submodule(path.partition("@")[0]), (nn.MaxPool2d, nn.AvgPool2d)):
         return None
     region = trace.region([path])

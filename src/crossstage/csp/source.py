@@ -6,6 +6,7 @@ of the blocks become narrower, line by line, then they are put between a split a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from keyword import iskeyword
@@ -22,7 +23,7 @@ from crossstage.nn import ConvStyle
 
 _NAMES = {  # where the names come from that a file may use
     "crossstage.csp": ("narrow", "narrow_tensor"),
-    "crossstage.nn": ("Channels", "ConvNormAct", "ConvStyle", "CrossStage", "Split"),
+    "crossstage.nn": ("Channels", "ConvNormAct", "ConvStyle", "Copy", "CrossStage", "Split"),
 }
 _RESERVED = {"plain", "convert", "build", "nn", *(name for names in _NAMES.values() for name in names)}
 
@@ -55,7 +56,12 @@ def write_source(model: nn.Module, plan: ConversionPlan, report: Report, origin:
             'if __name__ == "__main__":\n    print(build())',
         ]
     )
-    return f'"""{title}\n\n{_totals(report)}\n"""\n\n{_imports(origin, body)}\n\n{body}\n'
+    return f'"""{_in_docstring(title)}\n\n{_totals(report)}\n"""\n\n{_imports(origin, body)}\n\n{body}\n'
+
+
+def _in_docstring(text: str) -> str:
+    """Return a text that stands in a docstring as it is, whatever is in it: a path may hold quotes and backslashes."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def _function(name: str, docstring: str, result: str) -> str:
@@ -109,9 +115,9 @@ def _function_name(stage: str) -> str:
 
 
 def _docstring(reports: Sequence[StageReport]) -> str:
-    first = reports[0]
+    first, names = reports[0], _in_docstring(", ".join(report.name for report in reports))
     return (
-        f'    """{", ".join(report.name for report in reports)}: {first.blocks} {first.block}, {first.in_channels} > '
+        f'    """{names}: {first.blocks} {first.block}, {first.in_channels} > '
         f"{first.out_channels} channels.\n\n"
         f"    {first.carried} channels are carried, {first.processed} processed; "
         f'{first.flops_before / 1e9:.3f} > {first.flops_after / 1e9:.3f} BFLOPs.\n    """'
@@ -125,9 +131,7 @@ def _body(model: nn.Module, plan: StagePlan) -> Iterator[str]:
         blocks = "blocks[1]" if count == 2 else "nn.Sequential(*blocks[1:])"
     else:
         blocks = "blocks[0]" if count == 1 else "nn.Sequential(*blocks)"
-    merge = (
-        "nn.Identity()" if plan.merge_after else _convolution(plan.merge, plan.joined_channels, plan.out_channels, plan)
-    )
+    merge = "nn.Identity()" if plan.merge_after else _merge(plan)
     yield "    return CrossStage("
     yield "        Split("
     yield from (f"            {line}" for line in _parts(plan))
@@ -153,11 +157,20 @@ def _parts(plan: StagePlan) -> Iterator[str]:
         yield from (f"    {layer}," for layer in ((carried, pool) if slices else (pool, carried)))
         yield "),"
     if slices:
-        yield f"processed=Channels({plan.carried}, {plan.in_channels}),"
+        processed = f"Channels({plan.carried}, {plan.in_channels})"
     elif plan.opening:
-        yield "processed=blocks[0],"
+        processed = "blocks[0]"
     else:
-        yield f"processed={_convolution(True, plan.in_channels, plan.processed, plan)},"
+        processed = _convolution(True, plan.in_channels, plan.processed, plan)
+    if plan.copies_input:
+        first, second = ("Copy()", processed) if plan.opening else (processed, "Copy()")
+        processed = f"nn.Sequential({first}, {second})"
+    yield f"processed={processed},"
+
+
+def _merge(plan: StagePlan) -> str:
+    layer = _convolution(plan.merge, plan.joined_channels, plan.out_channels, plan)
+    return f"nn.Sequential({layer}, Copy())" if plan.copies_output else layer
 
 
 def _listed(model: nn.Module, path: str) -> str:
@@ -186,7 +199,7 @@ def _call(model: nn.Module, plan: StagePlan, function: str) -> Iterator[str]:
             yield from (assignment(model, path, "nn.Identity()") for path in others)
     if plan.merge_after:
         pool = access(model, plan.merge_after)
-        merge = _convolution(plan.merge, plan.joined_channels, plan.out_channels, plan)
+        merge = _merge(plan)
         yield assignment(model, plan.merge_after, f"nn.Sequential({pool}, {merge})")
 
 

@@ -83,7 +83,7 @@ def joined(parent: str, child: str) -> str:
 def _all_blocks(trace: Trace) -> dict[str, list[_Block]]:
     """Return the blocks by the name of their parent. A ``Sequential`` of blocks is none itself."""
     found: dict[str, list[_Block]] = {}
-    for path, module in reversed(list(trace.model.named_modules())):  # children before parents
+    for path, module in reversed(list(trace.model.named_modules(remove_duplicate=False))):  # children before parents
         found[path] = [
             _Block(name, region, _kind(child))
             for name, child in module.named_children()
@@ -98,7 +98,7 @@ def _stages_below(
     trace: Trace, blocks: dict[str, list[_Block]], kinds: Counter[Hashable], path: str, module: nn.Module
 ) -> Iterator[FoundStage]:
     taken: set[str] = set()
-    for row in _rows(blocks[path]):
+    for row in _rows(trace, path, blocks[path]):
         if len(row) > 1:
             yield _stage(trace, path, module, row)
             taken |= {block.child for block in row}
@@ -115,21 +115,27 @@ def _stages_below(
             yield from inner
 
 
-def _rows(blocks: Sequence[_Block]) -> list[list[_Block]]:
+def _rows(trace: Trace, path: str, blocks: Sequence[_Block]) -> list[list[_Block]]:
     """Return rows of blocks of one kind that follow each other, cut where the resolution changes."""
     rows: list[list[_Block]] = []
     for block in blocks:
         before = rows[-1][-1] if rows else None
-        if before and before.kind == block.kind and not block.region.strided and _follows(block.region, before.region):
+        if before and before.kind == block.kind and not block.region.strided and _follows(trace, path, block, before):
             rows[-1].append(block)
         else:
             rows.append([block])
     return rows
 
 
-def _follows(region: Subgraph, before: Subgraph) -> bool:
-    """Tell whether a region alone reads what the one before gives."""
-    return region.source is before.result and set(region.nodes).issuperset(before.result.users)
+def _follows(trace: Trace, path: str, block: _Block, before: _Block) -> bool:
+    """Tell whether a block alone reads what the one before gives, in training as well."""
+    name = joined(path, block.child)
+    read_in = trace.reads.get(joined(path, before.child), frozenset())
+    return (
+        block.region.source is before.region.result
+        and set(block.region.nodes).issuperset(before.region.result.users)
+        and all(name in running for running in read_in)
+    )
 
 
 def _stage(trace: Trace, path: str, module: nn.Module, row: Sequence[_Block]) -> FoundStage:
@@ -155,7 +161,7 @@ def _plain_stages(trace: Trace, path: str, module: nn.Module) -> Iterator[FoundS
         region = trace.region([joined(path, name)])
         if inner or region is None or not runs_in_order(module):
             rows.append([])
-        elif rows[-1] and not region.strided and _follows(region, rows[-1][-1].region):
+        elif rows[-1] and not region.strided and _follows(trace, path, _Block(name, region, None), rows[-1][-1]):
             rows[-1].append(_Block(name, region, None))
         else:
             begins = _layers(region) and region.source not in trace.inputs

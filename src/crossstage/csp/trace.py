@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +16,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from crossstage.analysis import count_flops
-from crossstage.errors import ConfigError
+from crossstage.csp.training import Reads, reads_in_training
+from crossstage.errors import ConfigError, first_line
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,13 @@ class Trace:
 
     Args:
         model: The network.
-        example: A batch that the network takes.
+        example: A batch that the network takes; its floating point type becomes that of the network's weights.
 
     Attributes:
         model: A copy of the network on the meta device, in evaluation mode.
         example: The batch that it was traced on.
+        reads: Which modules read what each module gives when the network is trained, which may be more than in the
+            graph, as that is of evaluation.
         nodes: All operations, in the order in which they run.
         names: Name in the state dict of each node that stands for a parameter or buffer.
         inputs: The nodes that stand for what the network is given.
@@ -65,12 +71,11 @@ class Trace:
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
-        self.example = example
+        self.example = example = _as_weights(model, example)
         self.model = copy.deepcopy(model).to("meta").eval()
         meta = torch.empty_like(example, device="meta")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _quiet():
                 program = torch.export.export(self.model, (meta,), strict=False)
         except Exception as error:  # whatever the network's own code raises
             raise ConfigError(
@@ -83,6 +88,7 @@ class Trace:
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
+        self.reads: Reads = reads_in_training(self.model, meta)
         self.nodes = [node for node in program.graph.nodes if node.op == "call_function"]
         self.names = {node: tensors[node.name] for node in program.graph.nodes if node.name in tensors}
         self.inputs = {node for node in program.graph.nodes if node.op == "placeholder"} - self.names.keys()
@@ -121,6 +127,25 @@ class Trace:
         return self._flops[paths]
 
 
+def _as_weights(model: nn.Module, example: Tensor) -> Tensor:
+    """Return a batch of the floating point type that a network's weights have."""
+    types = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return example.to(next(types, example.dtype)) if example.is_floating_point() else example
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch.export says while it fails to itself; its error says it again."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def module_paths(node: Node) -> list[str]:
     """Return names of the modules that an operation runs in, outermost first; a second call's ends in ``@1``."""
     return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
@@ -132,6 +157,17 @@ def shape_of(node: Node) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def is_written(value: Node, nodes: Iterable[Node]) -> bool:
+    """Tell whether some of these operations, in the order in which they run, write into a tensor or a view of it."""
+    views = {value}
+    for node in nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:  # a piece of what gives several
+            views |= {node} if views.intersection(node.all_input_nodes) else set()
+            continue
+        for argument, given in zip(schema.arguments, node.args, strict=False):
+            if given in views and argument.alias_info:
+                if argument.alias_info.is_write:
+                    return True
+                views.add(node)
+    return False

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crossstage.errors import ConfigError
+from crossstage.reading.text import visible
 
 MAX_BYTES = 1 << 20  # the longest published cfg is a tenth of this
 MAX_SECTIONS = 5_000
@@ -62,7 +63,7 @@ class Section:
     def error(self, message: str, key: str | None = None) -> ConfigError:
         """Return a ``ConfigError`` that names the file, the option's line (or the section's) and the section."""
         line = self.options[key].line if key in self.options else self.line
-        return ConfigError(f"{self.path}:{line}: [{_cut(self.kind)}] {message}")
+        return ConfigError(f"{self.path}:{line}: {visible(f'[{_cut(self.kind)}] {message}')}")
 
     def text(self, key: str, default: str) -> str:
         """Return an option's text, or the default if it is not given."""

@@ -23,7 +23,8 @@ class DarknetDetector(Detector):
         class_names: Names by class id; None names them "0", "1", ...
 
     Raises:
-        ConfigError: The network has no box output, or the number of names is not its number of classes.
+        ConfigError: The network has no box output, the number of names is not its number of classes, or it reads
+            neither colours nor grey.
     """
 
     def __init__(self, network: DarknetNetwork, class_names: Sequence[str] | None = None) -> None:
@@ -31,9 +32,15 @@ class DarknetDetector(Detector):
         names = [str(index) for index in range(classes)] if class_names is None else class_names
         if len(names) != classes:
             raise ConfigError(f"{len(names)} class names for a network with {classes} classes")
-        _, height, width = network.input_shape
-        resize = "letterbox" if network.letter_box else "stretch"
-        super().__init__(names, Preprocessing((height, width), resize), network.max_stride)
+        channels, height, width = network.input_shape
+        if channels not in (1, 3):
+            raise ConfigError(f"channels={channels} in [net]; expected 3, or 1 for grey, to find objects in images")
+        preprocessing = Preprocessing(
+            (height, width),
+            "letterbox" if network.letter_box else "stretch",
+            colour_order="grey" if channels == 1 else "rgb",
+        )
+        super().__init__(names, preprocessing, network.max_stride)
         self.network = network
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -64,7 +71,7 @@ def load_darknet_detector(
         WeightsError: A file cannot be read, or the weights do not fit.
     """
     cfg = Path(cfg)
-    network = load(cfg, weights or cfg.with_suffix(".weights"))
+    network = load(cfg, weights or cfg.with_suffix(".weights"), whole=True)
     beside = cfg.with_suffix(".names")
     names = names or (beside if beside.is_file() else None)
     return DarknetDetector(network, read_names(names) if names else None).eval()

@@ -13,7 +13,7 @@ from crossstage.darknet.weights import WeightsReport, check_whole_layers, inspec
 from crossstage.errors import WeightsError
 
 
-def load(cfg: str | Path, weights: str | Path | None = None) -> DarknetNetwork:
+def load(cfg: str | Path, weights: str | Path | None = None, *, whole: bool = False) -> DarknetNetwork:
     """Build a network from a Darknet cfg and, if given, fill it from a weights file.
 
     Every shape and size is worked out, and the length of the weights file compared, before memory is taken.
@@ -22,6 +22,7 @@ def load(cfg: str | Path, weights: str | Path | None = None) -> DarknetNetwork:
         cfg: The ``.cfg`` file.
         weights: The ``.weights`` file; without one the network is initialised at random. A file that ends between two
             layers, as those of backbones do, fills the layers up to there, with a warning.
+        whole: Refuse such a file instead: a network that is to find something needs all of its layers.
 
     Returns:
         The network in evaluation mode.
@@ -44,6 +45,8 @@ def load(cfg: str | Path, weights: str | Path | None = None) -> DarknetNetwork:
     check_whole_layers(report)
     if report.surplus:
         raise WeightsError(f"{report}; expected none: are cfg and weights of the same network?")
+    if report.missing and whole:
+        raise WeightsError(f"{report}; expected weights of all layers: is the file cut off?")
     if report.missing:
         warnings.warn(str(report), stacklevel=2)
     _materialize(network, filled=len(report.filled))

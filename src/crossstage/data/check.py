@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from crossstage.data.faults import Fault
-from crossstage.data.find import DataSource
-from crossstage.data.masks import hull, packed
-from crossstage.data.records import Dataset, DetectionData
-from crossstage.errors import DataError
+from crossstage.data.alike import equal_images, parts_of, similar_images
+from crossstage.data.box_faults import box_faults, mask_faults
+from crossstage.data.class_names import distinct, odd_names
+from crossstage.data.faults import Fault, grouped
+from crossstage.data.find import DataSource, without_labels
+from crossstage.data.looks import Looks, look_at
+from crossstage.data.records import ClassificationData, Dataset, DetectionData
 from crossstage.files import write_text
-from crossstage.inference.images import load_image
-from crossstage.ops import rle
+from crossstage.reading.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 UNBALANCED = 20  # times as many labels of the most frequent class as of the rarest
-SMALL_SIDE = 4.0  # pixels at an input of REFERENCE_SIDE, where a detector sees next to nothing
-REFERENCE_SIDE = 416
-SAME_BOX = 0.5  # pixels
-MATCHING = 0.5  # IoU of a box and the hull of its mask
-THIN = 2.0  # pixels; a thinner mask may be empty
+SHOWN_ALIKE = 10  # faults of one kind on a terminal
+SHOWN_KINDS = 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class PartSummary:
         readable: How many of the images can be read.
         labels: How many boxes, or labelled images, are sound.
         unlabelled: How many images have no box.
-        per_class: How many labels each class has, by its name.
+        per_class: How many labels each class has, by its name; of several classes of one name, the later have a number.
         masks: How many of the boxes have a mask.
     """
 
@@ -65,12 +60,14 @@ class CheckReport:
     Attributes:
         path: The file or folder of the dataset.
         format: The name of its format.
+        why: By what that was recognised.
         parts: A summary of each part.
         faults: Everything that is wrong or odd.
     """
 
     path: str
     format: str
+    why: str
     parts: tuple[PartSummary, ...]
     faults: tuple[Fault, ...]
 
@@ -85,19 +82,18 @@ class CheckReport:
         Raises:
             DataError: The file cannot be written.
         """
-        write_text(path, json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str) + "\n")
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str)
+        write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """An image that was read: its hash, and height and width, or the reason why it cannot be read."""
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """The images of a part: what to call them, their labels if each has one, and what they look like."""
 
     part: str
-    place: Path
-    label: str
-    digest: str
-    size: tuple[int, int] | None
-    reason: str
+    names: Sequence[str]
+    labels: Sequence[str]
+    looks: Looks
 
 
 def check_data(source: DataSource, *, progress: bool = False) -> CheckReport:
@@ -107,153 +103,114 @@ def check_data(source: DataSource, *, progress: bool = False) -> CheckReport:
         source: The dataset.
         progress: Whether a progress bar is shown on stderr.
     """
-    parts, faults, seen = [], [], []
+    parts, faults, seen = [], list(source.notes), []
+    told: set[str] = set()
     for name, read in source.parts.items():
-        reading = read()
+        with _working(f"reading the labels of {name}", progress):
+            reading = read()
         faults += reading.faults
-        if reading.data is None:
+        data = reading.data
+        if data is None:
             parts.append(PartSummary(name, 0, 0, 0, 0, {}))
             continue
-        images = list(_read_images(name, reading.data, progress))
-        seen += images
-        faults += _image_faults(reading.data, images)
-        parts.append(_summary(name, reading.data, images))
-        if isinstance(reading.data, DetectionData):
-            faults += _box_faults(reading.data)
-            faults += _mask_faults(reading.data)
-    faults += _duplicates(seen)
+        images = _look(name, data, progress)
+        seen.append(images)
+        faults += _image_faults(data, images)
+        parts.append(_summary(name, data, images))
+        faults += [
+            Fault(source.path, None, text, broken=False) for text in odd_names(data.class_names) if text not in told
+        ]
+        told.update(odd_names(data.class_names))
+        if isinstance(data, DetectionData):
+            faults += [*_labelled_twice(data), *_unlabelled(source.path, name, data)]
+            faults += [*box_faults(data), *mask_faults(data)]
+    with _working("comparing images", progress):
+        faults += _duplicates(seen)
     faults += _balance(source.path, parts)
-    return CheckReport(str(source.path), source.format, tuple(parts), tuple(faults))
+    return CheckReport(str(source.path), source.format, source.why, tuple(parts), tuple(faults))
 
 
-def _read_images(part: str, dataset: Dataset, progress: bool) -> Iterator[_Seen]:
+def _working(what: str, shown: bool) -> AbstractContextManager[object]:
+    """Return a context in which stderr says what is being done, if it is a terminal."""
     from rich.console import Console
-    from rich.progress import track
 
-    if isinstance(dataset, DetectionData):
-        images: Sequence[Path | bytes] = [image.path for image in dataset.images]
-        names: Sequence[str] = [str(path) for path in images]
-        labels = [""] * len(names)
+    return Console(stderr=True, quiet=not shown).status(what)
+
+
+def _look(part: str, data: Dataset, progress: bool) -> _Images:
+    if isinstance(data, ClassificationData):
+        names, images = data.names, data.images
+        labels: Sequence[str] = [data.class_names[label] for label in data.labels]
     else:
-        images, names = dataset.images, dataset.names
-        labels = [dataset.class_names[label] for label in dataset.labels]
-
-    def look(index: int) -> _Seen:
-        image, name = images[index], Path(names[index])
-        try:
-            content = image.read_bytes() if isinstance(image, Path) else image
-            digest = hashlib.sha256(content).hexdigest()
-            size = load_image(image).shape[:2]
-        except (DataError, OSError) as error:
-            return _Seen(part, name, labels[index], "", None, str(error).removeprefix(f"{name}: "))
-        return _Seen(part, name, labels[index], digest, (size[0], size[1]), "")
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        done = threads.map(look, range(len(names)))
-        console = Console(stderr=True)
-        yield from track(
-            done,
-            part,
-            total=len(names),
-            console=console,
-            transient=True,
-            disable=not (progress and console.is_terminal),
-        )
+        images = [image.path for image in data.images]
+        names, labels = [str(path) for path in images], []
+    return _Images(part, names, labels, look_at(images, names, part, progress=progress))
 
 
-def _image_faults(dataset: Dataset, images: Sequence[_Seen]) -> list[Fault]:
-    faults = [Fault(seen.place, None, seen.reason) for seen in images if seen.size is None]
-    if isinstance(dataset, DetectionData):
-        for image, seen in zip(dataset.images, images, strict=True):
-            if seen.size and seen.size != (image.height, image.width):
-                text = f"{seen.size[1]} x {seen.size[0]} pixels; its labels are for {image.width} x {image.height}"
-                faults.append(Fault(seen.place, None, text))
-    return faults
+def _image_faults(data: Dataset, images: _Images) -> Iterator[Fault]:
+    for position, reason in sorted(images.looks.reasons.items()):
+        yield Fault(Path(images.names[position]), None, reason)
+    if isinstance(data, DetectionData):
+        stated = np.array([(image.height, image.width) for image in data.images])
+        differ = (images.looks.sizes != stated).any(1) & images.looks.readable
+        for position in np.flatnonzero(differ).tolist():
+            (height, width), image = images.looks.sizes[position].tolist(), data.images[position]
+            text = f"{width} x {height} pixels; its labels are for {image.width} x {image.height}"
+            yield Fault(image.path, None, text)
 
 
-def _summary(name: str, dataset: Dataset, images: Sequence[_Seen]) -> PartSummary:
-    unlabelled = 0
-    if isinstance(dataset, DetectionData):
-        unlabelled = sum(not len(sample.objects.class_ids) for sample in dataset)
-    per_class = Counter[str]()
-    for class_name, count in zip(dataset.class_names, dataset.counts.tolist(), strict=True):
-        per_class[class_name] += count
-    readable = sum(seen.size is not None for seen in images)
-    masks = dataset.masked if isinstance(dataset, DetectionData) else 0
-    return PartSummary(name, len(images), readable, per_class.total(), unlabelled, dict(per_class), masks)
+def _summary(name: str, data: Dataset, images: _Images) -> PartSummary:
+    detection = data if isinstance(data, DetectionData) else None
+    per_class = dict(zip(distinct(data.class_names), data.counts.tolist(), strict=True))
+    readable = int(images.looks.readable.sum())
+    unlabelled = int((~detection.labelled).sum()) if detection else 0
+    masks = detection.masked if detection else 0
+    return PartSummary(name, len(images.names), readable, sum(per_class.values()), unlabelled, per_class, masks)
 
 
-def _box_faults(dataset: DetectionData) -> list[Fault]:
-    """Return what is odd about valid boxes: the same twice, or too small to be seen."""
-    faults, small = [], []
-    for sample in dataset:
-        image, objects = sample.image, sample.objects
-        boxes = objects.boxes_xyxy
-        sides = (boxes[:, 2:] - boxes[:, :2]) * (REFERENCE_SIDE / max(image.width, image.height))
-        small += [image.path.name] * int((sides < SMALL_SIDE).any(1).sum())
-        close = np.abs(boxes[:, None] - boxes[None]).max(-1, initial=0) < SAME_BOX
-        same = int(np.triu(close & (objects.class_ids[:, None] == objects.class_ids), 1).sum())
-        if same:
-            text = f"{same} box{'es' * (same > 1)} stand{'s' * (same == 1)} twice, with one class"
-            faults.append(Fault(image.path, None, text, broken=False))
-    if small:
-        where = f"at an input of {REFERENCE_SIDE}, the first in {small[0]}"
-        text = f"{len(small)} boxes are below {SMALL_SIDE:g} pixels {where}"
-        faults.append(Fault(dataset.path, None, text, broken=False))
-    return faults
+def _labelled_twice(data: DetectionData) -> Iterator[Fault]:
+    counts = Counter(image.path for image in data.images)
+    for path, count in counts.items():
+        if count > 1:
+            yield Fault(path, None, f"{count} entries of this part label this image; each is used", broken=False)
 
 
-def _mask_faults(dataset: DetectionData) -> list[Fault]:
-    """Return what is odd about valid masks: that some objects have none, or one that is empty or not in its box."""
-    if not dataset.has_masks:
-        return []
-    faults = []
-    labels = int(dataset.counts.sum())
-    if dataset.masked < labels:
-        missing = f"{labels - dataset.masked} of {labels} boxes have no mask"
-        text = f"{missing}; training takes the box for it, and mask AP leaves them out"
-        faults.append(Fault(dataset.path, None, text, broken=False))
-    for sample in dataset:
-        size = sample.image.height, sample.image.width
-        for mask, box, crowd in zip(sample.masks or (), sample.boxes_xyxy.tolist(), sample.crowd, strict=True):
-            if mask is not None and not crowd and (text := _odd_mask(mask, box, size)):
-                faults.append(Fault(sample.image.path, None, text, broken=False))
-    return faults
+def _unlabelled(path: Path, part: str, data: DetectionData) -> Iterator[Fault]:
+    if why := without_labels(data):
+        yield Fault(path, None, f"{part}: {why}: there is nothing to learn or to measure by", broken=part == "train")
 
 
-def _odd_mask(mask: Sequence[NDArray[np.float64]] | str, box: Sequence[float], size: tuple[int, int]) -> str | None:
-    left, top, right, bottom = hull(mask, size)
-    width, height = min(right, box[2]) - max(left, box[0]), min(bottom, box[3]) - max(top, box[1])
-    shared = max(0.0, width) * max(0.0, height)
-    both = (right - left) * (bottom - top) + (box[2] - box[0]) * (box[3] - box[1]) - shared
-    shown = ", ".join(f"{side:.0f}" for side in box)
-    if min(right - left, bottom - top) < THIN and not rle.area(packed(mask, size), size):
-        return f"the mask of box {shown} has no pixel"
-    if shared < MATCHING * both:
-        return f"the mask of box {shown} lies at {left:.0f}, {top:.0f}, {right:.0f}, {bottom:.0f}"
-    return None
+def _duplicates(parts: Sequence[_Images]) -> Iterator[Fault]:
+    """Yield files that are alike: between parts they make a measure too good; with two labels, one is wrong."""
+    if not parts:
+        return
+    of_part = parts_of([len(part.names) for part in parts])
+    first = np.concatenate([[0], np.cumsum([len(part.names) for part in parts])])
 
+    def place(position: int) -> tuple[str, str, str]:
+        part = parts[of_part[position]]
+        inner = position - int(first[of_part[position]])
+        return part.part, part.names[inner], part.labels[inner] if part.labels else ""
 
-def _duplicates(images: Sequence[_Seen]) -> list[Fault]:
-    """Return files with equal content: between parts they make a measure too good; with two labels, one is wrong."""
-    groups: dict[str, list[_Seen]] = defaultdict(list)
-    for seen in images:
-        if seen.digest:
-            groups[seen.digest].append(seen)
-    faults = []
-    for group in groups.values():
-        first = group[0]
-        for other in group[1:]:
-            if other.place == first.place and other.part == first.part:
+    looks = Looks(
+        np.concatenate([part.looks.sizes for part in parts]),
+        np.concatenate([part.looks.digests for part in parts]),
+        np.concatenate([part.looks.sketches for part in parts]),
+        {},
+    )
+    for group in equal_images(looks):
+        part, name, label = place(group[0])
+        for position in group[1:]:
+            other, its, own = place(position)
+            if (other, its) == (part, name):
                 continue
-            where = (
-                "in this part, too" if other.part == first.part else f"in {first.part!r}, and this is {other.part!r}"
-            )
-            text = f"the same image as {first.place} ({where})"
-            if other.label != first.label:
-                text += f", labelled {first.label!r} there and {other.label!r} here"
-            faults.append(Fault(other.place, None, text, broken=False))
-    return faults
+            where = "in this part, too" if other == part else f"in {part!r}, and this is {other!r}"
+            labels = f", labelled {label!r} there and {own!r} here" if own != label else ""
+            yield Fault(Path(its), None, f"the same image as {name} ({where}){labels}", broken=False)
+    for earlier, later in similar_images(looks, of_part):
+        (part, name, _), (other, its, _) = place(earlier), place(later)
+        text = f"nearly the same image as {name} (in {part!r}, and this is {other!r})"
+        yield Fault(Path(its), None, text, broken=False)
 
 
 def _balance(path: Path, parts: Sequence[PartSummary]) -> list[Fault]:
@@ -274,10 +231,13 @@ def _balance(path: Path, parts: Sequence[PartSummary]) -> list[Fault]:
 
 
 def print_check(report: CheckReport, console: Console) -> None:
-    """Print a report: a table of the parts, then what is odd and what is broken."""
+    """Print a report: a table of the parts, then what is odd and what is broken, some of each kind."""
     from rich.table import Table
 
-    console.print(f"{report.path}: {report.format}", highlight=False, markup=False, soft_wrap=True)
+    def line(text: str, style: str | None = None) -> None:
+        console.print(visible(text), style=style, highlight=False, markup=False, soft_wrap=True)
+
+    line(f"{report.path}: {report.format} ({report.why})" if report.why else f"{report.path}: {report.format}")
     table = Table("part", box=None, pad_edge=False)
     masks = any(part.masks for part in report.parts)
     for column in ("images", "readable", "labels", *(["masks"] if masks else []), "without labels"):
@@ -286,13 +246,25 @@ def print_check(report: CheckReport, console: Console) -> None:
         counts = part.images, part.readable, part.labels, *([part.masks] if masks else []), part.unlabelled
         table.add_row(part.name, *map(str, counts))
     console.print(table)
+    cut = False
     for what, chosen in (
         ("odd", [fault for fault in report.faults if not fault.broken]),
         ("broken", [fault for fault in report.faults if fault.broken]),
     ):
         if chosen:
-            console.print(f"\n{len(chosen)} {what}", style="bold", highlight=False)
-            for fault in chosen:
-                console.print(f"  {fault}", highlight=False, markup=False, soft_wrap=True)
+            console.print()
+            line(f"{len(chosen)} {what}", style="bold")
+        kinds = grouped(chosen)
+        for alike in kinds[:SHOWN_KINDS]:
+            for fault in alike[:SHOWN_ALIKE]:
+                line(f"  {fault}")
+            if len(alike) > SHOWN_ALIKE:
+                line(f"  ... and {len(alike) - SHOWN_ALIKE} more of this kind")
+        if len(kinds) > SHOWN_KINDS:
+            line(f"  ... and {sum(map(len, kinds[SHOWN_KINDS:]))} more of {len(kinds) - SHOWN_KINDS} other kinds")
+        cut = cut or len(kinds) > SHOWN_KINDS or any(len(alike) > SHOWN_ALIKE for alike in kinds)
+    if cut:
+        console.print()
+        line("--json FILE writes all of them")
     if not report.faults:
-        console.print("nothing wrong was found", highlight=False)
+        line("nothing wrong was found")

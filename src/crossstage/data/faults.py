@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from crossstage.errors import DataError
+from crossstage.reading.text import visible
 
 SHOWN_FAULTS = 10
+KIND_LENGTH = 500  # characters of a fault's text that tell its kind
+_VARYING = re.compile(r"""'[^']*'|"[^"]*"|\[[^]]*]|\S*/\S*|[-+]?\d[\d.,e+-]*""")
 
 Data = TypeVar("Data")
 OnBadLabel = Literal["refuse", "skip"]
@@ -32,7 +36,7 @@ class Fault:
     broken: bool = True
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.text}" if self.line else f"{self.file}: {self.text}"
+        return visible(f"{self.file}:{self.line}: {self.text}" if self.line else f"{self.file}: {self.text}")
 
 
 @dataclass(frozen=True)
@@ -49,26 +53,37 @@ class Reading(Generic[Data]):
     faults: tuple[Fault, ...] = ()
     skipped: int = 0
 
-    def usable(self, on_bad_label: OnBadLabel = "refuse") -> Data:
+    def usable(self, on_bad_label: OnBadLabel = "refuse", tolerated: Callable[[Fault], bool] = lambda _: False) -> Data:
         """Return what is sound, provided that all is, or that faults may be skipped.
 
         Args:
             on_bad_label: Whether broken labels are skipped or refused.
+            tolerated: Tells which faults are skipped in any case.
 
         Raises:
             DataError: Something is broken, or nothing is sound; the message lists the first faults.
         """
         broken = [fault for fault in self.faults if fault.broken]
-        if self.data is None or (broken and on_bad_label == "refuse"):
-            raise DataError(listing(broken))
+        refused = [fault for fault in broken if not tolerated(fault)] if on_bad_label == "refuse" else []
+        if self.data is None or refused:
+            raise DataError(listing(refused or broken))
         return self.data
 
 
 def listing(faults: Sequence[Fault]) -> str:
     """Return a message of several lines with the first of some faults, under their file's name if they share it."""
     files = list(dict.fromkeys(fault.file for fault in faults))
-    lines = [f"line {f.line}: {f.text}" if f.line else f.text for f in faults] if len(files) == 1 else map(str, faults)
+    shown = faults[:SHOWN_FAULTS]
+    lines = [f"line {f.line}: {f.text}" if f.line else f.text for f in shown] if len(files) == 1 else map(str, shown)
     where = str(files[0]) if len(files) == 1 else f"{len(files)} files"
     more = f"\n  ... and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-    listed = "\n".join(f"  {line}" for line in list(lines)[:SHOWN_FAULTS])
-    return f"{where}: {len(faults)} fault{'s' * (len(faults) != 1)}\n{listed}{more}"
+    listed = "\n".join(f"  {visible(line)}" for line in lines)
+    return f"{visible(where)}: {len(faults)} fault{'s' * (len(faults) != 1)}\n{listed}{more}"
+
+
+def grouped(faults: Sequence[Fault]) -> list[list[Fault]]:
+    """Return faults by their kind, in the order in which the kinds first occur: alike but for names and numbers."""
+    kinds: dict[str, list[Fault]] = {}
+    for fault in faults:
+        kinds.setdefault(_VARYING.sub("#", fault.text[:KIND_LENGTH]), []).append(fault)
+    return list(kinds.values())

@@ -1,13 +1,14 @@
-"""Batches: datasets, the order of their images, and how they are put together."""
+"""Batches: datasets, and how their images are put together."""
 
 from __future__ import annotations
 
-import math
+import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -16,13 +17,17 @@ from torch.utils.data import Dataset as TorchDataset
 from crossstage.data.augment import Augmentation, ClassificationTransform, DetectionTransform, seeded
 from crossstage.data.cache import ImageCache
 from crossstage.data.labelled import Labelled, LabelledPixels, labelled
+from crossstage.data.order import EpochOrder, Key, ShareOrder
 from crossstage.data.records import ClassificationData, Dataset, DetectionData
+from crossstage.data.spares import Spares
+from crossstage.data.verified import OnBadImage
 from crossstage.errors import DataError
-from crossstage.inference.images import Pixels, load_image
+from crossstage.inference.images import Pixels
 from crossstage.inference.preprocessing import prepare, stack
+from crossstage.machine import end_with_parent
 from crossstage.structures import Placement, Preprocessing, Targets
 
-Key = tuple[int, int]  # epoch and position in the dataset
+GREY = 128  # of an image that cannot be measured on
 
 
 class Batch(NamedTuple):
@@ -33,12 +38,14 @@ class Batch(NamedTuple):
         targets: The objects, or the labels ``(N,)`` int64.
         names: What to call the images in messages.
         epoch: The pass they belong to, counted from 0.
+        lost: Why images could not be read for which others stand here.
     """
 
     images: Tensor
     targets: Targets | Tensor
     names: list[str]
     epoch: int
+    lost: Sequence[str] = ()
 
 
 class ValBatch(NamedTuple):
@@ -48,11 +55,13 @@ class ValBatch(NamedTuple):
         images: ``(N, 3, H, W)`` float32 RGB in [0, 1], resized as inference does but not normalised.
         indices: Positions of the images in the dataset.
         placements: Where each image lies in its input.
+        lost: Why images could not be read, which are grey here.
     """
 
     images: Tensor
     indices: list[int]
     placements: list[Placement]
+    lost: Sequence[str] = ()
 
 
 class DetectionImages(TorchDataset):
@@ -66,6 +75,7 @@ class DetectionImages(TorchDataset):
         epochs: Length of the training, for what is left out at its end.
         masks: Whether the objects' masks are drawn; an object without one has its box for a mask.
         cache: Most gigabytes of decoded images to keep, see :class:`~crossstage.data.cache.ImageCache`.
+        spares: What is done about images that cannot be read; None refuses them.
     """
 
     def __init__(
@@ -78,8 +88,10 @@ class DetectionImages(TorchDataset):
         epochs: int,
         masks: bool = False,
         cache: float | None = 0.0,
+        spares: Spares | None = None,
     ) -> None:
         self.dataset, self.images = dataset, dataset.images
+        self.spares = spares or Spares()
         self.transform = DetectionTransform(preprocessing, augmentation)
         self.seed = seed
         self.plain_from = epochs - augmentation.last_epochs_plain
@@ -106,13 +118,16 @@ class DetectionImages(TorchDataset):
         return sample, str(self.images[index].path), epoch
 
     def read(self, index: int) -> LabelledPixels:
-        """Read an image as it is.
+        """Read an image as it is, or another one for it.
 
         Raises:
             DataError: It cannot be read, or has another size than its labels say.
         """
+        return self.spares.first(self._read, index, len(self.images))
+
+    def _read(self, index: int) -> LabelledPixels:
         image = self.images[index]
-        pixels = self.cache.read(index, lambda: load_image(image.path))
+        pixels = self.cache.read(index, lambda: self.spares.load(image.path))
         if pixels.shape[:2] != (image.height, image.width):
             raise DataError(
                 f"{image.path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; "
@@ -129,12 +144,20 @@ class ClassifiedImages(TorchDataset):
         preprocessing: How images become input.
         augmentation: What is changed at random.
         seed: With epoch and position it decides everything that is random.
+        spares: What is done about images that cannot be read; None refuses them.
     """
 
     def __init__(
-        self, dataset: ClassificationData, preprocessing: Preprocessing, augmentation: Augmentation, *, seed: int
+        self,
+        dataset: ClassificationData,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        spares: Spares | None = None,
     ) -> None:
         self.dataset = dataset
+        self.spares = spares or Spares()
         self.transform = ClassificationTransform(preprocessing, augmentation)
         self.seed = seed
 
@@ -143,11 +166,13 @@ class ClassifiedImages(TorchDataset):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, str, int]:
         epoch, index = key
-        name = self.dataset.names[index]
-        pixels = _read(self.dataset, index)
+        pixels, taken = self.spares.first(self._read, index, len(self))
         with seeded(self.seed, epoch, index):
             image = self.transform(pixels)
-        return image, int(self.dataset.labels[index]), name, epoch
+        return image, int(self.dataset.labels[taken]), self.dataset.names[taken], epoch
+
+    def _read(self, index: int) -> tuple[Pixels, int]:
+        return _read(self.dataset, index, self.spares), index
 
 
 class ValImages(TorchDataset):
@@ -156,92 +181,55 @@ class ValImages(TorchDataset):
     Args:
         dataset: The images.
         preprocessing: How they become input.
+        spares: What is done about images that cannot be read: a grey image stands for one, or by default they are
+            refused.
     """
 
-    def __init__(self, dataset: Dataset, preprocessing: Preprocessing) -> None:
+    def __init__(self, dataset: Dataset, preprocessing: Preprocessing, spares: Spares | None = None) -> None:
         self.dataset, self.preprocessing = dataset, preprocessing
+        self.spares = spares or Spares()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, Placement]:
-        if isinstance(self.dataset, DetectionData):
-            image = self.dataset.images[index]
-            pixels = load_image(image.path)
-            if pixels.shape[:2] != (image.height, image.width):
-                raise DataError(
-                    f"{self.dataset.path}: image {image.id} is {image.width} x {image.height}; "
-                    f"{image.path.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels"
-                )
-        else:
-            pixels = _read(self.dataset, index)
+        try:
+            pixels = self._read(index)
+        except DataError as error:
+            self.spares.note(error)
+            pixels = np.full((*self._size(index), 3), GREY, np.uint8)
         tensor, placement = prepare(pixels, self.preprocessing)
         return tensor, index, placement
 
+    def _read(self, index: int) -> Pixels:
+        if not isinstance(self.dataset, DetectionData):
+            return _read(self.dataset, index, self.spares)
+        image = self.dataset.images[index]
+        pixels = self.spares.load(image.path)
+        if pixels.shape[:2] != (image.height, image.width):
+            raise DataError(
+                f"{self.dataset.path}: image {image.id} is {image.width} x {image.height}; "
+                f"{image.path.name} has {pixels.shape[1]} x {pixels.shape[0]} pixels"
+            )
+        return pixels
 
-def _read(dataset: ClassificationData, index: int) -> Pixels:
+    def _size(self, index: int) -> tuple[int, int]:
+        if isinstance(self.dataset, DetectionData):
+            return self.dataset.images[index].height, self.dataset.images[index].width
+        return self.preprocessing.size
+
+
+def _read(dataset: ClassificationData, index: int, spares: Spares) -> Pixels:
     try:
-        return load_image(dataset.images[index])
+        return spares.load(dataset.images[index])
     except DataError as error:
         name = dataset.names[index]
         raise DataError(str(error) if name in str(error) else f"{name}: {error}") from None
 
 
-class EpochOrder(Sampler[Key]):
-    """Images in an order that depends on seed and epoch alone, shared out among processes.
-
-    Each of ``world`` processes gets every ``world``-th image of a common shuffle; of the last images, those that
-    would not fill a batch of every process are left for another epoch.
-
-    Args:
-        length: Images in the dataset.
-        batch: Images in a step of one process.
-        seed: With the epoch it decides the order.
-        rank: Number of this process, from 0.
-        world: Number of processes.
-
-    Raises:
-        DataError: There are fewer images than a step needs.
-    """
-
-    def __init__(self, length: int, batch: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.steps = length // (batch * world)
-        if self.steps == 0:
-            raise DataError(f"{length} images to train on; a step needs {batch * world}: lower the batch size")
-        self.length, self.batch, self.seed, self.rank, self.world = length, batch, seed, rank, world
-        self.epoch = 0
-        self.first_step = 0  # to go on in the middle of an epoch
-
-    def __len__(self) -> int:
-        return (self.steps - self.first_step) * self.batch
-
-    def __iter__(self) -> Iterator[Key]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.length, generator=generator)[self.rank :: self.world]
-        for index in order[self.first_step * self.batch : self.steps * self.batch].tolist():
-            yield self.epoch, index
-
-
-class ShareOrder(Sampler[int]):
-    """Every ``world``-th image in order, as many for each process: the last of some are repeated.
-
-    Args:
-        length: Images in the dataset.
-        rank: Number of this process, from 0.
-        world: Number of processes.
-    """
-
-    def __init__(self, length: int, rank: int = 0, world: int = 1) -> None:
-        self.length, self.rank, self.world = length, rank, world
-
-    def __len__(self) -> int:
-        return math.ceil(self.length / self.world)
-
-    def __iter__(self) -> Iterator[int]:
-        return (min(self.rank + step * self.world, self.length - 1) for step in range(len(self)))
-
-
-def collate_detection(samples: Sequence[tuple[Labelled, str, int]], preprocessing: Preprocessing) -> Batch:
+def collate_detection(
+    samples: Sequence[tuple[Labelled, str, int]], preprocessing: Preprocessing, spares: Spares
+) -> Batch:
     """Put samples of :class:`DetectionImages` into a batch."""
     found, names, epochs = zip(*samples, strict=True)
     counts = torch.tensor([len(sample.class_ids) for sample in found])
@@ -253,7 +241,7 @@ def collate_detection(samples: Sequence[tuple[Labelled, str, int]], preprocessin
         _batch_of_masks(found, (images.shape[2], images.shape[3])),
         torch.tensor([sample.image.shape[1:] for sample in found]),
     )
-    return Batch(images, targets, list(names), epochs[0])
+    return Batch(images, targets, list(names), epochs[0], spares.told())
 
 
 def _batch_of_masks(samples: Sequence[Labelled], size: tuple[int, int]) -> Tensor | None:
@@ -267,16 +255,20 @@ def _batch_of_masks(samples: Sequence[Labelled], size: tuple[int, int]) -> Tenso
     return masks
 
 
-def collate_classification(samples: Sequence[tuple[Tensor, int, str, int]], preprocessing: Preprocessing) -> Batch:
+def collate_classification(
+    samples: Sequence[tuple[Tensor, int, str, int]], preprocessing: Preprocessing, spares: Spares
+) -> Batch:
     """Put samples of :class:`ClassifiedImages` into a batch."""
     images, labels, names, epochs = zip(*samples, strict=True)
-    return Batch(stack(images, preprocessing), torch.tensor(labels), list(names), epochs[0])
+    return Batch(stack(images, preprocessing), torch.tensor(labels), list(names), epochs[0], spares.told())
 
 
-def collate_val(samples: Sequence[tuple[Tensor, int, Placement]], preprocessing: Preprocessing) -> ValBatch:
+def collate_val(
+    samples: Sequence[tuple[Tensor, int, Placement]], preprocessing: Preprocessing, spares: Spares
+) -> ValBatch:
     """Put samples of :class:`ValImages` into a batch."""
     images, indices, placements = zip(*samples, strict=True)
-    return ValBatch(stack(images, preprocessing), list(indices), list(placements))
+    return ValBatch(stack(images, preprocessing), list(indices), list(placements), spares.told())
 
 
 def train_loader(
@@ -292,6 +284,7 @@ def train_loader(
     world: int = 1,
     masks: bool = False,
     cache: float | None = 0.0,
+    on_bad_image: OnBadImage = "refuse",
 ) -> tuple[DataLoader, EpochOrder]:
     """Return batches to train on, and their order, whose ``epoch`` is to be set before each pass.
 
@@ -307,17 +300,19 @@ def train_loader(
         world: Number of processes.
         masks: Whether the masks of objects are wanted, see :class:`DetectionImages`.
         cache: Most gigabytes of decoded images of a detection dataset to keep; None takes a quarter of what is free.
+        on_bad_image: What is done about images that cannot be read, see :class:`Spares`.
 
     Raises:
         DataError: There are fewer images than a step needs.
     """
+    spares = Spares(on_bad_image)
     if isinstance(dataset, DetectionData):
-        settings = {"seed": seed, "epochs": epochs, "masks": masks, "cache": cache}
+        settings = {"seed": seed, "epochs": epochs, "masks": masks, "cache": cache, "spares": spares}
         samples = DetectionImages(dataset, preprocessing, augmentation, **settings)
-        collate = partial(collate_detection, preprocessing=preprocessing)
+        collate = partial(collate_detection, preprocessing=preprocessing, spares=spares)
     else:
-        samples = ClassifiedImages(dataset, preprocessing, augmentation, seed=seed)
-        collate = partial(collate_classification, preprocessing=preprocessing)
+        samples = ClassifiedImages(dataset, preprocessing, augmentation, seed=seed, spares=spares)
+        collate = partial(collate_classification, preprocessing=preprocessing, spares=spares)
     order = EpochOrder(len(samples), batch, seed=seed, rank=rank, world=world)
     return _loader(samples, order, batch, collate, workers), order
 
@@ -330,6 +325,7 @@ def val_loader(
     workers: int,
     rank: int = 0,
     world: int = 1,
+    on_bad_image: OnBadImage = "refuse",
 ) -> DataLoader:
     """Return batches to score a model on, in order.
 
@@ -340,9 +336,11 @@ def val_loader(
         workers: Processes that prepare images; 0 prepares them in between.
         rank: Number of this process, from 0, where several score together.
         world: Number of processes.
+        on_bad_image: What is done about images that cannot be read, see :class:`ValImages`.
     """
-    samples = ValImages(dataset, preprocessing)
-    collate = partial(collate_val, preprocessing=preprocessing)
+    spares = Spares(on_bad_image)
+    samples = ValImages(dataset, preprocessing, spares)
+    collate = partial(collate_val, preprocessing=preprocessing, spares=spares)
     return _loader(samples, ShareOrder(len(samples), rank, world), batch, collate, workers)
 
 
@@ -355,7 +353,7 @@ def _loader(samples: TorchDataset, order: Sampler, batch: int, collate: object, 
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_prepare_worker if workers else None,
+        worker_init_fn=partial(_prepare_worker, os.getpid()) if workers else None,
     )
 
 
@@ -369,8 +367,10 @@ def end_workers(loader: DataLoader) -> None:
         loader._iterator = None
 
 
-def _prepare_worker(_: int) -> None:
+def _prepare_worker(parent: int, _: int) -> None:
+    end_with_parent(parent)
     torch.set_num_threads(1)  # the processes are the parallelism
     # Ctrl-C and schedulers signal all processes of a job; the training decides when its helpers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -6,7 +6,6 @@ checked here; what is kept is sound, and takes bounded time and memory to be dra
 
 from __future__ import annotations
 
-import reprlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossstage.errors import DataError
-from crossstage.inference.images import MAX_PIXELS
+from crossstage.inference.decoders import MAX_PIXELS
 from crossstage.ops import rle
 from crossstage.ops.rle import ImageSize
+from crossstage.reading.text import shown
 
 Mask = Sequence[NDArray[np.float64]] | str | None
 """Polygons, each x and y of its corners in turn in pixels of the image; packed runs, see :mod:`crossstage.ops.rle`; or
@@ -31,8 +31,6 @@ MOST_OUTLINE = 1_000_000  # pixels around all polygons of an object, which bound
 BEYOND = 0.1  # of the image's side, by which a polygon may reach out of it
 
 _NONE, _POLYGONS, _RUNS = range(3)
-_shorten = reprlib.Repr()  # a broken value can be megabytes long
-_shorten.maxlist, _shorten.maxstring, _shorten.maxother = 6, 60, 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +85,16 @@ class Masks:
 def no_masks(count: int) -> Masks:
     """Return the masks of objects that have none."""
     return Masks(np.zeros(count, np.uint8), np.zeros(count + 1, np.int64), np.zeros(0, np.uint8))
+
+
+def joined_masks(several: Sequence[Masks]) -> Masks:
+    """Return the masks of the objects of several datasets, one after the other."""
+    lengths = np.concatenate([np.diff(masks.starts) for masks in several])
+    return Masks(
+        np.concatenate([masks.kinds for masks in several]),
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        np.concatenate([masks.content for masks in several]),
+    )
 
 
 class MasksBuilder:
@@ -184,13 +192,13 @@ def _checked_polygon(part: Any, size: ImageSize) -> NDArray[np.float64]:
     except ValueError:  # lists of unequal lengths
         numbers = np.array([None])
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iuf"):
-        raise DataError(f"polygon {_shorten.repr(part)}; expected a list of numbers, x and y in turn")
+        raise DataError(f"polygon {shown(part)}; expected a list of numbers, x and y in turn")
     if len(numbers) % 2 or len(numbers) < LEAST_NUMBERS:
         found = f"polygon of {len(numbers)} number{'s' * (len(numbers) != 1)}"
         raise DataError(f"{found}; expected an even count, x and y of at least three points")
     points = numbers.astype(np.float64)
     if not np.isfinite(points).all():
-        raise DataError(f"polygon {_shorten.repr(part)}; expected finite numbers")
+        raise DataError(f"polygon {shown(part)}; expected finite numbers")
     height, width = size
     for values, side, name in ((points[::2], width, "x"), (points[1::2], height, "y")):
         low, high = float(values.min()), float(values.max())
@@ -217,14 +225,14 @@ def checked_runs(value: Mapping[str, Any], size: ImageSize) -> str:
     """
     stated, counts = value.get("size"), value.get("counts")
     if not isinstance(stated, (list, tuple)) or list(stated) != list(size):
-        raise DataError(f"RLE of size {_shorten.repr(stated)}; expected {list(size)}, the image's height and width")
+        raise DataError(f"RLE of size {shown(stated)}; expected {list(size)}, the image's height and width")
     try:
         if isinstance(counts, (str, bytes)):
             text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
             rle.runs_of(text, size)
             return text
         if not isinstance(counts, list) or not all(type(run) is int for run in counts):
-            raise DataError(f"RLE with counts {_shorten.repr(counts)}; expected text, or a list of whole numbers")
+            raise DataError(f"RLE with counts {shown(counts)}; expected text, or a list of whole numbers")
         rle.check_runs(counts, size)
         return rle.pack_runs(counts, size)
     except ValueError as error:
@@ -249,4 +257,4 @@ def checked_segmentation(value: Any, size: ImageSize) -> Mask:
         return checked_runs(value, size)
     if isinstance(value, list):
         return checked_polygons(value, size)
-    raise DataError(f"{_shorten.repr(value)}; expected a list of polygons, or an RLE with size and counts")
+    raise DataError(f"{shown(value)}; expected a list of polygons, or an RLE with size and counts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from crossstage.data.anchors import Sizes
 from crossstage.data.augment import NO_AUGMENTATION, Augmentation
+from crossstage.data.class_names import as_label, distinct
 from crossstage.data.labelled import Labelled
 from crossstage.data.loading import ClassifiedImages, DetectionImages
 from crossstage.data.records import Dataset, DetectionData
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_POINTS = 20_000
+TITLE_WIDTH = 60  # characters that fit above a plot
+TICKS = 12
 
 
 def class_counts(dataset: Dataset) -> dict[str, int]:
     """Return how many boxes, or images, each class has, by its name."""
-    return dict(zip(dataset.class_names, dataset.counts.tolist(), strict=True))
+    return dict(zip(distinct(dataset.class_names), dataset.counts.tolist(), strict=True))
 
 
 def plot_classes(counts: Mapping[str, Mapping[str, int]]) -> Figure:
@@ -39,8 +43,8 @@ def plot_classes(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     height = 0.8 / len(counts)
     for number, (part, of_class) in enumerate(counts.items()):
         places = np.arange(len(names)) + number * height
-        axes.barh(places, [of_class.get(name, 0) for name in names], height, label=part)
-    axes.set_yticks(np.arange(len(names)) + 0.4 - height / 2, names)
+        axes.barh(places, [of_class.get(name, 0) for name in names], height, label=as_label(part))
+    axes.set_yticks(np.arange(len(names)) + 0.4 - height / 2, [as_label(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="labels", title="labels of each class")
     axes.legend()
@@ -50,13 +54,19 @@ def plot_classes(counts: Mapping[str, Mapping[str, int]]) -> Figure:
 def plot_boxes(sizes: Sizes, anchors: Sizes, title: str) -> Figure:
     """Draw widths and heights of boxes in pixels of the network's input, and the anchors among them."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
     shown = sizes[np.linspace(0, len(sizes) - 1, min(len(sizes), MOST_POINTS)).astype(int)]
     axes.scatter(shown[:, 0], shown[:, 1], s=4, alpha=0.25, linewidths=0, label=f"{len(sizes)} boxes")
     axes.scatter(anchors[:, 0], anchors[:, 1], marker="x", s=80, color="red", label=f"{len(anchors)} anchors")
-    axes.set(xlabel="width in pixels of the input", ylabel="height", title=title, xscale="log", yscale="log")
+    axes.set(xlabel="width in pixels of the input", ylabel="height", xscale="log", yscale="log")
+    axes.set_title("\n".join(wrap(as_label(title, 4 * TITLE_WIDTH), TITLE_WIDTH)), fontsize="medium")
+    for axis in (axes.xaxis, axes.yaxis):  # 1, 2, 5, 10, ... of which each has room
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=TICKS))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
     axes.legend()
     return figure
 
@@ -100,7 +110,6 @@ def _drawn(sample: Labelled, names: Sequence[str]) -> Pixels:
     detections = sv.Detections(
         boxes,
         mask=None if sample.masks is None else sample.masks.as_subclass(Tensor).bool().numpy(),
-        confidence=np.ones(len(boxes), np.float32),
         class_id=classes,
         data={"class_name": np.array(names)[classes]},
     )

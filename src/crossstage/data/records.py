@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from crossstage.data.masks import Mask, Masks, MasksBuilder, packed
+from crossstage.data.masks import Mask, Masks, MasksBuilder, joined_masks, no_masks, packed
 from crossstage.errors import DataError
 from crossstage.ops import rle
 
@@ -179,6 +179,11 @@ class DetectionData(Sequence[Sample]):
         """``(classes,)`` boxes of each class, crowds left out."""
         return np.bincount(self.boxes.class_ids[~self.boxes.crowd], minlength=len(self.class_names))
 
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """``(images,)`` whether each image has an object that is to be found: a box that is no crowd."""
+        return np.bincount(self.boxes.image_index[~self.boxes.crowd], minlength=len(self.images)) > 0
+
     @cached_property
     def masked(self) -> int:
         """How many boxes have a mask, crowds left out."""
@@ -318,14 +323,69 @@ def with_classes(dataset: ClassificationData, class_names: tuple[str, ...]) -> C
 def split_off(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Hold out a random share of the images, at least one; classes keep their shares in a classification dataset.
 
+    Images with labels and those without keep their shares in a detection dataset. Of a class of one image, that stays.
+
     Returns:
         What remains, and what is held out.
+
+    Raises:
+        DataError: There are not enough images for both.
     """
     random = np.random.default_rng(seed)
     if isinstance(dataset, ClassificationData):
         groups = [np.flatnonzero(dataset.labels == label) for label in range(len(dataset.class_names))]
+        counts = [_share_of(share, len(group)) for group in groups]
     else:
-        groups = [np.arange(len(dataset))]
-    held = np.concatenate([random.permutation(group)[: max(1, round(share * len(group)))] for group in groups])
+        groups = [np.flatnonzero(dataset.labelled), np.flatnonzero(~dataset.labelled)]
+        labelled = _share_of(share, len(groups[0]))
+        counts = [labelled, min(len(groups[1]), max(0, _share_of(share, len(dataset)) - labelled))]
+    held = np.concatenate([random.permutation(group)[:count] for group, count in zip(groups, counts, strict=True)])
+    if not len(held):
+        raise DataError(
+            f"{dataset.path}: {len(dataset)} image{'s' * (len(dataset) != 1)}; expected at least 2 of a kind, "
+            "one to learn from and one to measure by, or a part of their own for validation"
+        )
     rest = np.setdiff1d(np.arange(len(dataset)), held)
     return dataset.take(rest.tolist()), dataset.take(sorted(held.tolist()))
+
+
+def _share_of(share: float, count: int) -> int:
+    """Return how many of some images are held out, so that at least one is and at least one stays."""
+    return min(max(1, round(share * count)), count - 1) if count else 0
+
+
+def joined(datasets: Sequence[Dataset]) -> Dataset:
+    """Return one dataset of several that have the same classes, one after the other.
+
+    Raises:
+        DataError: They have other classes, or some have boxes and others have not.
+    """
+    first = datasets[0]
+    for other in datasets[1:]:
+        if type(other) is not type(first) or other.class_names != first.class_names:
+            raise DataError(f"{other.path}: other classes than in {first.path}; expected the same")
+    if isinstance(first, ClassificationData):
+        several = [data for data in datasets if isinstance(data, ClassificationData)]
+        names = [name for data in several for name in data.names]
+        images = [image for data in several for image in data.images]
+        return replace(first, names=names, labels=np.concatenate([d.labels for d in several]), images=images)
+    several = [data for data in datasets if isinstance(data, DetectionData)]
+    images = [image for data in several for image in data.images]
+    if len({image.id for image in images}) < len(images):
+        images = [replace(image, id=number) for number, image in enumerate(images, start=1)]
+    return replace(first, images=tuple(images), boxes=_joined_boxes([data.boxes for data in several]))
+
+
+def _joined_boxes(several: Sequence[Boxes]) -> Boxes:
+    counts = np.concatenate([np.diff(boxes.starts) for boxes in several])
+    masks = None
+    if any(boxes.masks is not None for boxes in several):
+        masks = joined_masks([no_masks(len(boxes.class_ids)) if (m := boxes.masks) is None else m for boxes in several])
+    return Boxes(
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
+        np.concatenate([boxes.xywh for boxes in several]),
+        np.concatenate([boxes.class_ids for boxes in several]),
+        np.concatenate([boxes.crowd for boxes in several]),
+        np.concatenate([boxes.areas for boxes in several]),
+        masks,
+    )

@@ -18,6 +18,8 @@ from crossstage.inference.sources import Source, Unreadable
 from crossstage.structures import Preprocessing
 
 MOST = 300  # images: more of them do not move a scale
+FEWEST = 32  # images, with fewer of which scales hang on the one or the other
+LEAST_SPREAD = 0.02  # of an image's values, relative to the largest: less is one colour and its noise
 
 
 def calibration_inputs(data: str | Path, preprocessing: Preprocessing) -> list[Tensor]:
@@ -40,6 +42,25 @@ def calibration_inputs(data: str | Path, preprocessing: Preprocessing) -> list[T
     if not inputs:
         raise DataError(f"{data}: no image in it can be read; expected some to quantise by")
     return inputs
+
+
+def remarks_on(inputs: Sequence[Tensor]) -> tuple[str, ...]:
+    """Return what is to be said of inputs to quantise by: too few of them, or such as show nothing.
+
+    Args:
+        inputs: As :func:`calibration_inputs` returns them; none is no matter.
+    """
+    plain = sum(
+        float(image.amax() - image.amin()) < LEAST_SPREAD * max(1.0, float(image.abs().max())) for image in inputs
+    )
+    remarks = []
+    if plain:
+        which = "all of them are" if plain == len(inputs) else f"{plain} of them {'is' if plain == 1 else 'are'}"
+        remarks.append(f"quantised by {len(inputs)} images, and {which} of one colour: the file may find nothing")
+    if 0 < len(inputs) < FEWEST:
+        few = f"{len(inputs)} image{'' if len(inputs) == 1 else 's'}"
+        remarks.append(f"quantised by {few}; {FEWEST} or more that are like those to come give better scales")
+    return tuple(remarks)
 
 
 def _images(data: str | Path) -> Iterator[Any]:

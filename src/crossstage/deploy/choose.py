@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crossstage.deploy.backends import BACKENDS
 from crossstage.deploy.backends.base import Arithmetic
 from crossstage.deploy.benchmark.timing import in_turns
 from crossstage.deploy.cache import fingerprint, versions
 from crossstage.deploy.graph import sample
-from crossstage.errors import CrossStageError, DataError
+from crossstage.errors import CrossStageError, DataError, WeightsError
 from crossstage.files import write_text
 from crossstage.machine import cache_folder, cores, processor
 from crossstage.models.registry import Model
@@ -32,6 +34,7 @@ TOLERANCES: dict[Arithmetic, float] = {"fp32": 1e-4, "bf16": 5e-2}
 """Largest difference to PyTorch's float32 output, relative to the largest value, with which a runtime may be chosen."""
 
 ROUNDS, SECONDS = 15, 10.0
+MAX_RECORD_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def choose(
 
     Raises:
         CrossStageError: Not even PyTorch can run it.
+        WeightsError: Its output is not finite, so that nothing can be compared.
     """
     about = (imgsz, batch, threads, precision, processor(), cores(), sorted(candidates), versions())
     record = cache_folder() / "runtimes" / f"{fingerprint(model, about)}.json"
@@ -99,6 +103,8 @@ def choose(
     images = sample(model, imgsz, batch)
     with torch.inference_mode():
         expected = _tensors(model(images))
+        if not all(bool(output.isfinite().all()) for output in expected):
+            raise WeightsError("the model's output is not finite (NaN or infinity), so that no runtime can be compared")
         opened, refused = _able(candidates, images, expected, TOLERANCES[precision])
         times = in_turns({name: (lambda run=run: run(images)) for name, run in opened.items()}, ROUNDS, seconds=SECONDS)
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -140,11 +146,17 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def _recall(record: Path) -> tuple[str, dict[str, float]] | None:
+    """Return the choice and the times in a record; None for what is none, as anybody may have put there."""
     try:
+        if record.stat().st_size > MAX_RECORD_BYTES:
+            return None
         content = json.loads(record.read_text("utf-8"))
-        return str(content["runtime"]), {str(name): float(ms) for name, ms in content["milliseconds"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        runtime = str(content["runtime"])
+        times = {name: float(ms) for name, ms in content["milliseconds"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None
+    good = {*times, runtime} <= set(BACKENDS) and all(0 < ms < math.inf for ms in times.values())
+    return (runtime, times) if good else None
 
 
 def _remember(record: Path, runtime: str, milliseconds: Mapping[str, float]) -> None:

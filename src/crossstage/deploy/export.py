@@ -15,7 +15,7 @@ from torch import Tensor
 from crossstage.deploy import instances
 from crossstage.deploy.backends import BACKENDS, formats
 from crossstage.deploy.backends.base import ExportOption, FileFormat, Recipe
-from crossstage.deploy.calibration import calibration_inputs
+from crossstage.deploy.calibration import calibration_inputs, remarks_on
 from crossstage.deploy.exported import first_installed
 from crossstage.deploy.graph import ExportPlan, plan
 from crossstage.deploy.header import ExportHeader
@@ -47,6 +47,7 @@ class Exported:
         difference: Largest difference between the file's outputs and PyTorch's, relative to the largest output; None
             where suppression inside the graph leaves nothing to compare.
         seconds: How long exporting took.
+        remarks: What people should know of the file.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Exported:
     header: ExportHeader
     difference: float | None
     seconds: float
+    remarks: tuple[str, ...] = ()
 
 
 def export(
@@ -101,8 +103,8 @@ def export(
     asked: dict[ExportOption, object] = {"dynamic": dynamic, "half": half, "decode": decode, "nms": nms, "int8": calib}
     _check_options(format, model, {option for option, given in asked.items() if given not in (False, None)})
     path = Path(out) if out else Path(name.replace("/", "_").replace(":", "_") + kind.suffix)
-    if not kind.graph and path.suffix != kind.suffix:
-        raise ConfigError(f"{path}: expected a name that ends with {kind.suffix}")
+    if not kind.graph and path.suffix not in (kind.suffix, *kind.also):
+        raise ConfigError(f"{path}: expected a name that ends with {' or '.join((kind.suffix, *kind.also))}")
     planned = plan(
         model,
         name,
@@ -123,8 +125,9 @@ def export(
         tolerance = INSTANCES_TOLERANCE if whole else TOLERANCE
         if exact and difference is not None and not difference <= tolerance:
             raise ExportError(f"{name} as {format} computes something else: outputs differ by {difference:.1e}")
-    files = path.iterdir() if kind.graph else (path.with_suffix(suffix) for suffix in (kind.suffix, *kind.beside))
-    return Exported(path, tuple(filter(Path.is_file, files)), header, difference, time.perf_counter() - start_time)
+    files = path.iterdir() if kind.graph else (path, *(path.with_suffix(suffix) for suffix in kind.beside))
+    spent, remarks = time.perf_counter() - start_time, remarks_on(recipe.calibration)
+    return Exported(path, tuple(filter(Path.is_file, files)), header, difference, spent, remarks)
 
 
 def _check_header(header: ExportHeader) -> None:

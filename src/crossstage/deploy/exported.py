@@ -54,14 +54,20 @@ class _Exported:
             outputs = self.session(np.ascontiguousarray(images.numpy(), dtype=np.float32))
         except Exception as error:  # each runtime has errors of its own, without a common base
             raise ExportError(f"{self.path}: {self.runtime} cannot run it: {error}") from error
-        return [torch.from_numpy(output) for output in outputs]
+        if len(outputs) != len(self.header.output_names):
+            raise WeightsError(f"{self.path}: {len(outputs)} outputs; its header says {len(self.header.output_names)}")
+        return [torch.from_numpy(np.asarray(output)) for output in outputs]
 
     def _check(self, shape: tuple[int, ...]) -> None:
         expected = self.header.preprocessing
-        if self.header.batch is None or expected is None or shape == (self.header.batch, 3, *expected.size):
+        if (
+            self.header.batch is None
+            or expected is None
+            or shape == (wanted := (self.header.batch, expected.channels, *expected.size))
+        ):
             return
         raise ConfigError(
-            f"{self.path} takes {self.header.batch} x 3 x {expected.size[0]} x {expected.size[1]}, not "
+            f"{self.path} takes {' x '.join(map(str, wanted))}, not "
             f"{' x '.join(map(str, shape))}; export it with --dynamic, or for that size"
         )
 
@@ -96,7 +102,7 @@ class ExportedDetector(_Exported):
             return [self.run(image) for image in images.split(1)]
         outputs = self.run(images)
         if self.header.outputs == "detections":  # rows of all images: apart, as other outputs are
-            rows = outputs[0]
+            rows = self._rows(outputs)[0]
             return [rows[rows[:, 0] == index] for index in range(len(images))]
         return outputs
 
@@ -118,7 +124,7 @@ class ExportedDetector(_Exported):
             raise ConfigError(f"{self.path} holds both stages of its detector; what comes out has been decoded")
         if self.header.outputs == "detections":
             raise ConfigError(f"{self.path} suppresses boxes inside its graph; expected one exported without --nms")
-        boxes, scores = self._decode_raw(raw, image_size) if self.header.outputs == "raw" else raw
+        boxes, scores = self._decode_raw(raw, image_size) if self.header.outputs == "raw" else (raw[0], raw[1])
         classes = len(self.class_names)
         if boxes.dim() != 3 or boxes.shape[2] != 4 or scores.shape != (*boxes.shape[:2], classes):
             shapes = [tuple(tensor.shape[1:]) for tensor in raw]
@@ -170,10 +176,27 @@ class ExportedDetector(_Exported):
         if self.header.outputs in ("detections", "instances"):
             self._check_suppression(nms)
             whole = self.header.outputs == "instances"
-            return [from_rows(outputs if whole else [outputs], nms) for outputs in raw]
+            return [from_rows(self._rows(outputs) if whole else [outputs], nms) for outputs in raw]
         if self.header.head is not None:
             return self._by_head(lambda head, named: head.detect(named, image_size, nms, sizes), raw)
         return postprocess(*self.decode(raw, image_size), nms)
+
+    def _rows(self, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return outputs that are detections, as the header says.
+
+        Raises:
+            WeightsError: They are not: rows of seven numbers, of classes that have names, and a mask for each.
+        """
+        rows, classes = outputs[0], len(self.class_names)
+        shapes = [tuple(output.shape) for output in outputs]
+        if rows.dim() != 2 or rows.shape[1] != 7 or any(len(masks) != len(rows) for masks in outputs[1:]):
+            raise WeightsError(f"{self.path}: outputs {shapes}; its header says detections, rows of 7 numbers each")
+        ids = rows[:, 1][torch.isfinite(rows).all(1)]
+        if len(ids) and not 0 <= float(ids.min()) <= float(ids.max()) < classes:
+            raise WeightsError(
+                f"{self.path}: finds class {float(ids.max()):g}; its header has {classes} names of classes"
+            )
+        return outputs
 
     @property
     def _otherwise(self) -> str:
@@ -206,8 +229,13 @@ class ExportedClassifier(_Exported):
         Raises:
             ConfigError: The file takes another number of images, or another size.
             ExportError: The runtime failed.
+            WeightsError: The output is not what the header says.
         """
-        return self.run(images)[0]
+        logits = self.run(images)[0]
+        if logits.dim() != 2 or (self.class_names and logits.shape[1] != len(self.class_names)):
+            shape, classes = tuple(logits.shape), len(self.class_names)
+            raise WeightsError(f"{self.path}: an output {shape}; its header says a score for each of {classes} classes")
+        return logits
 
 
 def open_exported(

@@ -179,7 +179,7 @@ def plan(
     )
     own = fuse(model) if fused else folded_copy(model)
     graph = Graph(own.cpu(), decode=decode, half=half).eval()
-    return ExportPlan(header, graph, _noise(size, 2 if dynamic else 1), model)
+    return ExportPlan(header, graph, _noise(size, 2 if dynamic else 1, channels=_channels(model)), model)
 
 
 def _whole(
@@ -207,7 +207,9 @@ def _whole(
         masks=head.finds_masks,
     )
     own = fuse(model) if fused else folded_copy(model)
-    return ExportPlan(header, Graph(own.cpu(), decode=False, nms=nms).eval(), _noise(size, 1), model)
+    return ExportPlan(
+        header, Graph(own.cpu(), decode=False, nms=nms).eval(), _noise(size, 1, channels=_channels(model)), model
+    )
 
 
 def sample(model: Detector | Classifier, imgsz: int | tuple[int, int] | None, count: int, *, seed: int = 0) -> Tensor:
@@ -220,16 +222,20 @@ def sample(model: Detector | Classifier, imgsz: int | tuple[int, int] | None, co
         seed: Seed of the noise.
 
     Returns:
-        ``(count, 3, H, W)`` in [0, 1].
+        ``(count, 3, H, W)`` in [0, 1], or ``(count, 1, H, W)`` for a model that reads grey.
 
     Raises:
         ConfigError: The size is no multiple of the model's ``size_divisor``, or not known.
     """
-    return _noise(_size(model, imgsz), count, seed)
+    return _noise(_size(model, imgsz), count, seed, channels=_channels(model))
 
 
-def _noise(size: tuple[int, int], count: int, seed: int = 0) -> Tensor:
-    coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+def _channels(model: Detector | Classifier) -> int:
+    return 3 if model.preprocessing is None else model.preprocessing.channels
+
+
+def _noise(size: tuple[int, int], count: int, seed: int = 0, *, channels: int = 3) -> Tensor:
+    coarse = torch.rand(count, channels, 8, 8, generator=torch.Generator().manual_seed(seed))
     return nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
 
 

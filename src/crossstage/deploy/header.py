@@ -15,18 +15,14 @@ from crossstage.deploy.header_v1 import head_of_v1, nms_of_v1
 from crossstage.errors import WeightsError
 from crossstage.models.heads.base import Head, HeadConfig
 from crossstage.models.registry import TaskName
-from crossstage.models.rows import decode, encode
+from crossstage.models.rows import MAX_NUMBER, decode, encode
 from crossstage.ops.nms import NMS
 from crossstage.structures import Preprocessing
 
 FORMAT = 2
 """The version of the header. 1, of crossstage 0.1.0, is read, too; see :mod:`crossstage.deploy.header_v1`."""
 
-MAX_NUMBER = 1 << 16  # of channels, strides, images and whole numbers in rows: what a head is built from is bounded
 MAX_MAPS = 64
-MAX_PIXELS = 1 << 28  # of an input
-MAX_DEPTH = 32  # of lists and mappings in rows
-MAX_VALUES = 2_000  # in a row; three levels with three anchors each hold 60
 
 Outputs = Literal["logits", "raw", "boxes", "detections", "instances"]
 
@@ -79,7 +75,6 @@ class StoredHead:
         Raises:
             ValueError, TypeError, KeyError, ConfigError: It is no such thing.
         """
-        _check_plain(content["row"])
         row = decode(content["row"])
         if not isinstance(row, HeadConfig):
             raise TypeError(f"its head is a {type(row).__name__}")
@@ -184,6 +179,7 @@ class ExportHeader:
 
 def _read(content: dict[str, Any], version: int) -> ExportHeader:
     class_names = tuple(str(name) for name in content["class_names"])
+    task = _one_of(TaskName, content["task"])
     outputs = _one_of(Outputs, content["outputs"])
     if version == 1:
         settings, nms = head_of_v1(content), nms_of_v1(content)
@@ -193,12 +189,14 @@ def _read(content: dict[str, Any], version: int) -> ExportHeader:
         nms = _nms_from_dict(content["nms"]) if content["nms"] else None
     if (outputs == "raw") != (head is not None) or not _fits(outputs, nms):
         raise ValueError(f"outputs {outputs} do not go with a head of {head} and suppression {nms}")
+    if (task == "classify") != (outputs == "logits") or (task == "detect" and not class_names):
+        raise ValueError(f"outputs {outputs} and {len(class_names)} class names do not go with the task {task}")
     return ExportHeader(
         name=str(content["name"]),
-        task=_one_of(TaskName, content["task"]),
+        task=task,
         outputs=outputs,
         size_divisor=_number(content, "max_stride" if version == 1 else "size_divisor"),
-        preprocessing=_preprocessing(content["preprocessing"]) if content["preprocessing"] else None,
+        preprocessing=Preprocessing.from_dict(content["preprocessing"]) if content["preprocessing"] else None,
         class_names=class_names,
         batch=None if content["batch"] is None else _number(content, "batch"),
         head=None if head is None else head.check(class_names),
@@ -210,14 +208,6 @@ def _read(content: dict[str, Any], version: int) -> ExportHeader:
 def _fits(outputs: Outputs, nms: NMS | None) -> bool:
     """Tell whether outputs go with suppression: what gives detections has one inside, boxes may name the model's."""
     return outputs == "boxes" or (outputs in ("detections", "instances")) == (nms is not None)
-
-
-def _preprocessing(content: Mapping[str, Any]) -> Preprocessing:
-    known = Preprocessing.from_dict(content)
-    height, width = known.size
-    if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise ValueError(f"an input of {height} x {width} pixels")
-    return known
 
 
 def _nms_to_dict(nms: NMS) -> dict[str, Any]:
@@ -249,21 +239,3 @@ def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_NUMBER:
         raise ValueError(f"{name} is {value!r}; expected a whole number from 1 to {MAX_NUMBER:,}")
     return value
-
-
-def _check_plain(row: Any) -> None:
-    """Refuse a row whose whole numbers, length or depth would make what is built from it large.
-
-    Raises:
-        ValueError: They would.
-    """
-    pending, count = [(row, 0)], 0
-    while pending:
-        value, depth = pending.pop()
-        count += 1
-        if depth > MAX_DEPTH or count > MAX_VALUES:
-            raise ValueError(f"settings of a head nested more than {MAX_DEPTH} deep, or more than {MAX_VALUES:,}")
-        if isinstance(value, int) and abs(value) > MAX_NUMBER:  # a float sizes nothing, and may be infinite
-            raise ValueError(f"{value!r} among the settings of a head; expected whole numbers up to {MAX_NUMBER:,}")
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        pending.extend((part, depth + 1) for part in parts)

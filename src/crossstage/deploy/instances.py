@@ -34,7 +34,7 @@ def from_rows(outputs: Sequence[Tensor], nms: NMS) -> Instances:
         nms: Settings of which the score, the classes and the number of detections count.
     """
     rows, masks = outputs[0], outputs[1] if len(outputs) > 1 else None
-    keep = rows[:, 2] > nms.score
+    keep = (rows[:, 2] > nms.score) & torch.isfinite(rows).all(1)
     if nms.class_ids is not None:
         keep &= torch.isin(rows[:, 1].long(), torch.tensor(nms.class_ids, dtype=torch.long))
     best = keep.nonzero().squeeze(1)[: nms.max_detections]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from crossstage.deploy.backends import BACKENDS, runtimes
 from crossstage.deploy.backends.base import Arithmetic
-from crossstage.errors import ConfigError, ExportError, one_of
+from crossstage.errors import ConfigError, ExportError, first_line, one_of
 from crossstage.machine import cores, has_bf16
 
 if TYPE_CHECKING:
@@ -78,9 +78,3 @@ def check_precision(precision: Arithmetic) -> None:
     """
     if precision == "bf16" and not has_bf16():
         raise ConfigError("precision bf16: this processor has no bfloat16 arithmetic; expected fp32")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its class's name if it has no message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

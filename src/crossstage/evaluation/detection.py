@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import islice
@@ -18,9 +19,11 @@ from crossstage.evaluation.report import CocoReport
 from crossstage.inference.images import load_image
 from crossstage.inference.model import DetectionModel
 from crossstage.inference.predictor import Predictor, StageTimes
+from crossstage.inference.tiles import Tiling, predictor_for
 from crossstage.ops import rle
 from crossstage.ops.masks import packed_in_image
 from crossstage.ops.nms import NMS, for_evaluation
+from crossstage.reading.text import visible
 from crossstage.structures import Instances, Placement
 
 # Darknet's class list keeps names of PASCAL VOC where COCO has others.
@@ -40,6 +43,7 @@ def evaluate(
     *,
     imgsz: int | tuple[int, int] | None = None,
     nms: NMS | None = None,
+    tiling: Tiling | None = None,
     batch: int = 1,
     progress: bool = False,
     model_name: str = "",
@@ -52,7 +56,8 @@ def evaluate(
         imgsz: Side of the input, or height and width, in pixels; None takes the size the model was trained at.
         nms: How decoded boxes become detections; None keeps the model's own suppression and, since average precision
             integrates over all scores, nearly all of them.
-        batch: How many images share a forward pass.
+        tiling: How large images are cut into tiles, which are looked at beside the whole image.
+        batch: How many images, or tiles, share a forward pass.
         progress: Whether a progress bar is shown on stderr.
         model_name: The model's name in the report.
 
@@ -62,11 +67,12 @@ def evaluate(
         ConfigError: An option is out of range.
     """
     category_of = match_classes(model.class_names, dataset.categories)
-    predictor = Predictor(
+    predictor = predictor_for(
         model,
         replace(
             nms or for_evaluation(model.nms), class_ids=tuple(category_of)
         ),  # those that the dataset lacks would use up max_detections
+        tiling,
         imgsz=imgsz,
         batch=batch,
     )
@@ -179,7 +185,11 @@ def coco_result(image_id: int, category_id: int, box_xyxy: Sequence[float], scor
 
 
 def match_classes(class_names: Sequence[str], categories: Mapping[int, str]) -> dict[int, int]:
-    """Return category ids by class ids, matched by name; letters' case and Darknet's old COCO names do not matter.
+    """Return category ids by class ids.
+
+    Where both lists are equal, classes are the same one by one, whatever they are called. Elsewhere they meet by name:
+    first by the very name, the first class of a name with the first category of it, then what is left over without
+    letters' case and with COCO's names for Darknet's old ones, if just one of either side is called so.
 
     Args:
         class_names: The model's names by class id.
@@ -188,20 +198,35 @@ def match_classes(class_names: Sequence[str], categories: Mapping[int, str]) -> 
     Raises:
         DataError: No name is in both.
     """
-    ids = {_plain(name): id_ for id_, name in categories.items()}
-    matched = {index: ids[_plain(name)] for index, name in enumerate(class_names) if _plain(name) in ids}
+    if list(class_names) == list(categories.values()):
+        return dict(enumerate(categories))
+    matched: dict[int, int] = {}
+    by_name = defaultdict[str, list[int]](list)
+    for id_, name in categories.items():
+        by_name[name].append(id_)
+    for index, name in enumerate(class_names):
+        if by_name[name]:
+            matched[index] = by_name[name].pop(0)
+    taken = set(matched.values())
+    plain = Counter(_plain(name) for id_, name in categories.items() if id_ not in taken)
+    known = Counter(_plain(name) for index, name in enumerate(class_names) if index not in matched)
+    ids = {_plain(name): id_ for id_, name in categories.items() if id_ not in taken}
+    for index, name in enumerate(class_names):
+        called = _plain(name)
+        if index not in matched and plain[called] == known[called] == 1:
+            matched[index] = ids[called]
     if not matched:
         raise DataError(
             f"the model knows {_some(class_names)}; the dataset has {_some(list(categories.values()))}: "
             "expected a common class"
         )
-    return matched
+    return dict(sorted(matched.items()))
 
 
 def _plain(name: str) -> str:
-    name = name.strip().lower()
+    name = name.strip().casefold()
     return _OLD_NAMES.get(name, name)
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return visible(", ".join(names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

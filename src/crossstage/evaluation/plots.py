@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crossstage.data.class_names import as_label, distinct
 from crossstage.data.records import DetectionData
 from crossstage.evaluation.coco import run_coco
 from crossstage.files import whole_file
@@ -33,9 +35,8 @@ def precision_recall(results: Sequence[Mapping[str, Any]], dataset: DetectionDat
         dataset: The images and the boxes that are to be found in them.
     """
     precision = np.asarray(run_coco(results, dataset).eval["precision"])[0, :, :, 0, -1]
-    return {
-        name: precision[:, index] for index, name in enumerate(dataset.class_names) if precision[:, index].max() > -1
-    }
+    names = distinct(dataset.class_names)
+    return {name: precision[:, index] for index, name in enumerate(names) if precision[:, index].max() > -1}
 
 
 def detection_confusion(results: Sequence[Mapping[str, Any]], dataset: DetectionData) -> NDArray[np.int64]:
@@ -106,6 +107,11 @@ def _true_detections(dataset: DetectionData) -> list[sv.Detections]:
     return [sv.Detections(corners[rows], class_id=boxes.class_ids[rows]) for rows in wanted]
 
 
+def confusion_title() -> str:
+    """Return what stands above a detector's confusion matrix: which detections are counted."""
+    return f"objects by class: detections of at least {CONFIDENCE:g}, IoU {OVERLAP:g}"
+
+
 def plot_precision_recall(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
     """Draw a line for each class, and a thick one for their mean.
 
@@ -115,7 +121,7 @@ def plot_precision_recall(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
     figure, axes = _figure(6.4, 4.8)
     recalls = np.linspace(0, 1, 101)
     for name, precision in list(curves.items())[:LISTED_CLASSES]:
-        axes.plot(recalls, precision, linewidth=1, label=f"{name} {precision.mean():.3f}")
+        axes.plot(recalls, precision, linewidth=1, label=f"{as_label(name)} {precision.mean():.3f}")
     if curves:
         mean = np.mean(list(curves.values()), axis=0)
         axes.plot(recalls, mean, color="black", linewidth=2.5, label=f"mean {mean.mean():.3f}")
@@ -124,12 +130,13 @@ def plot_precision_recall(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
     return figure
 
 
-def plot_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
+def plot_confusion(matrix: NDArray[np.int64], names: Sequence[str], title: str = "confusion of classes") -> Figure:
     """Draw the shares of each row as colours, and the counts as numbers.
 
     Args:
         matrix: Counts by true class (rows) and found class (columns).
         names: The classes' names.
+        title: What stands above.
     """
     count = len(names)
     side = min(16.0, max(4.8, 0.45 * count + 2))
@@ -137,9 +144,10 @@ def plot_confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Figure:
     shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    axes.set_xticks(range(count), names, rotation=90)
-    axes.set_yticks(range(count), names)
-    axes.set(xlabel="taken for", ylabel="is")
+    labels = [as_label(name) for name in names]
+    axes.set_xticks(range(count), labels, rotation=90)
+    axes.set_yticks(range(count), labels)
+    axes.set(xlabel="taken for", ylabel="is", title=title)
     if count <= NUMBERED_CLASSES:
         for row, column in np.argwhere(matrix > 0):
             colour = "white" if shares[row, column] > 0.5 else "black"
@@ -179,7 +187,8 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         DataError: The file cannot be written.
     """
-    with whole_file(path) as temporary:
+    with whole_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # letters that the font lacks are boxes
         figure.savefig(temporary, dpi=120)
 
 

@@ -108,6 +108,7 @@ def save_sweep(rows: Sequence[SweepRow], path: Path) -> None:
 def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
     """Print a sweep as a table, a line for each threshold, metrics in percent, the best AP in bold."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("IoU", box=None, pad_edge=False)
     for kind in dict.fromkeys(row.suppression for row in rows):
@@ -117,6 +118,6 @@ def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
         cells = []
         for row in (row for row in rows if row.iou == threshold):
             shown = "  ".join("–" if value is None else f"{100 * value:.1f}" for value in (row.ap, row.ap50, row.ap75))
-            cells.append(f"[bold]{shown}[/bold]" if row.ap is not None and row.ap == best else shown)
+            cells.append(Text(shown, "bold" if row.ap is not None and row.ap == best else ""))
         table.add_row(f"{threshold:.2f}", *cells)
     console.print(table)

@@ -16,19 +16,21 @@ if TYPE_CHECKING:
 
 
 def draw(image: Pixels, detections: Detections) -> Pixels:
-    """Return a copy of an image with boxes, class names and confidences, and masks where there are any.
+    """Return a copy of an image with boxes and class names, and confidences and masks where there are any.
 
     Args:
         image: ``(H, W, 3)`` RGB uint8; it is not changed.
-        detections: Boxes, and perhaps masks, in its pixels, with ``confidence`` and ``data["class_name"]``.
+        detections: Boxes, and perhaps masks, in its pixels, with ``data["class_name"]``, and ``confidence`` unless they
+            are what is true.
     """
     import supervision as sv
 
     size = (image.shape[1], image.shape[0])
     thickness = max(1, sv.calculate_optimal_line_thickness(size))
     scale = max(0.35, sv.calculate_optimal_text_scale(size))
-    confidence = detections.confidence if detections.confidence is not None else []
-    labels = [f"{name} {score:.2f}" for name, score in zip(detections.data["class_name"], confidence, strict=True)]
+    labels = [str(name) for name in detections.data["class_name"]]
+    if detections.confidence is not None:
+        labels = [f"{name} {score:.2f}" for name, score in zip(labels, detections.confidence, strict=True)]
     drawn = image.copy()
     if detections.mask is not None:
         drawn = sv.MaskAnnotator().annotate(drawn, detections)
@@ -37,6 +39,25 @@ def draw(image: Pixels, detections: Detections) -> Pixels:
         text_scale=scale, text_thickness=max(1, thickness // 2), text_padding=3, smart_position=True
     )
     return label.annotate(drawn, detections, labels)
+
+
+def caption(image: Pixels, text: str) -> Pixels:
+    """Return a copy of an image with a line of text on its top left corner.
+
+    Args:
+        image: ``(H, W, 3)`` RGB uint8; it is not changed.
+        text: The line.
+    """
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    drawn = Image.fromarray(image)
+    drawing = ImageDraw.Draw(drawn)
+    font = ImageFont.load_default(max(10, round(min(drawn.size) / 24)))
+    box = drawing.textbbox((4, 4), text, font)
+    drawing.rectangle((0, 0, box[2] + 4, box[3] + 4), fill="black")
+    drawing.text((4, 4), text, fill="white", font=font)
+    return np.asarray(drawn)
 
 
 def write_sheet(path: Path, tiles: Sequence[Pixels], side: int = 320) -> None:

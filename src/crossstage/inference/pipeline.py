@@ -6,6 +6,7 @@ Threads suffice: decoders, array operations and networks release Python's lock.
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import threading
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Generic, Self, TypeVar
@@ -26,6 +27,7 @@ from crossstage.inference.sources import Reader, Source, SourceImage, Unreadable
 from crossstage.structures import Placement, Preprocessing
 
 WORKERS = min(4, os.cpu_count() or 1)
+MOST_KEPT = 16 << 20  # bytes of an image's pixels that nobody asked for
 SPARE = 2  # how many times the input's size a reduced JPEG keeps at least: with less, small objects blur
 
 Item = TypeVar("Item")
@@ -60,11 +62,12 @@ def prepared_batches(
         source: The images.
         preprocessing: How they become input.
         batch: Entries of a group, at least 1; the last one may be shorter.
-        whole: Read every pixel. Otherwise JPEGs of at least four times the input's size are read at a reduced scale.
+        whole: Read and keep every pixel. Otherwise JPEGs of at least four times the input's size are read at a reduced
+            scale, and of other images of more than 16 megabytes some pixels are kept.
     """
     readers = source.readers(None if whole else _least_size(preprocessing))
     depth = 1 if source.live else batch + WORKERS
-    with closing(ahead(readers, partial(_prepare, preprocessing), depth=depth)) as entries:
+    with closing(ahead(readers, partial(_prepare, preprocessing, whole), depth=depth)) as entries:
         while group := list(islice(entries, batch)):
             yield group
 
@@ -75,7 +78,7 @@ def _least_size(preprocessing: Preprocessing) -> tuple[int, int]:
     return SPARE * height, SPARE * (height if preprocessing.resize == "shortest" else width)
 
 
-def _prepare(preprocessing: Preprocessing, read: Reader) -> Prepared | Unreadable:
+def _prepare(preprocessing: Preprocessing, whole: bool, read: Reader) -> Prepared | Unreadable:
     image = read()
     if isinstance(image, Unreadable):
         return image
@@ -83,7 +86,16 @@ def _prepare(preprocessing: Preprocessing, read: Reader) -> Prepared | Unreadabl
     tensor, placement = prepare(image.pixels, preprocessing)
     if image.whole_size:
         placement = placement.of_whole(image.whole_size)
-    return Prepared(image, tensor, placement, (time.perf_counter() - start) * 1e3)
+    milliseconds = (time.perf_counter() - start) * 1e3
+    return Prepared(image if whole else _thinned(image), tensor, placement, milliseconds)
+
+
+def _thinned(image: SourceImage) -> SourceImage:
+    """Return an image without most of its pixels if they would take much memory until its results are written."""
+    step = math.ceil(math.sqrt(image.pixels.nbytes / MOST_KEPT))
+    if step < 2:
+        return image
+    return replace(image, pixels=image.pixels[::step, ::step].copy(), whole_size=image.size)
 
 
 def ahead(

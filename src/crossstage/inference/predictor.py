@@ -52,11 +52,21 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An image, what was found in it, and how long it took."""
+    """An image, what was found in it, and how long it took.
+
+    Attributes:
+        image: The image.
+        detections: What was found.
+        milliseconds: How long each stage took.
+        cut: Whether as many objects were found as an image may have, so that more may be there.
+        finite: Whether all of the network's numbers were finite; objects are missed where they are not.
+    """
 
     image: SourceImage
     detections: Detections
     milliseconds: StageTimes
+    cut: bool = False
+    finite: bool = True
 
 
 class Predictor:
@@ -96,7 +106,8 @@ class Predictor:
         self.batch, self.streams = batch, streams
         self.preprocessing = _preprocessing(model, imgsz)
         parameters = getattr(model, "parameters", lambda: iter(()))()
-        self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+        first = next(parameters, torch.zeros(()))
+        self.device, self.dtype = first.device, first.dtype
 
     def detect(self, image: np.ndarray) -> tuple[Instances, Placement, tuple[float, float, float]]:
         """Find objects in one image; see :meth:`detect_batch`."""
@@ -133,11 +144,13 @@ class Predictor:
         return self._forward(self._inputs([tensor])), placement
 
     def _inputs(self, prepared: Sequence[Tensor]) -> Tensor:
-        """Return the network's input ``(N, 3, H, W)`` for prepared images, on its device."""
-        return self.preprocessing.normalise(stack(prepared, self.preprocessing).to(self.device))
+        """Return the network's input ``(N, 3, H, W)`` for prepared images, on its device and in its precision."""
+        return self.preprocessing.normalise(stack(prepared, self.preprocessing).to(self.device)).to(self.dtype)
 
     def _forward(self, images: Tensor) -> Any:
         raw = self.model(images)
+        if self.dtype in (torch.float16, torch.bfloat16) and isinstance(raw, dict):
+            raw = {name: tensor.float() for name, tensor in raw.items()}  # decoded, half a box would be off by pixels
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return raw
@@ -163,11 +176,29 @@ class Predictor:
         take more than 256 MB.
         """
         found, placement, times = self.detect(image.pixels)
-        return Prediction(
-            image,
-            _detections(found, placement, self.model.class_names, image),
-            StageTimes(image.decode_ms, *times),
-        )
+        return self._prediction(found, placement, image, StageTimes(image.decode_ms, *times))
+
+    def _prediction(
+        self, found: Instances, placement: Placement, image: SourceImage, times: StageTimes, *, finite: bool = True
+    ) -> Prediction:
+        """Return the prediction of an image; what is no number is no detection.
+
+        Raises:
+            ConfigError: The model finds a class that it does not have, as an exported file may that lies.
+        """
+        good = torch.isfinite(found.boxes_xyxy).all(1) & torch.isfinite(found.scores)
+        cut = len(good) >= self.nms.max_detections
+        if not bool(good.all()):
+            finite = False
+            masks = None if found.masks is None else found.masks[good]
+            found = Instances(found.boxes_xyxy[good], found.scores[good], found.class_ids[good], masks)
+        names = self.model.class_names
+        if len(found.class_ids) and not 0 <= int(found.class_ids.min()) <= int(found.class_ids.max()) < len(names):
+            raise ConfigError(
+                f"the model finds class {int(found.class_ids.max())}, and it has {len(names)} names of classes; is it "
+                "damaged?"
+            )
+        return Prediction(image, _detections(found, placement, names, image), times, cut, finite)
 
     def predict(self, source: Any) -> Iterator[Prediction | Unreadable]:
         """Find objects in every image of a source, see :class:`~crossstage.inference.sources.Source`.
@@ -218,11 +249,14 @@ class Predictor:
         start = time.perf_counter()
         found = self._select(raw, inputs, [entry.placement for entry in entries])
         postprocess = (time.perf_counter() - start) * 1e3 / len(entries)
+        finite = all_finite(raw)
         return [
-            Prediction(
+            self._prediction(
+                detected,
+                entry.placement,
                 entry.image,
-                _detections(detected, entry.placement, self.model.class_names, entry.image),
                 StageTimes(entry.image.decode_ms, entry.milliseconds, forward, postprocess),
+                finite=finite,
             )
             for entry, detected in zip(entries, found, strict=True)
         ]
@@ -240,6 +274,8 @@ class Predictor:
         def run() -> Iterator[Detections]:
             for entry in self.stream(images, whole=False):
                 if not isinstance(entry, Unreadable):
+                    if not entry.finite:
+                        warnings.warn(f"{entry.image.name}: the network's numbers overflowed (NaN)", stacklevel=2)
                     yield entry.detections
                 elif images.single:
                     raise DataError(entry.reason)
@@ -247,6 +283,15 @@ class Predictor:
                     warnings.warn(f"skipped {entry.reason}", stacklevel=2)
 
         return run()
+
+
+def all_finite(raw: Any) -> bool:
+    """Tell whether a network's raw tensors hold no NaN: of each the sum, which one of them spoils."""
+    tensors = raw.values() if isinstance(raw, dict) else raw if isinstance(raw, (list, tuple)) else [raw]
+    return not any(
+        isinstance(tensor, Tensor) and tensor.is_floating_point() and bool(tensor.sum(dtype=torch.float64).isnan())
+        for tensor in tensors
+    )
 
 
 def _preprocessing(model: DetectionModel, imgsz: int | tuple[int, int] | None) -> Preprocessing:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
+from crossstage.inference.drawing import draw
+from crossstage.inference.outputs import Inputs
 from crossstage.inference.pipeline import Behind
 from crossstage.inference.predictor import Prediction, Predictor, StageTimes
-from crossstage.inference.sources import Source, Unreadable
-from crossstage.inference.writing import AnnotatedCopies, JsonLines
+from crossstage.inference.sources import Source, Unreadable, passed_over_text
+from crossstage.inference.writing import AnnotatedCopies, JsonLines, as_json
+from crossstage.machine import StopRequests
+from crossstage.reading.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +58,13 @@ class Summary:
         objects: How many of each class were found.
         listed: Name, size and finds of the first images.
         unreadable: Files that were skipped.
-        interrupted: Whether Ctrl-C ended the run before its source.
+        interrupted: Whether Ctrl-C or another signal ended the run before its source.
+        signal: The number of that signal; 0 if there was none.
+        cut: Images in which as many objects were found as an image may have, so that more may be there.
+        not_finite: Images whose numbers overflowed, so that some or all of what is there was not found.
+        passed_over: Files that are no images or videos, by their ending or a reason, see
+            :class:`~crossstage.inference.sources.Source`.
+        rescued: Lines that an earlier run of the same ``json`` had written before it was killed.
         medians: The median milliseconds of each stage, so far.
         seconds: How long the run took, in which stages overlap.
         save: Folder of the annotated copies.
@@ -65,6 +76,11 @@ class Summary:
     listed: list[tuple[str, str, str]] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     interrupted: bool = False
+    signal: int = 0
+    cut: int = 0
+    not_finite: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)
+    rescued: Path | None = None
     medians: dict[str, RunningMedian] = field(
         default_factory=lambda: {stage.name: RunningMedian() for stage in fields(StageTimes)}
     )
@@ -85,6 +101,8 @@ class Summary:
     def add(self, prediction: Prediction) -> None:
         """Count one image."""
         self.images += 1
+        self.cut += prediction.cut
+        self.not_finite += not prediction.finite
         names = [str(name) for name in prediction.detections.data["class_name"]]
         self.objects.update(names)
         for name, median in self.medians.items():
@@ -118,21 +136,40 @@ def predict_to_files(
         What was done, the files that could not be read included. Ctrl-C ends the run early.
 
     Raises:
-        DataError: Nothing was found at ``source``, or a file cannot be written. What is complete is kept, then as well.
+        DataError: Nothing was found at ``source``, or a file cannot be written, or would replace an image that is read.
+            What is complete is kept, then as well.
     """
+    images = Source(source)
+    with StopRequests() if not images.live else nullcontext() as stop:  # what is live may let a program wait for ever
+        return _predicted(predictor, images, stop, save=save, json=json, progress=progress)
+
+
+def _predicted(
+    predictor: Predictor,
+    images: Source,
+    stop: StopRequests | None,
+    *,
+    save: Path | None,
+    json: Path | None,
+    progress: bool,
+) -> Summary:
+    """See :func:`predict_to_files`; between two images, a request to stop is heeded."""
     from rich.console import Console
     from rich.progress import track
 
-    images = Source(source)
-    summary = Summary(save=save, json=json)
-    copies = AnnotatedCopies(save) if save else None
+    summary = Summary(save=save, json=json, passed_over=images.passed_over)
+    inputs = Inputs(images.files)
+    if json:
+        inputs.check(json, "the file of detections")
+    copies = AnnotatedCopies(save, inputs, json) if save else None
     lines = JsonLines(json) if json else None
+    summary.rescued = lines.rescued if lines else None
 
     def write(prediction: Prediction) -> None:
         if lines:
-            lines.write(prediction)
+            lines.write(as_json(prediction))
         if copies:
-            copies.write(prediction)
+            copies.write(prediction.image, draw(prediction.image.pixels, prediction.detections))
 
     def finish() -> None:
         try:
@@ -157,8 +194,11 @@ def predict_to_files(
                 else:
                     files.put(entry)
                     summary.add(entry)
-        except KeyboardInterrupt:
-            summary.interrupted = True
+                if stop and stop.received:
+                    summary.interrupted, summary.signal = True, stop.received
+                    break
+        except KeyboardInterrupt as error:
+            summary.interrupted, summary.signal = True, getattr(error, "signal", int(SIGINT))
     summary.seconds = time.perf_counter() - start
     return summary
 
@@ -171,11 +211,11 @@ def print_summary(summary: Summary, console: Console) -> None:
     if summary.images <= LISTED_IMAGES:
         table = Table("image", "size", "found", box=None, pad_edge=False)
         for name, size, finds in summary.listed:
-            table.add_row(Text(name, overflow="fold"), size, Text(finds or "nothing"))
+            table.add_row(Text(visible(name), overflow="fold"), size, Text(visible(finds) or "nothing"))
     else:
         table = Table("class", "objects", box=None, pad_edge=False)
         for name, count in summary.objects.most_common():
-            table.add_row(name, str(count))
+            table.add_row(Text(visible(name)), str(count))
     console.print(table)
     console.print(
         f"\n{_counted(summary.objects.total(), 'object')} in {_counted(summary.images, 'image')}, "
@@ -185,13 +225,32 @@ def print_summary(summary: Summary, console: Console) -> None:
     if times := summary.median_times:
         stages = ", ".join(f"{stage.name} {getattr(times, stage.name):.1f}" for stage in fields(times))
         console.print(f"median ms: {stages}; {summary.images_per_second:.1f} images/s", highlight=False)
-    for label, path in (("annotated copies", summary.save), ("detections", summary.json)):
+    kept = " (up to the last image that was finished)" if summary.interrupted else ""
+    killed = "lines of a run that was killed"
+    for label, path in (("annotated copies", summary.save), ("detections", summary.json), (killed, summary.rescued)):
         if path:
-            console.print(Text(f"{label}: {path}"), soft_wrap=True)
+            console.print(Text(f"{label}: {path}{kept if path == summary.json else ''}"), soft_wrap=True)
+    for remark in _remarks(summary):
+        console.print(Text(remark), style="yellow", soft_wrap=True)
     if summary.unreadable:
         console.print(f"\n{len(summary.unreadable)} could not be read:", style="bold red", highlight=False)
         for entry in summary.unreadable:
-            console.print(Text(f"  {entry.reason}"), soft_wrap=True)
+            console.print(Text(f"  {visible(entry.reason)}"), soft_wrap=True)
+
+
+def _remarks(summary: Summary) -> list[str]:
+    """Return what people should know of what was not found."""
+    remarks = [passed_over_text(summary.passed_over)] if summary.passed_over else []
+    if summary.cut:
+        of = _counted(summary.cut, "image")
+        remarks.append(f"{of} had as many objects as an image may have here; --max-detections allows more")
+    if summary.not_finite:
+        of = _counted(summary.not_finite, "image")
+        remarks.append(
+            f"{of} made the network's numbers overflow (NaN), so that objects were missed; is the model damaged, or "
+            "its precision too low?"
+        )
+    return remarks
 
 
 def _counted(number: int, thing: str) -> str:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import glob
-import platform
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from crossstage.errors import DataError
+from crossstage.inference import videos
+from crossstage.inference.decoders import IMAGE_SUFFIXES, is_image
 from crossstage.inference.images import Pixels, load_image, load_reduced
+from crossstage.inference.videos import VIDEO_SUFFIXES, Frame, NoVideoError
+from crossstage.reading.finding import NO_ENDING, find_files, is_hidden
+from crossstage.reading.text import read_lines, shortened, visible
 
-if TYPE_CHECKING:
-    from av.container import InputContainer
-
-IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
-)
-VIDEO_SUFFIXES = frozenset(".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
-MAX_LIST_BYTES = 64 << 20
+EXPECTED = "a path, glob, camera's number, PIL image, array (H, W, 3) of RGB uint8, or an iterable of these"
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class SourceImage:
     Attributes:
         name: The path as it was given or found, or what stands for it.
         relative: Path below which an annotated copy belongs: inside of a folder its place there, else the bare name.
-        pixels: ``(H, W, 3)`` RGB uint8; of a JPEG that was read at a reduced scale, the reduced pixels.
+        pixels: ``(H, W, 3)`` RGB uint8; of a JPEG that was read at a reduced scale, or of a large image whose pixels
+            nobody asked for, fewer.
         frame: Number of the frame in its video or camera, from 0; None for an image.
-        frame_rate: Frames per second of the video; None for an image.
+        frame_rate: Frames per second of the video, on average; None for an image.
         decode_ms: Milliseconds that reading took.
         whole_size: Height and width in the file, where ``pixels`` is a reduced copy.
+        time_s: Seconds from the video's first frame to this one; None for an image.
     """
 
     name: str
@@ -48,6 +50,7 @@ class SourceImage:
     frame_rate: float | None
     decode_ms: float
     whole_size: tuple[int, int] | None = None
+    time_s: float | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -86,23 +89,32 @@ class Source:
         total: Number of images, if it is known before reading: None for videos and cameras.
         single: Whether it is one image.
         live: Whether images come when they come, as from a camera or a generator.
+        passed_over: How many files of folders and globs are no images or videos, by their ending or a reason such as
+            ``"hidden"``; it grows while entries are read that are not known before.
 
     Raises:
         DataError: Nothing is there, or nothing that could be read.
     """
 
     def __init__(self, what: Any) -> None:
+        self.passed_over: Counter[str] = Counter()
         self._camera = _camera_number(what)
-        self._items: Iterable[_Item] = [] if self._camera is not None else _resolve(what)
+        self._items: Iterable[_Item] = [] if self._camera is not None else _resolve(what, self.passed_over)
         self.total: int | None = None
-        if self._camera is None and isinstance(what, (str, Path, Image.Image, Sized)):
+        if self._camera is None and isinstance(what, (str, os.PathLike, Image.Image, Sized)):
             self._items = list(self._items)
-            self.total = None if any(_is_video(item) for item in self._items) else len(self._items)
+            self.total = None if any(map(_is_video, self._items)) else len(self._items)
         self.single = self.total == 1
         self.live = not isinstance(self._items, list) or self._camera is not None
 
     def __iter__(self) -> Iterator[SourceImage | Unreadable]:
         return (read() for read in self.readers())
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that are read, as far as they are known before: none of a generator's."""
+        known = self._items if isinstance(self._items, list) else []
+        return [item.content for item in known if isinstance(item.content, Path)]
 
     def readers(self, at_least: tuple[int, int] | None = None) -> Iterator[Reader]:
         """Yield a function for each image, which reads it, in any thread and in any order.
@@ -125,90 +137,117 @@ class Source:
 
 
 def _camera_number(what: Any) -> int | None:
-    if isinstance(what, int) and not isinstance(what, bool):
-        return what
-    return int(what) if isinstance(what, str) and what.isdecimal() and not _exists(Path(what)) else None
+    if isinstance(what, Integral) and not isinstance(what, bool):
+        return int(what)
+    return int(what) if isinstance(what, str) and what.isdecimal() and len(what) < 10 and not _exists(what) else None
 
 
-def _resolve(what: Any) -> Iterator[_Item]:
+def _resolve(what: Any, passed_over: Counter[str]) -> Iterator[_Item]:
     if isinstance(what, (Image.Image, np.ndarray)):
         yield _Item(what, "image", PurePath("image.png"))
-    elif isinstance(what, (str, Path)):
-        yield from _resolve_path(str(what))
-    elif isinstance(what, Iterable):
+    elif isinstance(what, (str, os.PathLike)):
+        yield from _resolve_path(os.fsdecode(what), passed_over)
+    elif _is_sequence(what):
         found = False
         for number, entry in enumerate(what):
-            for item in _resolve_entry(entry):
+            for item in _resolve_entry(entry, passed_over):
                 found = True
                 unnamed = not isinstance(item.content, Path)
                 yield _Item(item.content, f"image {number}", PurePath(f"image{number}.png")) if unnamed else item
         if not found:
             raise DataError("no image: the source is empty")
     else:
-        raise DataError(f"source of type {type(what).__name__}; expected a path, image, array or an iterable of these")
+        raise DataError(f"source of type {type(what).__name__}; expected {EXPECTED}")
 
 
-def _resolve_entry(entry: Any) -> Iterator[_Item]:
+def _is_sequence(what: Any) -> bool:
+    """Return whether something is made of several images: not bytes, a mapping, or a tensor, which iterates over rows.
+
+    A tensor of another library says that it can become an array; its order of axes and its scale are unknown.
+    """
+    return isinstance(what, Iterable) and not (
+        isinstance(what, (bytes, bytearray, memoryview, Mapping)) or hasattr(what, "__array__")
+    )
+
+
+def _resolve_entry(entry: Any, passed_over: Counter[str]) -> Iterator[_Item]:
     """Resolve one of many entries: unlike in :func:`_resolve`, a missing file is reported when its turn comes."""
-    if isinstance(entry, (str, Path)) and not _exists(Path(entry)) and not glob.has_magic(str(entry)):
+    if isinstance(entry, (str, os.PathLike)) and not _exists(entry) and not glob.has_magic(str(entry)):
         yield _Item(Path(entry), str(entry), PurePath(Path(entry).name))
     else:
-        yield from _resolve(entry)
+        yield from _resolve(entry, passed_over)
 
 
-def _resolve_path(text: str) -> Iterator[_Item]:
+def _resolve_path(text: str, passed_over: Counter[str]) -> Iterator[_Item]:
     path = Path(text)
     if not text.strip():
         raise DataError("the source is empty text; expected a path, glob or camera number")
-    if _exists(path) and path.is_dir():
-        yield from _resolve_folder(path)
-    elif path.suffix.lower() == ".txt" and _exists(path):
+    if not _exists(path):
+        if not glob.has_magic(text):
+            what = "an address; expected a file or a camera's number" if "://" in text else "no such file or folder"
+            raise DataError(f"{shortened(text)}: {what}")
+        yield from _resolve_glob(text, passed_over)
+    elif path.is_dir():
+        yield from _resolve_folder(path, passed_over)
+    elif path.suffix.lower() == ".txt":
         yield from _resolve_list(path)
-    elif _exists(path):
-        yield _Item(path, text, PurePath(path.name))
-    elif glob.has_magic(text):
-        found = sorted(Path(match) for match in glob.glob(text, recursive=True) if _known(Path(match)))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        if not found:
-            raise DataError(f"{text}: no image or video matches")
-        yield from (_Item(file, str(file), PurePath(file.name)) for file in found)
     else:
-        raise DataError(f"{text}: no such file or folder")
+        yield _Item(path, text, PurePath(path.name))
 
 
-def _resolve_folder(folder: Path) -> Iterator[_Item]:
-    found = sorted(file for file in folder.rglob("*") if file.is_file() and _known(file))
+def _resolve_glob(text: str, passed_over: Counter[str]) -> Iterator[_Item]:
+    found = False
+    for match in sorted(map(Path, glob.glob(text, recursive=True))):  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        if _known(match) and not is_hidden(match.name):
+            found = True
+            yield _Item(match, str(match), PurePath(match.name))
+        elif not match.is_dir():
+            passed_over["hidden" if is_hidden(match.name) else match.suffix.lower() or NO_ENDING] += 1
     if not found:
-        raise DataError(f"{folder}: no image or video in it; looked for {' '.join(sorted(IMAGE_SUFFIXES))} and videos")
-    yield from (_Item(file, str(file), file.relative_to(folder)) for file in found)
+        raise DataError(f"{shortened(text)}: no image or video matches{_told(passed_over)}")
+
+
+def _resolve_folder(folder: Path, passed_over: Counter[str]) -> Iterator[_Item]:
+    found = find_files(folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    passed_over.update(found.passed_over)
+    if not found.files:
+        raise DataError(
+            f"{visible(folder)}: no image or video in it{_told(found.passed_over)}; "
+            f"looked for {' '.join(sorted(IMAGE_SUFFIXES))} and videos"
+        )
+    yield from (_Item(file, str(file), file.relative_to(folder)) for file in found.files)
+
+
+def _told(passed_over: Mapping[str, int]) -> str:
+    return f" ({passed_over_text(passed_over)})" if passed_over else ""
+
+
+def passed_over_text(passed_over: Mapping[str, int]) -> str:
+    """Return what a source passed over as text: ``passed over: 3 .mts, 1 hidden``; the most frequent first."""
+    counts = Counter(passed_over).most_common()
+    more = f", and {sum(count for _, count in counts[8:])} others" if len(counts) > 8 else ""
+    return "passed over: " + ", ".join(f"{count} {visible(kind)}" for kind, count in counts[:8]) + more
 
 
 def _resolve_list(path: Path) -> Iterator[_Item]:
     """Read paths from a text file, one in each line, below the file's folder or else the working directory."""
-    with path.open("rb") as file:
-        data = file.read(MAX_LIST_BYTES + 1)
-    if len(data) > MAX_LIST_BYTES:
-        raise DataError(f"{path}: longer than {MAX_LIST_BYTES:,} bytes; expected a list of paths")
     found = False
-    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            line = raw.decode().strip()
-        except UnicodeDecodeError:
-            line = "\0"
-        if "\0" in line:
-            raise DataError(f"{path}:{number}: binary data; expected the path of an image") from None
+    for line in map(str.strip, read_lines(path, expected="the path of an image in each line")):
         if line and not line.startswith("#"):
             found = True
-            file = path.parent / line
-            file = file if _exists(file) else Path(line)
+            candidates = [
+                base / name for name in dict.fromkeys((line, line.replace("\\", "/"))) for base in (path.parent, Path())
+            ]
+            file = next(filter(_exists, candidates), Path(line))
             yield _Item(file, str(file), PurePath(file.name))
     if not found:
-        raise DataError(f"{path}: no path in it")
+        raise DataError(f"{visible(path)}: no path in it")
 
 
-def _exists(file: Path) -> bool:
+def _exists(file: str | os.PathLike[str]) -> bool:
     try:
-        return file.exists()
-    except OSError:  # too long a name, or a folder that may not be entered
+        return Path(file).exists()
+    except (OSError, ValueError):  # too long a name, one with a NUL, or a folder that may not be entered
         return False
 
 
@@ -217,7 +256,12 @@ def _known(file: Path) -> bool:
 
 
 def _is_video(item: _Item) -> bool:
-    return isinstance(item.content, Path) and item.content.suffix.lower() in VIDEO_SUFFIXES
+    """Return whether a file is a video by its ending or, where that says nothing, because it is no image."""
+    if not isinstance(item.content, Path):
+        return False
+    if _known(item.content):
+        return item.content.suffix.lower() in VIDEO_SUFFIXES
+    return _exists(item.content) and not is_image(item.content) and videos.is_video(item.content)
 
 
 def _already_read(entry: SourceImage | Unreadable) -> Reader:
@@ -242,43 +286,26 @@ def _read_image(item: _Item, at_least: tuple[int, int] | None = None) -> SourceI
 
 
 def _read_video(item: _Item) -> Iterator[SourceImage | Unreadable]:
-    import av.error
-
+    assert isinstance(item.content, Path)
     try:
-        with av.open(str(item.content)) as container:
-            yield from _frames(container, item.name, item.relative)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        yield Unreadable(item.name, f"{item.name}: cannot be read as a video: {error}")
+        yield from _timed(videos.read_video(item.content), item.name, item.relative)
+    except NoVideoError as error:
+        yield Unreadable(item.name, f"{visible(item.name)}: cannot be read as a video: {error}")
 
 
 def _read_camera(number: int) -> Iterator[SourceImage | Unreadable]:
-    import av.error
-
-    device, driver = {
-        "Linux": (f"/dev/video{number}", "v4l2"),
-        "Darwin": (str(number), "avfoundation"),
-    }.get(platform.system(), (f"video={number}", "dshow"))
+    name = f"camera {number}"
+    frames = videos.read_camera(number)
     try:
-        container = av.open(device, format=driver)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"camera {number} ({device}) cannot be opened: {error}") from None
-    with container:
-        try:
-            yield from _frames(container, f"camera {number}", PurePath(f"camera{number}.mp4"))
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            yield Unreadable(f"camera {number}", f"camera {number} ({device}) stopped: {error}")
+        yield from _timed(frames, name, PurePath(f"camera{number}.mp4"))
+    except NoVideoError as error:
+        yield Unreadable(name, f"{name} stopped: {error}")
 
 
-def _frames(container: InputContainer, name: str, relative: PurePath) -> Iterator[SourceImage]:
-    if not container.streams.video:
-        raise ValueError("it holds no video stream")
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
+def _timed(frames: Iterator[Frame], name: str, relative: PurePath) -> Iterator[SourceImage]:
     start = time.perf_counter()
-    for number, frame in enumerate(container.decode(stream)):
-        image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-        yield SourceImage(name, relative, image, number, rate, _since(start))
+    for number, frame in enumerate(frames):
+        yield SourceImage(name, relative, frame.pixels, number, frame.rate, _since(start), time_s=frame.time_s)
         start = time.perf_counter()
 
 

@@ -120,6 +120,8 @@ class Detector(nn.Module, ABC):
         classes: Sequence[str | int] | None = None,
         nms: NMSKind | None = None,
         max_detections: int = 300,
+        tiles: int | None = None,
+        overlap: float = 0.2,
     ) -> Iterator[supervision.Detections]:
         """Detect objects in images, one at a time.
 
@@ -133,6 +135,9 @@ class Detector(nn.Module, ABC):
             classes: Name, names or ids of the classes to look for; None looks for all.
             nms: The kind of suppression, see :class:`~crossstage.ops.nms.NMS`; None takes the model's own.
             max_detections: The most detections of an image.
+            tiles: Side in pixels of the tiles in which large images are looked at as well as whole, so that small
+                objects are found; None looks at images whole only.
+            overlap: The least share of a tile that its neighbour covers, too.
 
         Yields:
             For each image or frame, boxes in its pixels with ``confidence``, ``class_id`` and ``data["class_name"]``;
@@ -143,8 +148,10 @@ class Detector(nn.Module, ABC):
                 unreadable one is skipped with a warning.
             ConfigError: An option is out of range or a class is unknown.
         """
-        from crossstage.inference.predictor import Predictor, class_ids_of
+        from crossstage.inference.predictor import class_ids_of
+        from crossstage.inference.tiles import Tiling, predictor_for
 
         class_ids = class_ids_of(classes, self.class_names)
         settings = changed(self.nms, score=conf, iou=iou, kind=nms, max_detections=max_detections, class_ids=class_ids)
-        return Predictor(self, settings, imgsz=imgsz).detections(source)
+        tiling = None if tiles is None else Tiling(tiles, overlap)
+        return predictor_for(self, settings, tiling, imgsz=imgsz).detections(source)

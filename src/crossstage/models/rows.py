@@ -14,6 +14,10 @@ from crossstage.errors import ConfigError
 from crossstage.models.heads import HEADS
 from crossstage.nn.partial import Partial
 
+MAX_NUMBER = 1 << 16  # of whole numbers: what is built from a row is bounded
+MAX_DEPTH = 32  # of lists and mappings
+MAX_VALUES = 2_000  # three levels with three anchors each hold 60
+
 
 def encode(value: Any) -> Any:
     """Turn a row, or a value of its fields, into what JSON holds."""
@@ -29,10 +33,12 @@ def decode(value: Any) -> Any:
 
     Raises:
         KeyError: It names a dataclass that no row holds.
-        ValueError: A dictionary names none, or several.
+        ValueError: A dictionary names none, or several; or there are more values, deeper ones or larger numbers than a
+            network has settings.
         TypeError: A field is unknown or missing.
         ConfigError: A value does not fit.
     """
+    _check_plain(value)
     return _decoded(value, _storable())
 
 
@@ -75,3 +81,21 @@ def _reachable(hint: Any) -> Iterator[type]:
             yield from _reachable(inner)
     for inner in get_args(hint):
         yield from _reachable(inner)
+
+
+def _check_plain(row: Any) -> None:
+    """Refuse plain values whose whole numbers, length or depth would make what is built from them large.
+
+    Raises:
+        ValueError: They would.
+    """
+    pending, count = [(row, 0)], 0
+    while pending:
+        value, depth = pending.pop()
+        count += 1
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            raise ValueError(f"settings nested more than {MAX_DEPTH} deep, or more than {MAX_VALUES:,}")
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:  # a float sizes nothing, and may be infinite
+            raise ValueError(f"{value!r} among the settings; expected whole numbers up to {MAX_NUMBER:,}")
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        pending.extend((part, depth + 1) for part in parts)

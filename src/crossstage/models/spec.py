@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from crossstage.errors import ConfigError, WeightsError
-from crossstage.models.rows import decode, encode
+from crossstage.errors import ConfigError, WeightsError, first_line
+from crossstage.models.rows import MAX_NUMBER, decode, encode
 from crossstage.structures import Preprocessing
 
 FORMAT = 1
+HASH = "tensors_sha256"  # the key of a hash of the tensors, where a header has one
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,14 @@ class ModelSpec:
     preprocessing: Preprocessing | None = None
     provenance: Provenance | None = None
 
-    def to_json(self) -> str:
-        """The spec as compact JSON with sorted keys, so that equal specs give equal bytes."""
+    def to_json(self, digest: str = "") -> str:
+        """Return the spec as compact JSON with sorted keys, so that equal specs give equal bytes.
+
+        Args:
+            digest: A hash of the tensors that stand beside it; empty leaves it out.
+        """
         content = {
+            **({HASH: digest} if digest else {}),
             "format": FORMAT,
             "name": self.name,
             "num_classes": self.num_classes,
@@ -79,13 +85,21 @@ class ModelSpec:
                 raise WeightsError(
                     f"{path}: format {content['format']}; this version of crossstage reads up to {FORMAT}"
                 )
+            classes, names = content["num_classes"], content["class_names"]
+            if type(classes) is not int or not 1 <= classes <= MAX_NUMBER:
+                raise ValueError(
+                    f"num_classes is {str(classes)[:40]}; expected a whole number from 1 to {MAX_NUMBER:,}"
+                )
+            if not isinstance(names, list) or (names and len(names) != classes):
+                raise ValueError(f"{len(names)} class names for num_classes={classes}; expected as many")
             return cls(
                 name=str(content["name"]),
-                num_classes=int(content["num_classes"]),
-                class_names=tuple(str(name) for name in content["class_names"]),
+                num_classes=classes,
+                class_names=tuple(str(name) for name in names),
                 overrides={str(key): decode(value) for key, value in content["overrides"].items()},
                 preprocessing=Preprocessing.from_dict(content["preprocessing"]) if content["preprocessing"] else None,
                 provenance=Provenance(**content["provenance"]) if content["provenance"] else None,
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigError) as error:
-            raise WeightsError(f"{path}: its header does not describe a crossstage model: {error!r}") from None
+            what = f"{type(error).__name__}: {first_line(error)}"
+            raise WeightsError(f"{path}: its header does not describe a crossstage model: {what}") from None

@@ -15,7 +15,7 @@ from crossstage.nn.deconv import DeconvNormAct
 from crossstage.nn.deform import DeformConv, DeformConvNormAct
 from crossstage.nn.dense import BottleneckDenseLayer, DenseBlock, DenseLayer, ElasticDenseLayer, TwoWayDenseLayer
 from crossstage.nn.osa import ConvPair, OneShotAggregation, SeparableConv
-from crossstage.nn.partial import Channels, CrossStage, Partial, Split, project_split, slice_split, transition
+from crossstage.nn.partial import Channels, Copy, CrossStage, Partial, Split, project_split, slice_split, transition
 from crossstage.nn.pooling import Maxout, SpatialPyramidPool, SPPBottleneck
 from crossstage.nn.residual import Elastic, PartialShortcut, Residual
 from crossstage.nn.shared import SharedConvNormAct
@@ -31,6 +31,7 @@ __all__ = [
     "ConvNormAct",
     "ConvPair",
     "ConvStyle",
+    "Copy",
     "CrossStage",
     "DeconvNormAct",
     "DeformConv",

@@ -128,6 +128,14 @@ class Channels(nn.Module):
         return f"{self.start}, {self.stop}"
 
 
+class Copy(nn.Module):
+    """Give a copy of a map, where what reads it writes into it and the layer before needs it for its gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the copy."""
+        return x.clone()
+
+
 class Split(nn.Module):
     """How the two parts are taken from a stage's input, each by a layer of its own.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
@@ -15,6 +16,7 @@ from crossstage.errors import ConfigError, one_of
 from crossstage.structures import Instances
 
 MAX_CANDIDATES = 30_000  # boxes that enter suppression, best first: bounds its time at thresholds near 0
+PIECE = 1024  # candidates that are compared with each other at once
 
 NMSKind = Literal["iou", "diou", "agnostic", "none"]
 
@@ -158,11 +160,11 @@ def kept_of(boxes_xyxy: Tensor, scores: Tensor, class_ids: Tensor, settings: NMS
 
 
 def _kept(boxes: Tensor, scores: Tensor, class_ids: Tensor, settings: NMS, num_classes: int) -> Tensor:
-    """Return the indices of the boxes that are kept, best score first."""
+    """Return the indices of the boxes that are kept, best score first; there may be more than are wanted."""
     if settings.kind == "none":
         return scores.argsort(descending=True, stable=True)
     if settings.kind == "diou":
-        return _batched_diou_nms(boxes, scores, class_ids, settings.iou)
+        return _batched_diou_nms(boxes, scores, class_ids, settings)
     if settings.kind == "agnostic":
         return grouped_nms(boxes, scores, torch.zeros_like(class_ids), settings.iou, num_groups=1)
     return grouped_nms(boxes, scores, class_ids, settings.iou, num_groups=num_classes)
@@ -198,18 +200,33 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, num_groups: int
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
-def _batched_diou_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """Suppress greedily by distance-IoU inside each group; return the indices of the kept boxes, best score first."""
-    keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    for group in groups.unique():
-        rest = (groups == group).nonzero().squeeze(1)
-        rest = rest[scores[rest].argsort(descending=True, stable=True)]
-        while rest.numel():
-            best, rest = rest[0], rest[1:]
-            keep[best] = True
-            rest = rest[distance_iou(boxes[best].unsqueeze(0), boxes[rest])[0] <= threshold]
-    kept = keep.nonzero().squeeze(1)
-    return kept[scores[kept].argsort(descending=True, stable=True)]
+def _batched_diou_nms(boxes: Tensor, scores: Tensor, groups: Tensor, settings: NMS) -> Tensor:
+    """Suppress greedily by distance-IoU inside each group; return the indices of the kept boxes, best score first.
+
+    Candidates are met a piece at a time, best first, until there are as many detections as are wanted: so time grows
+    with candidates times detections.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    kept = order[:0]
+    for piece in order.split(PIECE):
+        rest = piece
+        for earlier in kept.split(PIECE):
+            rest = rest[~_suppressed(boxes, groups, earlier, rest, settings.iou).any(0)]
+        suppressed = _suppressed(boxes, groups, rest, rest, settings.iou).cpu().numpy()
+        alive = np.ones(len(rest), bool)
+        for number in range(len(rest)):
+            if alive[number]:
+                alive[number + 1 :] &= ~suppressed[number, number + 1 :]
+        kept = torch.cat([kept, rest[torch.from_numpy(alive).to(rest.device)]])
+        if len(kept) >= settings.max_detections:
+            break
+    return kept
+
+
+def _suppressed(boxes: Tensor, groups: Tensor, better: Tensor, worse: Tensor, threshold: float) -> Tensor:
+    """Return for each of some boxes ``(A,)`` and of others ``(B,)`` whether it would suppress that: ``(A, B)``."""
+    far = distance_iou(boxes[better], boxes[worse]) <= threshold
+    return ~far & (groups[better, None] == groups[None, worse])
 
 
 def distance_iou(first: Tensor, second: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import csv
 import io
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,10 +15,12 @@ import torch
 from PIL import Image
 
 from crossstage.data.records import ClassificationData, Dataset, DetectionData
+from crossstage.errors import DataError
 from crossstage.evaluation import ClassificationReport, CocoReport
 from crossstage.evaluation.plots import (
     CONFIDENCE,
     as_detections,
+    confusion_title,
     detection_confusion,
     plot_confusion,
     plot_history,
@@ -54,14 +57,14 @@ def write_artefacts(
 ) -> None:
     """Write report, curves, confusion matrix, sample predictions and model card of the best weights."""
     names = val.class_names
-    report = scores.report
+    report = replace(scores.report, model=options.name or folder.name)
     report.save(folder / "report.json")
     save(plot_history(progress.history), folder / "curves.png")
     if isinstance(report, CocoReport):
         assert isinstance(val, DetectionData)
         save(plot_precision_recall(precision_recall(scores.found, val)), folder / "pr_curve.png")
         matrix = detection_confusion(scores.found, val)
-        save(plot_confusion(matrix, [*names, "nothing"]), folder / "confusion.png")
+        save(plot_confusion(matrix, [*names, "nothing"], confusion_title()), folder / "confusion.png")
     else:
         save(plot_confusion(np.array(report.confusion), names), folder / "confusion.png")
     rows = _class_rows(report)
@@ -79,7 +82,8 @@ def sample_images(path: Path, dataset: Dataset, scores: Scores) -> None:
         if isinstance(dataset, DetectionData)
         else _classification_tiles(dataset, scores)
     )
-    write_sheet(path, tiles, TILE)
+    if tiles:
+        write_sheet(path, tiles, TILE)
 
 
 def _spread(count: int) -> list[int]:
@@ -92,8 +96,17 @@ def _detection_tiles(dataset: DetectionData, scores: Scores) -> list[Pixels]:
     for position in _spread(len(dataset.images)):
         image = dataset.images[position]
         mine = [e for e in scores.found if e["image_id"] == image.id and e["score"] >= CONFIDENCE]
-        tiles.append(draw(load_image(image.path), as_detections(mine, dataset)))
+        if (pixels := _readable(image.path)) is not None:
+            tiles.append(draw(pixels, as_detections(mine, dataset)))
     return tiles
+
+
+def _readable(image: Path | bytes) -> Pixels | None:
+    """Read an image as far as it goes; None for one that is lost by now."""
+    try:
+        return load_image(image, repair=True)
+    except DataError:
+        return None
 
 
 def _classification_tiles(dataset: ClassificationData, scores: Scores) -> list[Pixels]:
@@ -102,7 +115,9 @@ def _classification_tiles(dataset: ClassificationData, scores: Scores) -> list[P
     tiles = []
     for position in _spread(len(dataset.labels)):
         _, (ids, probabilities) = scores.found[position]
-        tile = Image.fromarray(load_image(dataset.images[position]))
+        if (pixels := _readable(dataset.images[position])) is None:
+            continue
+        tile = Image.fromarray(pixels)
         ratio = (TILE - 24) / max(tile.size)
         tile = tile.resize((max(1, round(tile.width * ratio)), max(1, round(tile.height * ratio))))
         framed = Image.new("RGB", (TILE, TILE), "white")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
-from crossstage.errors import TrainingError
+from crossstage.errors import CrossStageError, TrainingError, first_line
 from crossstage.files import remove_leftovers, whole_file
 
 
@@ -44,9 +47,21 @@ class Progress:
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state.
+
+        Raises:
+            ValueError: It is none.
+        """
+        idle = asdict(Progress())
+        if not isinstance(state, dict) or not set(state) <= set(idle):
+            raise ValueError("its progress is none of a training")
         for name, value in state.items():
+            kinds = (int, float) if isinstance(idle[name], float) else (type(idle[name]),)
+            if type(value) not in kinds:
+                raise ValueError(f"its {name} is a {type(value).__name__}")
             setattr(self, name, value)
+        if min(self.epoch, self.batches, self.step, self.skipped) < 0:
+            raise ValueError(f"it is in epoch {self.epoch}, after step {self.step}")
 
 
 class WholeFiles(CheckpointIO):
@@ -72,15 +87,48 @@ class WholeFiles(CheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint.
 
+        The file is an archive that has a checksum of each of its parts; all are compared.
+
         Raises:
-            TrainingError: The file cannot be read, or holds more than tensors and plain values.
+            TrainingError: The file cannot be read, is damaged, or holds more than tensors and plain values.
         """
         del weights_only
         try:
-            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except Exception as error:  # a broken zip or pickle raises one of many kinds
-            raise TrainingError(f"{path}: not a checkpoint that can be read: {error}") from None
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+        except OSError as error:
+            raise TrainingError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except Exception as error:  # a broken archive raises one of many kinds
+            raise TrainingError(f"{path}: not a checkpoint that can be read: {first_line(error)}") from None
+        if damaged:
+            raise TrainingError(f"{path}: damaged: the checksum of {damaged} does not fit")
+        try:
+            content = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except Exception as error:  # a broken pickle raises one of many kinds
+            raise TrainingError(f"{path}: not a checkpoint that can be read: {first_line(error)}") from None
+        if not isinstance(content, dict):
+            raise TrainingError(f"{path}: holds a {type(content).__name__}; expected the state of a training")
+        return content
 
     def remove_checkpoint(self, path: Any) -> None:
         """Delete a checkpoint."""
         Path(path).unlink(missing_ok=True)
+
+
+@contextmanager
+def of_this_run(path: Path) -> Iterator[None]:
+    """Turn whatever does not fit when a state is taken up into an error of one line.
+
+    Args:
+        path: The file that the state was read from.
+
+    Raises:
+        TrainingError: The state is that of another network, or of another kind of file.
+    """
+    try:
+        yield
+    except CrossStageError:
+        raise
+    except Exception as error:  # Fabric, optimisers and modules each have errors of their own for what does not fit
+        what = first_line(error)
+        raise TrainingError(f"{path}: not the state of this training: {type(error).__name__}: {what}") from None

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from crossstage.data.faults import Reading
+from crossstage.data.faults import Fault, Reading, listing
 from crossstage.data.find import find_data, training_parts
 from crossstage.data.records import ClassificationData, Dataset, DetectionData
 from crossstage.errors import DataError
 from crossstage.inference.images import load_image
 from crossstage.models.registry import TaskName
 from crossstage.training.options import TrainOptions
+from crossstage.training.sifting import TOLD, digest_of, is_damaged_image, sift
 
 LOOKED_AT = 16  # images of a classification dataset, whose sizes no label tells
 
@@ -29,6 +30,8 @@ class TrainingData:
         train: The images to train on.
         val: The images that the model is measured on.
         skipped: Broken labels that were left out.
+        remarks: What people are told of images that are damaged.
+        digests: Hashes of both parts as their source has them, by which a run knows its data again.
     """
 
     format: str
@@ -36,6 +39,8 @@ class TrainingData:
     train: Dataset
     val: Dataset
     skipped: int
+    remarks: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
 
     @property
     def task(self) -> TaskName:
@@ -70,18 +75,55 @@ class DataFacts:
         return f"{self.images} images{boxes}, {self.classes} {'class' if self.classes == 1 else 'classes'}"
 
 
-def read_data(options: TrainOptions) -> TrainingData:
-    """Read the data of a training.
+def read_data(options: TrainOptions, *, progress: bool = False) -> TrainingData:
+    """Read the data of a training: its labels, and once each of its images.
+
+    Args:
+        options: The options of the training.
+        progress: Show a bar on stderr while images are looked at.
 
     Raises:
-        DataError: There is none, or it has broken labels that are not to be skipped.
+        DataError: There is none, there is nothing to learn, or labels or images are broken that are not to be skipped.
     """
     source = find_data(options.data, options.format)
-    train, val, description = training_parts(source, on_bad_label=options.on_bad_label, seed=options.seed)
+    accepted = {} if options.on_bad_image == "refuse" else {"tolerated": is_damaged_image}
+    train, val, description = training_parts(source, on_bad_label=options.on_bad_label, seed=options.seed, **accepted)
     readings: tuple[Reading[Dataset], ...] = (train, val)
-    if train.data is None or val.data is None:
-        raise DataError(f"{options.data}: no sound image to train on or to measure on")
-    return TrainingData(source.format, description, train.data, val.data, sum(each.skipped for each in readings))
+    if options.on_bad_image == "refuse" and (lost := _damaged(readings)):
+        raise DataError(listing(lost))
+    if not train.data or not val.data:
+        raise DataError(f"{options.data}: too few sound images to train on some and measure on others")
+    if isinstance(train.data, DetectionData) and not train.data.counts.sum():
+        raise DataError(f"{options.data}: no box in the images to train on; there is nothing to learn")
+    digests = tuple(digest_of(part) for part in (train.data, val.data))
+    settings = (options.on_bad_image, options.on_bad_label)
+    sifted = [
+        sift(part, name, *settings, progress=progress) for part, name in ((train.data, "train"), (val.data, "val"))
+    ]
+    kept = TrainingData(
+        source.format,
+        description,
+        sifted[0].data,
+        sifted[1].data,
+        sum(each.skipped for each in readings),
+        (*_unlisted(readings), *sifted[0].remarks, *sifted[1].remarks),
+        digests,
+    )
+    if isinstance(kept.train, DetectionData) and not kept.train.counts.sum():
+        raise DataError(f"{options.data}: no box in the images that can be used; there is nothing to learn")
+    return kept
+
+
+def _unlisted(readings: Sequence[Reading[Dataset]]) -> list[str]:
+    """Return remarks on images that are so damaged that their labels could not be read."""
+    found = _damaged(readings)
+    return [f"left out: {fault}" for fault in found[:TOLD]] + (
+        [f"left out: {len(found) - TOLD} more images that cannot be read"] if len(found) > TOLD else []
+    )
+
+
+def _damaged(readings: Sequence[Reading[Dataset]]) -> list[Fault]:
+    return [fault for reading in readings for fault in reading.faults if fault.broken and is_damaged_image(fault)]
 
 
 def facts_of(data: TrainingData) -> DataFacts:

@@ -6,22 +6,46 @@ The agent ends all processes when one dies. Several machines are started from ou
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossstage.errors import TrainingError
+from crossstage.errors import ConfigError, TrainingError
+from crossstage.machine import STOPPING
 from crossstage.training.options import TrainOptions
 from crossstage.training.signals import Interrupted
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+RANK_TIMEOUT = "CROSSSTAGE_RANK_TIMEOUT"
+"""The environment variable for the seconds that processes wait for one that does not answer."""
+
+USUAL_TIMEOUT = 600.0  # seconds; the first process measures a whole dataset while the others wait
 USER_ERROR = 2
 LOST_PEER = 3  # exit code of a process whose partner went away
+UNANSWERED = 4  # exit code of a process whose partner did not answer in time, and which the agent then ends
+
+
+def rank_timeout() -> timedelta:
+    """Return how long processes that train together wait for one that does not answer, before all end.
+
+    Raises:
+        ConfigError: The environment variable is no number of seconds.
+    """
+    given = os.environ.get(RANK_TIMEOUT, "")
+    try:
+        seconds = float(given) if given else USUAL_TIMEOUT
+    except ValueError:
+        seconds = math.nan
+    if not 1 <= seconds <= 1e6:
+        raise ConfigError(f"${RANK_TIMEOUT} is {given!r}; expected seconds, from 1 to a million")
+    return timedelta(seconds=seconds)
 
 
 def is_launched() -> bool:
@@ -36,7 +60,7 @@ def launch(options: TrainOptions, folder: Path, *, going_on: bool, quiet: bool =
 
     Raises:
         TrainingError: One of them died or failed; the others were ended.
-        Interrupted: SIGINT or SIGTERM, which all of them got.
+        Interrupted: SIGINT, SIGTERM or SIGHUP, which all of them got.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -55,7 +79,7 @@ def launch(options: TrainOptions, folder: Path, *, going_on: bool, quiet: bool =
     )
     try:
         module = "crossstage.training.worker"
-        words = [options.to_yaml(), str(folder), str(int(going_on)), str(int(quiet))]
+        words = [options.to_yaml(), str(folder), str(int(going_on)), str(int(quiet)), str(os.getpid())]
         elastic_launch(config, sys.executable)("-u", "-m", module, *words)
     except SignalException as error:
         raise _interrupted(int(error.sigval)) from None
@@ -67,18 +91,22 @@ def _failure(failures: Mapping[int, ProcessFailure], folder: Path) -> TrainingEr
     """Return the error of processes that failed: that of the first, not of those that it took along."""
     rank = min(failures, key=lambda rank: (_consequence(failures[rank].exitcode), failures[rank].timestamp))
     code, message = failures[rank].exitcode, failures[rank].message
-    if code > 128 and code - 128 in (signal.SIGINT, signal.SIGTERM):
+    if code > 128 and code - 128 in STOPPING:
         return _interrupted(code - 128)
     if code == USER_ERROR:
         return TrainingError(message)
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+    if code == UNANSWERED:
+        how = f"waited for another one that did not answer for {rank_timeout().total_seconds():g} s (${RANK_TIMEOUT})"
+    else:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
     then = f"the others were ended. Go on with: crossstage train --resume {folder}"
     return TrainingError(f"process {rank} {how}; {then}")
 
 
 def _consequence(code: int) -> int:
     """Rank exit codes by how well they explain a failure."""
-    return 0 if code == -signal.SIGKILL else 1 if code == USER_ERROR else 2 if code != LOST_PEER else 3
+    known = {UNANSWERED: 0, -signal.SIGKILL: 1, USER_ERROR: 2, LOST_PEER: 4}
+    return known.get(code, 3)
 
 
 def _interrupted(number: int) -> Interrupted:

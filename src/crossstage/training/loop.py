@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from crossstage.data.loading import Batch, EpochOrder
-from crossstage.errors import TrainingError
-from crossstage.machine import cores
+from crossstage.errors import DataError, TrainingError
+from crossstage.machine import StopRequests, cores
 from crossstage.training.checkpoint import Progress
 from crossstage.training.options import RunOptions
 from crossstage.training.plan import Pace
 from crossstage.training.reporting import Reporter, loss_note
 from crossstage.training.schedule import MovingAverage, freeze_batch_norm, rate_factor
-from crossstage.training.signals import Interrupted, StopRequests
+from crossstage.training.signals import Interrupted
 from crossstage.training.tasks import Scores, Task
 
 SHOWN_FILES = 8
@@ -77,6 +77,7 @@ class Loop:
         self.save, self.finished = save, finished
         self.total_steps = options.epochs * math.ceil(order.steps / options.accumulate)
         self.saved_at = time.monotonic()
+        self.told: set[str] = set()
 
     def run(self) -> None:
         """Train to the end, or until no better result came for ``patience`` epochs.
@@ -100,7 +101,7 @@ class Loop:
         freeze_batch_norm(self.model)
         self.reporter.begin(f"epoch {progress.epoch + 1}/{options.epochs}", self.order.steps, progress.batches)
         images, began = 0, time.monotonic()
-        for group in _groups(self.batches, options.accumulate):
+        for group in self._readable(_groups(self.batches, options.accumulate)):
             parts = self._step(group)
             images += sum(len(batch.names) for batch in group) * self.fabric.world_size
             progress.batches += len(group)
@@ -111,6 +112,24 @@ class Loop:
             if self._is_due():
                 self._save()
         return images, time.monotonic() - began
+
+    def _readable(self, groups: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+        """Yield groups of batches; tell of images for which others stand, and save before one ends the training."""
+        try:
+            for group in groups:
+                self._tell(reason for batch in group for reason in batch.lost)
+                yield group
+        except DataError:
+            if self.fabric.world_size == 1 and self.progress.step:
+                self._save()
+            raise
+
+    def _tell(self, reasons: Iterable[str]) -> None:
+        """Tell of images that could not be read, of each once."""
+        for reason in reasons:
+            if reason not in self.told:
+                self.told.add(reason)
+                self.reporter.say(f"lost in the middle of the training: {reason}")
 
     def _step(self, group: list[Batch]) -> dict[str, float]:
         """Take one optimisation step over one or more batches; return the parts of their mean loss."""
@@ -270,6 +289,7 @@ class Loop:
         found = []
         for batch in self.val:
             images = batch.images.to(self.fabric.device, memory_format=torch.channels_last)
+            self._tell(batch.lost)
             with self.fabric.autocast():
                 found += self.task.find(model, batch._replace(images=images))
             self.reporter.advance()

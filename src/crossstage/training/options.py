@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml
 
 from crossstage.data.augment import Augmentation
 from crossstage.data.faults import OnBadLabel
-from crossstage.errors import ConfigError, did_you_mean, one_of
+from crossstage.data.verified import OnBadImage
+from crossstage.errors import ConfigError, did_you_mean
 from crossstage.nn import Partial
 from crossstage.structures import Resize
 from crossstage.training.recipe_files import load_recipe
+from crossstage.training.values import check_fields, typed
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,14 @@ class TrainOptions:
         patience: Stop after that many epochs without a better result; 0 goes on.
         on_nan: "stop" or "skip" a step whose loss is not finite.
         on_bad_label: "refuse" broken labels or "skip" them.
+        on_bad_image: What is done about damaged images, which are looked for before the first step and told: "repair"
+            reads them as far as they go and leaves out those that cannot be read at all, "skip" leaves out both,
+            "refuse" does not train. In the middle of a training, "repair" and "skip" take the next image.
         val_every: Epochs between measurements.
         sample_every: Epochs between images of what the model predicts; 0 draws none.
         checkpoint_minutes: Most minutes between two checkpoints, which are written at the end of each epoch, too.
         workers: Processes that prepare images, on each device; None takes what the processor offers, up to 8.
+        threads: Threads that each device's process computes with on a CPU; None takes what torch takes.
         cache: Most gigabytes of decoded images that are kept in memory; None takes up to a quarter of what is free, 0
             reads each image anew.
         accelerator: "auto", "cpu", "cuda" or "mps".
@@ -136,10 +141,12 @@ class TrainOptions:
     patience: int = 0
     on_nan: Literal["stop", "skip"] = "stop"
     on_bad_label: OnBadLabel = "refuse"
+    on_bad_image: OnBadImage = "repair"
     val_every: int | None = None
     sample_every: int = 10
     checkpoint_minutes: float = 10.0
     workers: int | None = None
+    threads: int | None = None
     cache: float | None = None
     accelerator: str = "auto"
     devices: int = 1
@@ -150,9 +157,8 @@ class TrainOptions:
     plain_loss: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, known in _choices().items():
-            if (value := getattr(self, name)) is not None and value not in known:
-                raise ConfigError(f"{name} is {value!r}; {one_of(value, known)}")
+        for name, value in check_fields(self).items():
+            object.__setattr__(self, name, value)  # a Path as text, a whole float as int
         self._check_ranges()
         if not all(0 < step < 1 for step in self.steps):
             raise ConfigError(f"steps are {self.steps}; expected shares of the training, between 0 and 1")
@@ -170,7 +176,7 @@ class TrainOptions:
                 value = getattr(self, name)
                 if value is not None and not low <= value <= high:
                     expected = (
-                        f"{low:g} to {high:g}" if math.isfinite(high) else "0 or more" if not low else "at least 1"
+                        f"{low:g} to {high:,}" if math.isfinite(high) else "0 or more" if not low else "at least 1"
                     )
                     raise ConfigError(f"{name} is {value}; expected {expected}")
         for name in ("lr", "minutes"):
@@ -179,9 +185,11 @@ class TrainOptions:
                 raise ConfigError(f"{name} is {value}; expected more than 0")
         if self.multi_scale is not None and not 0 <= self.multi_scale < 1:
             raise ConfigError(f"multi_scale is {self.multi_scale}; expected 0 to below 1")
-        sides = self.imgsz if isinstance(self.imgsz, tuple) else (self.imgsz or 1,)
-        if len(sides) > 2 or not all(side >= 1 for side in sides):
-            raise ConfigError(f"imgsz is {self.imgsz}; expected one side, or height and width")
+        sides = self.imgsz if isinstance(self.imgsz, tuple) else () if self.imgsz is None else (self.imgsz,)
+        if not all(1 <= side <= LARGEST_SIDE for side in sides):
+            raise ConfigError(
+                f"imgsz is {self.imgsz}; expected one side, or height and width, from 1 to {LARGEST_SIDE} pixels"
+            )
 
     @property
     def world(self) -> int:
@@ -204,9 +212,8 @@ class TrainOptions:
         if unknown:
             raise ConfigError(f"{where}: unknown option {sorted(unknown)[0]!r}")
         try:
-            nested: dict[str, Any] = {name: dict(content.get(name) or {}) for name in ("loss", "plain_loss")}
-            nested["steps"] = tuple(content.get("steps", cls.steps))
-            if content.get("augment") is not None:
+            nested: dict[str, Any] = {name: {} for name in ("loss", "plain_loss") if content.get(name) is None}
+            if isinstance(content.get("augment"), (Mapping, Augmentation)):
                 nested["augment"] = _augmentation(content["augment"], where)
             if isinstance(content.get("partial"), dict):
                 nested["partial"] = Partial(**content["partial"])
@@ -214,8 +221,9 @@ class TrainOptions:
                 sides = tuple(content["imgsz"])
                 nested["imgsz"] = sides[0] if len(sides) == 1 else sides
             return TrainOptions(**{**content, **nested})
-        except TypeError as error:
-            raise ConfigError(f"{where}: {error}") from None
+        except (TypeError, ConfigError) as error:
+            text = str(error).removeprefix(f"{where}: ")
+            raise ConfigError(f"{where}: {text}") from None
 
     @classmethod
     def from_recipe(cls, recipe: str | Path, **changes: Any) -> TrainOptions:
@@ -240,6 +248,7 @@ class TrainOptions:
         return TrainOptions.from_mapping(completed(load_recipe(path)), str(path))
 
 
+LARGEST_SIDE = 16_384  # pixels of an input
 _MISSING: Any = None
 
 
@@ -266,9 +275,9 @@ class RunOptions(TrainOptions):
     augment: Augmentation = _MISSING
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if missing := [name for name in OPEN if getattr(self, name) is None]:
             raise ConfigError(f"{missing[0]} is open; expected the options of a plan")
+        super().__post_init__()
 
     @classmethod
     def plain(cls, model: str, data: str = "", **given: Any) -> RunOptions:
@@ -310,9 +319,11 @@ METHOD: dict[str, Any] = {
 """What a file that describes a whole method leaves open is this; it was the default of all trainings until 0.1.0."""
 
 _RANGES: tuple[tuple[tuple[str, ...], float, float], ...] = (
-    (("epochs", "batch", "accumulate", "devices", "nodes", "val_every", "nominal_batch"), 1, math.inf),
-    (("burn_in", "burn_in_epochs", "burn_in_power", "clip", "weight_decay", "patience", "seed"), 0, math.inf),
+    (("epochs", "batch", "accumulate", "devices", "nodes", "val_every", "nominal_batch", "threads"), 1, math.inf),
+    (("burn_in", "burn_in_epochs", "burn_in_power", "clip", "weight_decay", "patience"), 0, math.inf),
     (("sample_every", "checkpoint_minutes", "ema_ramp", "cache"), 0, math.inf),
+    (("seed",), 0, 2**32 - 1),
+    (("workers",), 0, 1024),
     (("momentum", "ema", "final_lr", "flat_end", "label_smoothing", "norm_momentum"), 0, 1),
     (("lr",), 0, 100),
 )
@@ -339,8 +350,8 @@ def changed(augmentation: Augmentation, changes: Mapping[str, Any]) -> Augmentat
     known = [entry.name for entry in fields(Augmentation)]
     if unknown := [name for name in changes if name not in known]:
         raise ConfigError(f"augment has no {unknown[0]!r}{did_you_mean(unknown[0], known)}")
-    tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
-    return replace(augmentation, **tuples)
+    values = {name: typed(Augmentation, name, value) for name, value in changes.items()}
+    return replace(augmentation, **values)
 
 
 def _augmentation(content: Augmentation | Mapping[str, Any], where: str) -> Augmentation | Mapping[str, Any]:
@@ -352,17 +363,6 @@ def _augmentation(content: Augmentation | Mapping[str, Any], where: str) -> Augm
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return whole if {entry.name for entry in fields(Augmentation)} <= set(content) else dict(content)
-
-
-@cache
-def _choices() -> dict[str, tuple[str, ...]]:
-    """Return the words that an option takes, of those that take one of some words."""
-    found = {}
-    for name, hint in get_type_hints(TrainOptions).items():
-        literals = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
-        if literals and name != "partial":
-            found[name] = get_args(literals[0])
-    return found
 
 
 def _plain(value: Any) -> Any:

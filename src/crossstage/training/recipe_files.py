@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crossstage.errors import ConfigError, did_you_mean
-from crossstage.files import read_yaml
+from crossstage.reading.yaml import read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 

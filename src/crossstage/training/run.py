@@ -26,8 +26,11 @@ from crossstage.models.detector import Detector
 from crossstage.models.heads.base import Head, HeadConfig, changes
 from crossstage.models.spec import Provenance
 from crossstage.training.artefacts import sample_images, write_artefacts, write_metrics
-from crossstage.training.checkpoint import Progress, WholeFiles
+from crossstage.training.checkpoint import Progress, WholeFiles, of_this_run
+from crossstage.training.checks import check_batch_norm, check_goes_on, check_optimizer, check_size
 from crossstage.training.facts import TrainingData, read_data
+from crossstage.training.failures import in_one_line
+from crossstage.training.launch import rank_timeout
 from crossstage.training.loop import Loop
 from crossstage.training.memory import keep_freed_memory
 from crossstage.training.options import RunOptions, TrainOptions
@@ -84,6 +87,8 @@ def run_training(
     """
     fabric = _fabric(options)
     fabric.launch()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     data = data or read_data(options)
     chosen = as_they_stand(options, data.task)
     run = _Run(fabric, chosen, data, Path(fabric.broadcast(str(folder))), quiet=quiet)
@@ -101,8 +106,9 @@ def pace_of(options: RunOptions, data: TrainingData) -> Pace:
     share = max(options.accumulate, options.batch // options.world)
     alone = replace(options, devices=1, nodes=1, strategy="auto", batch=share, on_nan="skip", workers=0)
     run = _Run(_fabric(alone), alone, data, None)
-    loop, _ = run.loop(Progress(), save=lambda: None, finished=lambda *_: None)
-    return loop.pace(PACED_SECONDS, _workers(options, run.fabric.device.type))
+    with in_one_line(options):
+        loop, _ = run.loop(Progress(), save=lambda: None, finished=lambda *_: None)
+        return loop.pace(PACED_SECONDS, _workers(options, run.fabric.device.type))
 
 
 class _Run:
@@ -150,7 +156,7 @@ class _Run:
                 raise ConfigError(f"fit_anchors: {options.model} has no anchors")
             fitted = changes(head.row, _with_fitted_anchors(head.row, started, train, options.seed))
             started = start_model(options.model, names, overrides={**overrides, **fitted}, **settings)
-        _check_size(started)
+        check_size(started)
         return started
 
     def _task(self) -> Task:
@@ -171,6 +177,8 @@ class _Run:
         say(f"{sizes}: {self.data.description}; {self.spec.num_classes} classes")
         if self.data.skipped:
             say(f"{self.data.skipped} broken labels are skipped")
+        for remark in self.data.remarks:
+            say(remark)
         say(
             f"input {preprocessing.size[0]} x {preprocessing.size[1]}, {preprocessing.resize}; seed {self.options.seed}"
         )
@@ -207,8 +215,9 @@ class _Run:
         if options.ema:
             average = MovingAverage(model, options.ema, options.ema_ramp)
             average.average.to(fabric.device)
-        wrapped, optimizer = _set_up(fabric, model, options)
         share = options.batch // options.accumulate // fabric.world_size
+        check_batch_norm(self.started.model, self.task, options, share)
+        wrapped, optimizer = _set_up(fabric, model, options)
         rank, world = fabric.global_rank, fabric.world_size
         workers = _workers(options, fabric.device.type)
         batches, order = train_loader(
@@ -223,8 +232,17 @@ class _Run:
             world=world,
             masks=getattr(self.task, "masks", False),
             cache=options.cache,
+            on_bad_image=options.on_bad_image,
         )
-        val = val_loader(self.val_data, self.task.preprocessing, batch=share, workers=workers, rank=rank, world=world)
+        val = val_loader(
+            self.val_data,
+            self.task.preprocessing,
+            batch=share,
+            workers=workers,
+            rank=rank,
+            world=world,
+            on_bad_image=options.on_bad_image,
+        )
         self.loaders = [batches, val]
         state: dict[str, Any] = {"model": wrapped, "optimizer": optimizer}
         state |= {"average": average} if average else {}
@@ -249,7 +267,8 @@ class _Run:
     def train(self, *, going_on: bool) -> TrainResult:
         """Set up, go on from a checkpoint if asked to, train, and write what a run leaves behind."""
         try:
-            return self._train(going_on=going_on)
+            with in_one_line(self.options):
+                return self._train(going_on=going_on)
         finally:
             for loader in self.loaders:
                 end_workers(loader)
@@ -258,7 +277,8 @@ class _Run:
         fabric, options, progress = self.fabric, self.options, Progress()
 
         def save() -> None:
-            fabric.save(self.folder / STATE, {**state, "progress": progress.state_dict()})
+            about = {"progress": progress.state_dict(), "data": list(self.data.digests)}
+            fabric.save(self.folder / STATE, {**state, **about})
 
         def finished(scores: Scores | None, best: bool) -> None:
             try:
@@ -269,10 +289,11 @@ class _Run:
 
         loop, state = self.loop(progress, save=save, finished=finished)
         if going_on:
-            progress.load_state_dict(fabric.load(self.folder / STATE, state)["progress"])
+            self._take_up(state, progress)
             self.reporter.say(f"going on in epoch {progress.epoch + 1}, after step {progress.step}")
         loop.run()
-        _load_whole_state(fabric, loop.kept, read_model(self.folder / BEST)[1])
+        with of_this_run(self.folder / BEST):
+            _load_whole_state(fabric, loop.kept, read_model(self.folder / BEST)[1])
         scores = loop.score()
         if scores is not None:
             write_artefacts(self.folder, self.spec, options, progress, self.task.val, scores)
@@ -283,6 +304,19 @@ class _Run:
         fabric.barrier()
         return TrainResult(self.folder, progress.best, progress.best_epoch + 1, progress.history)
 
+    def _take_up(self, state: dict[str, Any], progress: Progress) -> None:
+        """Go on from the folder's checkpoint.
+
+        Raises:
+            TrainingError: It cannot be read, is of another training or of other data, or has more epochs already.
+        """
+        path = self.folder / STATE
+        with of_this_run(path):
+            content = self.fabric.load(path, state)
+            progress.load_state_dict(content["progress"])
+            check_optimizer(state["optimizer"])
+        check_goes_on(self.folder, progress, content.get("data"), self.data, self.options)
+
     def _epoch_files(self, model: nn.Module, progress: Progress, scores: Scores | None, best: bool) -> None:
         """Weights and figures of a finished epoch; written before the checkpoint that counts it."""
         tensors = _whole_state(self.fabric, model)
@@ -292,9 +326,9 @@ class _Run:
         spec = replace(
             self.spec, provenance=Provenance(source, "that of the training data", trained_on=self.options.data)
         )
-        write_model(self.folder / LAST, tensors, spec)
+        write_model(self.folder / LAST, tensors, spec, hashed=True)
         if best:
-            write_model(self.folder / BEST, tensors, spec)
+            write_model(self.folder / BEST, tensors, spec, hashed=True)
         write_metrics(self.folder / "metrics.csv", progress.history)
         every = self.options.sample_every
         if scores and every and (progress.epoch % every == 0 or progress.epoch in (1, self.options.epochs)):
@@ -311,9 +345,9 @@ def _with_fitted_anchors(row: HeadConfig, started: Started, train: DetectionData
 def _fabric(options: TrainOptions) -> Fabric:
     strategy: str | Strategy = "auto"
     if options.strategy == "fsdp":
-        strategy = FSDPStrategy(state_dict_type="full")
+        strategy = FSDPStrategy(state_dict_type="full", timeout=rank_timeout())
     elif options.strategy == "ddp" or options.world > 1:
-        strategy = DDPStrategy()
+        strategy = DDPStrategy(timeout=rank_timeout())
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[options.precision]
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it greets each process
     try:
@@ -371,14 +405,3 @@ def _workers(options: TrainOptions, device: str) -> int:
         return options.workers
     share = cores() // options.devices
     return min(MOST_WORKERS, max(1, share // CORES_FOR_A_WORKER if device == "cpu" else share))
-
-
-def _check_size(started: Started) -> None:
-    preprocessing = started.spec.preprocessing
-    stride = getattr(started.model, "size_divisor", 1)
-    if preprocessing is None or preprocessing.resize == "shortest":  # which pads to what fits
-        return
-    if any(side % stride for side in preprocessing.size):
-        height, width = preprocessing.size
-        shown = f"{height}" if height == width else f"{height} {width}"
-        raise ConfigError(f"imgsz is {shown}; expected {'a multiple' if height == width else 'multiples'} of {stride}")

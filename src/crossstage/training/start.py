@@ -8,21 +8,31 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from crossstage.errors import ConfigError, TrainingError
-from crossstage.files import write_text
-from crossstage.training.checkpoint import Progress, WholeFiles
+from crossstage.files import remove_leftovers, write_text
+from crossstage.training.checkpoint import Progress, WholeFiles, of_this_run
 from crossstage.training.facts import TrainingData, read_data
 from crossstage.training.launch import is_launched, launch
+from crossstage.training.lock import FolderLock, claimed, locked
 from crossstage.training.options import RunOptions, TrainOptions
 from crossstage.training.plan import Plan, plan_training
 from crossstage.training.run import CONFIG, PLAN, STATE, TrainResult, pace_of, run_training
 from crossstage.training.signals import Interrupted
+from crossstage.weights.ref import parse
+
+Options = TypeVar("Options", bound=TrainOptions)
+
+KEPT_CHANGES = ("epochs", "patience", "data")
+"""Changes of a run that goes on which are its own from then on."""
 
 
 def train(options: TrainOptions, *, quiet: bool = False) -> TrainResult:
     """Train a detector or a classifier on images.
+
+    Every image is looked at before the first step, see ``options.on_bad_image``. While a run is trained, no other
+    process trains in its folder.
 
     What the options leave open is planned first, see :func:`plan_of`. The run's folder gets ``config.yaml``,
     ``plan.json``, ``best.safetensors`` and ``last.safetensors``, ``metrics.csv``, plots, sample
@@ -34,7 +44,7 @@ def train(options: TrainOptions, *, quiet: bool = False) -> TrainResult:
 
     Raises:
         ConfigError: An option, or a model's setting, does not fit.
-        DataError: The data cannot be read, or has broken labels that are not to be skipped.
+        DataError: The data cannot be read, or has broken labels or images that are not to be skipped.
         TrainingError: The run's folder is there already, a loss is not finite, a checkpoint cannot be written, or a
             process died.
         Interrupted: SIGINT or SIGTERM stopped it; the state is saved and :func:`resume` goes on.
@@ -44,20 +54,28 @@ def train(options: TrainOptions, *, quiet: bool = False) -> TrainResult:
         >>> result.best
         0.61
     """
-    first = not is_launched() or int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
-    data = read_data(options)
+    first = _is_first()
+    data = read_data(options, progress=first and not quiet)
     plan = _paced_plan(options, data)
-    folder = _new_folder(plan.options) if first else Path(options.out) / (options.name or "")
-    if first:
-        write_text(folder / CONFIG, plan.options.to_yaml())
+    if not first:
+        return _run(plan.options, Path(options.out) / (options.name or ""), data=data, going_on=False, quiet=quiet)
+    folder, lock = _new_folder(plan.options)
+    try:
+        write_text(folder / CONFIG, _anywhere(plan.options).to_yaml())
         write_text(folder / PLAN, plan.to_json())
         _say_plan(plan, quiet=quiet)
-    try:
         return _run(plan.options, folder, data=data, going_on=False, quiet=quiet)
     except BaseException:
-        if first and not (folder / STATE).exists():
+        if not (folder / STATE).exists():
             _forget(folder)
         raise
+    finally:
+        lock.release()
+
+
+def _is_first() -> bool:
+    """Tell whether this process is the first of all that were started from outside, or no such process."""
+    return not is_launched() or int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
 
 
 def plan_of(options: TrainOptions) -> Plan:
@@ -74,18 +92,44 @@ def plan_of(options: TrainOptions) -> Plan:
 def resume(run: str | Path, *, quiet: bool = False, **changes: Any) -> TrainResult:
     """Go on with a run from its last complete state; from its start if it was stopped before its first checkpoint.
 
+    A run that is over trains on if ``epochs`` is more than it had: its learning rate is then what a training of that
+    length has at this point, so it rises before it falls again; burn-in is not repeated.
+
     Args:
         run: The run's folder.
         quiet: Print the result alone, no progress.
-        **changes: Options that may differ from the run's: where it computes (``devices``, ``nodes``, ``strategy``,
-            ``accelerator``, ``workers``), and where the data lies now (``data``).
+        **changes: Options that may differ from the run's: how long it trains (``epochs``, ``patience``), where it
+            computes (``devices``, ``nodes``, ``strategy``, ``accelerator``, ``workers``, ``threads``, ``cache``), and
+            where the data lies now (``data``), which is known again by the names and sizes of its images and by its
+            labels.
 
     Raises:
-        TrainingError: The folder is no run's; and see :func:`train`.
+        TrainingError: The folder is no run's, another process trains in it, or the data is not the run's; and see
+            :func:`train`.
     """
     folder = Path(run)
-    options = replace(options_of(folder), **changes)
-    return _run(options, folder, going_on=(folder / STATE).is_file(), quiet=quiet)
+    before = options_of(folder)
+    options = replace(before, **changes)
+    if is_launched() and not _is_first():
+        return _run(options, folder, going_on=(folder / STATE).is_file(), quiet=quiet)
+    with locked(folder):
+        remove_leftovers(folder / STATE)
+        kept = {name: changes[name] for name in KEPT_CHANGES if name in changes}
+        if kept:
+            _check_length(folder, options)
+            write_text(folder / CONFIG, _anywhere(replace(before, **kept)).to_yaml())
+        return _run(options, folder, going_on=(folder / STATE).is_file(), quiet=quiet)
+
+
+def _check_length(folder: Path, options: TrainOptions) -> None:
+    """Refuse a length that a run has passed.
+
+    Raises:
+        TrainingError: It has more epochs.
+    """
+    done = _progress(folder).epoch if (folder / STATE).is_file() else 0
+    if options.epochs is not None and options.epochs < done:
+        raise TrainingError(f"{folder} has {done} epochs already; expected more than epochs={options.epochs}")
 
 
 def result_of(run: str | Path) -> TrainResult | None:
@@ -153,9 +197,19 @@ def _run_here_or_launched(
 
 
 def _progress(folder: Path) -> Progress:
-    progress = Progress()
-    progress.load_state_dict(WholeFiles().load_checkpoint(folder / STATE)["progress"])
+    progress, path = Progress(), folder / STATE
+    content = WholeFiles().load_checkpoint(path)
+    with of_this_run(path):
+        progress.load_state_dict(content["progress"])
     return progress
+
+
+def _anywhere(options: Options) -> Options:
+    """Return options whose files are named by their whole paths, so that the run goes on from any folder."""
+    files = {name: parse(text) for name in ("model", "backbone") if (text := getattr(options, name))}
+    whole = {name: str(ref.path.absolute()) for name, ref in files.items() if ref.path and ref.kind != "function"}
+    parts = [options.data] if Path(options.data).exists() else options.data.split(",")
+    return replace(options, **whole, data=",".join(str(Path(part).absolute()) for part in parts))
 
 
 def _result(folder: Path, progress: Progress) -> TrainResult:
@@ -173,25 +227,26 @@ def _forget(folder: Path) -> None:
             path.rmdir()
 
 
-def _new_folder(options: RunOptions) -> Path:
-    """A folder for a run, not there before.
+def _new_folder(options: RunOptions) -> tuple[Path, FolderLock]:
+    """Make a folder for a run, which no other process has, and lock it.
 
     Raises:
-        TrainingError: The one that was named is there already.
+        TrainingError: The one that was named is there already, or none can be made.
     """
     out = Path(options.out)
     if options.name:
         folder = out / options.name
-        if folder.exists() and any(folder.iterdir()):
-            raise TrainingError(
-                f"{folder} exists; choose another name, or go on with it: crossstage train --resume {folder}"
-            )
-    else:
-        stem = f"{_short_name(options.model)}-{_short_name(options.data)}"
-        numbers = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 10_000))
-        folder = next(out / name for name in numbers if not (out / name).exists())
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        if lock := claimed(folder):
+            return folder, lock
+        raise TrainingError(
+            f"{folder} exists; choose another name with --name, or go on with it: crossstage train --resume {folder}"
+        )
+    stem = f"{_short_name(options.model)}-{_short_name(options.data)}"
+    for number in range(1, 10_000):
+        folder = out / (stem if number == 1 else f"{stem}-{number}")
+        if not folder.exists() and (lock := claimed(folder)):
+            return folder, lock
+    raise TrainingError(f"{out / stem}: there are thousands of runs of this name; choose another one with --name")
 
 
 def _short_name(text: str) -> str:

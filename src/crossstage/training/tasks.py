@@ -89,6 +89,16 @@ class Task(ABC):
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         return images
 
+    def least_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of the smallest input of a training whose images have some size."""
+        height, width = (
+            max(1, round(side * (1 - self.options.multi_scale) / self.stride)) * self.stride
+            if self.options.multi_scale
+            else side
+            for side in size
+        )
+        return height, width
+
     def size_at(self, step: int, size: tuple[int, int]) -> tuple[int, int]:
         """Return height and width of the input at a step: multiples of the stride around those of its images."""
         with seeded(self.options.seed, step // SIZE_STEPS):
@@ -235,6 +245,10 @@ class ClassificationTask(Task):
 
 
 def balanced(counts: Tensor) -> Tensor:
-    """Return factors in inverse proportion to how often classes occur, 1 on the average of all objects."""
-    present = counts.clamp(min=1).float()
-    return counts.sum() / (len(counts) * present)
+    """Return factors in inverse proportion to how often classes occur, 1 on the average of all objects.
+
+    A class that does not occur has the factor 1, and no part in the others' factors.
+    """
+    present = counts > 0
+    weights = counts.sum() / (present.sum().clamp(min=1) * counts.clamp(min=1)).float()
+    return torch.where(present, weights, 1.0)

@@ -11,16 +11,19 @@ from pathlib import Path
 import yaml
 
 from crossstage.errors import CrossStageError
-from crossstage.training.launch import LOST_PEER, USER_ERROR
+from crossstage.machine import end_with_parent
+from crossstage.training.launch import LOST_PEER, UNANSWERED, USER_ERROR
 from crossstage.training.options import TrainOptions
 from crossstage.training.run import run_training
 from crossstage.training.signals import Interrupted
 
+_LATE = ("Timed out", "timed out", "timeout")
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Gloo", "gloo")
 
 
-def main(options: str, folder: str, going_on: str, quiet: str) -> int:
+def main(options: str, folder: str, going_on: str, quiet: str, parent: str) -> int:
     """Train; the exit code tells how it ended."""
+    end_with_parent(int(parent))
     try:
         chosen = TrainOptions.from_mapping(yaml.safe_load(options), "options")
         run_training(chosen, Path(folder), going_on=bool(int(going_on)), quiet=bool(int(quiet)))
@@ -30,6 +33,8 @@ def main(options: str, folder: str, going_on: str, quiet: str) -> int:
         _note(str(error))
         return USER_ERROR
     except RuntimeError as error:
+        if any(sign in str(error) for sign in _LATE):
+            return UNANSWERED
         if any(sign in str(error) for sign in _LOST):
             return LOST_PEER
         traceback.print_exc()

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from crossstage.errors import WeightsError
+from crossstage.errors import WeightsError, first_line
 
 WRAPPERS = ("ema", "state_dict", "model_state_dict", "model", "module")
 """Keys that hold the tensors, or another of these; the first that is there counts.
@@ -67,7 +67,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except (OSError, RuntimeError, EOFError, ValueError, LookupError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a checkpoint of torch: {_first_line(error)}") from None
+        raise WeightsError(f"{path}: not a checkpoint of torch: {first_line(error)}") from None
     state = unwrapped(content, str(path))
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
@@ -104,11 +104,7 @@ def _unpickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = [line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line]
-        said = wanted[0].strip() if wanted else _first_line(error)
+        said = wanted[0].strip() if wanted else first_line(error)
         raise WeightsError(
             f"{path}: wants to build more than tensors and plain values, which could run code, and is not read: {said}"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

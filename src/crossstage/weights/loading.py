@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crossstage.darknet.detector import load_darknet_detector
-from crossstage.errors import ConfigError, WeightsError, did_you_mean
+from crossstage.errors import ConfigError, did_you_mean
 from crossstage.models.backbones import BACKBONES, StagedBackbone, build_backbone
 from crossstage.models.detector import Detector
 from crossstage.models.heads import HEADS
 from crossstage.models.necks import NECKS
 from crossstage.models.published import DEFAULT_HEAD
-from crossstage.models.registry import REGISTRY, Model, backbone_config, default_spec, find, lookup
+from crossstage.models.registry import Model, backbone_config, default_spec, find
 from crossstage.models.spec import ModelSpec
 from crossstage.nn import Partial
 from crossstage.nn.conv import Norm
 from crossstage.weights.ref import TRAINED, Kind, Ref, parse
+from crossstage.weights.skeleton import check_tensors, skeleton
 from crossstage.weights.stored import Stored, read_stored, with_weights, without_auxiliary
 from crossstage.weights.transfer import transfer
 
@@ -264,29 +265,8 @@ def _rebuilt(stored: Stored) -> Model:
     Raises:
         WeightsError: The header describes no model, or the tensors are not the model's own.
     """
-    spec, source = stored.spec, stored.source
-    entry = lookup(spec.name)
-    if entry is None:
-        raise WeightsError(f"{source}: holds a {spec.name!r}; expected one of {', '.join(REGISTRY)}")
-    try:
-        with torch.device("meta"):
-            model = entry.build(spec)
-    except (ConfigError, TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
-        raise WeightsError(f"{source}: its header describes a {spec.name} that cannot be built: {error}") from error
+    model = stored.model or skeleton(stored.spec, stored.source)
     state = without_auxiliary(stored.state)
-    _check_tensors(source, state, model.state_dict(), spec.name)
+    check_tensors(stored.source, state, model.state_dict(), stored.spec.name)
     model.load_state_dict(state, assign=True)
     return model.requires_grad_().eval()
-
-
-def _check_tensors(source: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
-    """Refuse tensors that are not the model's own by name, shape and kind of number."""
-
-    def described(tensors: Mapping[str, Tensor], key: str) -> str:
-        if key not in tensors:
-            return "missing"
-        return f"{'float' if tensors[key].is_floating_point() else 'integer'} {tuple(tensors[key].shape)}"
-
-    for key in sorted(own.keys() | state.keys()):
-        if (found := described(state, key)) != (expected := described(own, key)):
-            raise WeightsError(f"{source}: {key} is {found}; expected {expected} for a {name}")

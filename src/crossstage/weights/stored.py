@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crossstage.errors import ConfigError
 from crossstage.models.detector import AUXILIARY
-from crossstage.models.registry import default_spec, find
+from crossstage.models.registry import Model, default_spec, find
 from crossstage.models.spec import ModelSpec, Provenance
 from crossstage.weights.checkpoints import read_checkpoint
 from crossstage.weights.from_authors import adopted
@@ -20,6 +20,7 @@ from crossstage.weights.model_file import halved, read_model, read_spec, write_m
 from crossstage.weights.peers import PEERS
 from crossstage.weights.published import PRETRAINED, Pretrained, weights_of
 from crossstage.weights.ref import TRAINED, Ref, check_twin, parse
+from crossstage.weights.skeleton import check_tensors, skeleton
 
 RUN_FILES = ("best.safetensors", "last.safetensors")
 """Model files in the folder of a training; the first that is there is its result."""
@@ -33,11 +34,14 @@ class Stored:
         spec: The model that they are of.
         state: The model's tensors by name, floats as float32.
         source: Where they were read, for messages.
+        model: The model of the spec on torch's meta device, against which a file was checked; nobody else has it. None
+            where the weights are no file's.
     """
 
     spec: ModelSpec
     state: Mapping[str, Tensor]
     source: str
+    model: Model | None = None
 
 
 def with_weights(ref: Ref) -> Ref:
@@ -72,7 +76,10 @@ def read_stored(ref: Ref) -> Stored:
     if ref.kind == "weights":
         return _published(PRETRAINED[ref.tagged])
     path = _file(ref)
-    return Stored(*read_model(path), str(path))
+    spec, state = read_model(path)
+    model = skeleton(spec, str(path))
+    check_tensors(str(path), without_auxiliary(state), model.state_dict(), spec.name)
+    return Stored(spec, state, str(path), model)
 
 
 def stored_spec(ref: Ref) -> ModelSpec:
@@ -88,7 +95,9 @@ def stored_spec(ref: Ref) -> ModelSpec:
         WeightsError: A file is damaged or not ours.
     """
     if ref.kind in ("file", "run"):
-        return read_spec(_file(ref))
+        spec = read_spec(_file(ref))
+        skeleton(spec, str(ref))
+        return spec
     if ref.kind == "peer":
         check_twin(ref)
         twin = PEERS[ref.peer]

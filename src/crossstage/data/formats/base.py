@@ -25,10 +25,10 @@ else knows a format: recognition, ``--format``, ``crossstage data check``, train
            )
        }
 
-The first format that fits is taken, by ``order``: here are 10 (coco), 20 (voc), 35 (png), 40 (yolo), 50 (parquet)
-and 90 (folder); YAML files, which name parts of any format, come at 30. Two formats of one order that both fit are
-refused as ambiguous. The command line lists the formats, so this folder imports torch inside functions alone, if at
-all.
+Formats are tried by ``order``, and the first that fits is taken; two of one order that both fit are refused as
+ambiguous. Those that are recognised by what files hold share one order, 60, with the YAML files that name parts of any
+format; class folders, which nearly any folder of folders may be, come at 90. The command line lists the formats, so
+this folder imports torch inside functions alone, if at all.
 """
 
 from __future__ import annotations
@@ -40,12 +40,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crossstage.data.faults import Reading
+from crossstage.reading.finding import is_hidden
 
 Reader = Callable[[], Reading[Any]]
 Names = Sequence[str] | Mapping[str, str] | None
 """Names of classes that a YAML file gives: by class id, or by folder; None where it gives none."""
-
-BORDER = 1.0  # pixels that a box may hang over its image, as the boxes of real datasets are rounded
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,9 @@ class ListedPart:
         names: The names of the classes.
         train: Where the training part lies; this part itself if the file names none.
         file: The YAML file.
+        root: The folder from which paths begin.
+        content: All that the YAML file says.
+        images: The images of the part, where the file names them themselves, by a pattern; else None.
     """
 
     split: str
@@ -65,6 +67,9 @@ class ListedPart:
     names: Names
     train: Path
     file: Path
+    root: Path
+    content: Mapping[str, Any]
+    images: tuple[Path, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,10 @@ class DataFormat:
             a YAML file gives them.
         looked_for: What the format is recognised by, for the message that nothing was recognised.
         suffixes: Lower-case endings of the format's files, such as ".json".
-        fits_folder: Whether a folder holds the format.
-        fits_file: Whether a file that ends in one of ``suffixes`` holds the format. Formats that say so are asked
-            before those that take every file of their suffixes, which is what None means.
+        fits_folder: Whether a folder holds the format; a text says by what it is recognised.
+        fits_file: Whether a file that ends in one of ``suffixes`` holds the format, as ``fits_folder`` says it.
+            Formats that say so are asked before those that take every file of their suffixes, which is what None
+            means.
         order: Formats are tried in this order.
         pick: Returns the reader of what a path means when a model is measured and the name of a part does not tell:
             takes the path, and the name of a part or None. By default "val", else "test", else the first part.
@@ -107,6 +113,21 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Return the folders in a folder that are called as parts are, in the order of training, validation and test."""
+    try:
+        folders = sorted(folder for folder in root.iterdir() if not is_hidden(folder.name) and folder.is_dir())
+    except OSError:
+        return {}
+    named = {_SPLITS[folder.name.lower()]: folder for folder in reversed(folders) if folder.name.lower() in _SPLITS}
+    return {split: named[split] for split in ("train", "val", "test") if split in named}
+
+
+def listed_names(names: Names) -> tuple[str, ...] | None:
+    """Return the names of classes by class id that a YAML file gives; None if it gives none or goes by folders."""
+    return None if names is None or isinstance(names, Mapping) else tuple(names)
 
 
 def split_of(name: str) -> str | None:

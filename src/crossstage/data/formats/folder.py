@@ -13,11 +13,15 @@ from crossstage.data.formats.base import DataFormat, ListedPart, Names, Reader, 
 from crossstage.data.records import ClassificationData
 from crossstage.errors import DataError
 from crossstage.inference.sources import IMAGE_SUFFIXES
+from crossstage.reading.finding import find_files, is_hidden
+from crossstage.reading.text import visible
 
 
 def class_folders(root: Path) -> list[Path]:
-    """Return the sub-folders of a folder, sorted, hidden ones left out."""
-    return sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    """Return the sub-folders of a folder, sorted, without hidden ones and those of operating systems."""
+    if not root.is_dir():
+        return []
+    return sorted(folder for folder in root.iterdir() if folder.is_dir() and not is_hidden(folder.name))
 
 
 def read_folder(root: Path, folders: Sequence[str], class_names: Sequence[str]) -> Reading[ClassificationData]:
@@ -33,7 +37,7 @@ def read_folder(root: Path, folders: Sequence[str], class_names: Sequence[str]) 
     labels: list[int] = []
     skipped = 0
     for folder in class_folders(root):
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = find_files(folder, IMAGE_SUFFIXES).files
         if folder.name not in folders:
             faults.append(Fault(folder, None, f"no class of this name; expected one of {', '.join(folders[:8])}"))
             skipped += len(found)
@@ -72,7 +76,10 @@ def _classes(train: Path, names: Names, source: Path) -> tuple[list[str], list[s
     class_names = [names.get(f, f) for f in folders] if isinstance(names, Mapping) else list(names or folders)
     if len(class_names) != len(folders):
         raise DataError(f"{source}: {len(class_names)} names for {len(folders)} class folders; expected as many")
-    return folders, class_names
+    numbers = [str(number) for number in range(len(folders))]
+    if names and sorted(numbers) == folders:  # folders called 0 to 10, which names by id are for
+        return numbers, class_names
+    return folders, [visible(name) for name in class_names]
 
 
 def _parts(path: Path, names: Names) -> dict[str, Reader]:

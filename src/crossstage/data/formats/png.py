@@ -30,12 +30,17 @@ from crossstage.data.faults import Fault, Reading
 from crossstage.data.formats.base import DataFormat, ListedPart, Names, Reader, split_of
 from crossstage.data.records import Box, DetectionBuilder, DetectionData
 from crossstage.errors import DataError
+from crossstage.inference.decoders import BUDGET, IMAGE_SUFFIXES
 from crossstage.inference.images import image_size, load_numbers
-from crossstage.inference.sources import IMAGE_SUFFIXES
 from crossstage.ops import rle
+from crossstage.reading.finding import beside, find_files
+from crossstage.reading.numbers import whole
+from crossstage.reading.text import read_lines, visible
 
 CLASSES = "classes.txt"
+MASKS = (".png",)
 PER_CLASS = 1000
+RUN_BYTES = 64  # that a run takes while its mask is taken apart
 MOST_RUNS = 10_000_000  # a photo is no mask, and would take minutes
 FOLDERS = (("images", "masks"), ("PNGImages", "PedMasks"), ("leftImg8bit", "gtFine"))
 ENDINGS = (("", ""), ("", "_mask"), ("_leftImg8bit", "_gtFine_instanceIds"))  # of an image's name, and of its mask's
@@ -79,7 +84,7 @@ def read_masks(images: Path, masks: Path, classes: Classes) -> Reading[Detection
     """
     found, faults = DetectionBuilder(), []
     groups, unknown = 0, set[int]()
-    files = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = find_files(images, IMAGE_SUFFIXES).files
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for seen in threads.map(lambda image: _look(image, images, masks, classes), files):
             if seen.fault:
@@ -117,6 +122,12 @@ def _look(image: Path, images: Path, masks: Path, classes: Classes) -> _Seen:
     if numbers.shape != size:
         text = f"{numbers.shape[1]} x {numbers.shape[0]} pixels; expected {size[1]} x {size[0]}, as {image.name} has"
         return _Seen(image, fault=Fault(mask, None, text))
+    with BUDGET.taken(5 * numbers.size + RUN_BYTES * int(changes), str(mask)):
+        return _objects(image, numbers, size, classes)
+
+
+def _objects(image: Path, numbers: NDArray[Any], size: tuple[int, int], classes: Classes) -> _Seen:
+    """Return the objects of a mask that is as large as its image."""
     boxes, groups, unknown = [], 0, set[int]()
     for number, packed in _instances(numbers):
         class_id, crowd = 0, False
@@ -150,10 +161,8 @@ def _instances(numbers: NDArray[Any]) -> Iterator[tuple[int, str]]:
 
 
 def _mask_of(image: Path, folder: Path) -> Path | None:
-    candidates = (
-        folder / f"{image.stem.removesuffix(own)}{its}.png" for own, its in ENDINGS if image.stem.endswith(own)
-    )
-    return next((path for path in candidates if path.is_file()), None)
+    stems = (f"{image.stem.removesuffix(own)}{its}" for own, its in ENDINGS if image.stem.endswith(own))
+    return next((found for stem in stems if (found := beside(folder / stem, MASKS))), None)
 
 
 def _folders(root: Path) -> tuple[Path, Path] | None:
@@ -197,15 +206,18 @@ def _classes(root: Path, masks: Path, names: Names) -> Classes:
 
 
 def _listed_classes(file: Path) -> Classes:
-    lines = [line.strip() for line in file.read_text("utf-8-sig", errors="replace").splitlines()]
+    lines = [line.strip() for line in read_lines(file, expected="a class in each line")]
     words = [line.split(maxsplit=1) for line in lines if line]
     if not words:
-        raise DataError(f"{file}: no class; expected a name in each line, perhaps after its number")
+        raise DataError(f"{visible(file)}: no class; expected a name in each line, perhaps after its number")
     if not all(len(pair) == 2 and pair[0].isdecimal() for pair in words):
         return _numbered(tuple(line for line in lines if line))
-    numbers = [int(number) for number, _ in words]
+    try:
+        numbers = [whole(number) for number, _ in words]
+    except ValueError as error:
+        raise DataError(f"{visible(file)}: {error}, the number of a class") from None
     if len(set(numbers)) < len(numbers) or min(numbers) < 1:
-        raise DataError(f"{file}: classes of the numbers {numbers[:8]}; expected each once, from 1 on")
+        raise DataError(f"{visible(file)}: classes of the numbers {numbers[:8]}; expected each once, from 1 on")
     return Classes(tuple(name for _, name in words), {number: index for index, number in enumerate(numbers)})
 
 
@@ -248,8 +260,7 @@ FORMATS = {
         task="detect",
         parts=_parts,
         looked_for="images/ with masks/*.png",
-        fits_folder=lambda folder: any(any(masks.rglob("*.png")) for _, masks in _pairs(folder).values()),
-        order=35,
+        fits_folder=lambda folder: any(find_files(masks, MASKS).files for _, masks in _pairs(folder).values()),
         fits_listed=_listed,
         read_listed=_read_listed,
     )

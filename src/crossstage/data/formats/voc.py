@@ -1,236 +1,129 @@
-"""PASCAL VOC: an XML file for each image."""
+"""PASCAL VOC: an XML file for each image; also Roboflow's folders, with XML files beside the images of each part."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path, PureWindowsPath
-from xml.parsers import expat
+from pathlib import Path
 
-from crossstage.data.faults import Fault, Reading
-from crossstage.data.formats.base import BORDER, DataFormat, Names, Reader
-from crossstage.data.records import Box, DetectionBuilder, DetectionData
+from crossstage.data.faults import Fault
+from crossstage.data.formats.base import DataFormat, Names, Reader, listed_names, split_folders
+from crossstage.data.named import Labels, NamedBox, NamedParts
+from crossstage.data.xml_reading import Element, children, root_name
 from crossstage.errors import DataError
-from crossstage.inference.images import image_size
-from crossstage.inference.sources import IMAGE_SUFFIXES
+from crossstage.reading.finding import find_files
+from crossstage.reading.numbers import number, whole
+from crossstage.reading.text import read_lines, shown
 
 MAX_BYTES = 16 << 20
-MAX_DEPTH = 50
+MAX_ELEMENTS = 500_000  # some 50,000 objects
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+ROOT = "annotation"
+LOOKED_INTO = 10  # XML files of a folder, which tell what the others are
 
 
-@dataclass
-class Element:
-    """One XML element and the line it begins at."""
-
-    name: str
-    line: int
-    text: str = ""
-    children: list[Element] = field(default_factory=list)
-
-    def child(self, name: str) -> Element | None:
-        """Return the first child of a name; None if there is none."""
-        return next((child for child in self.children if child.name == name), None)
-
-    def value(self, name: str) -> str | None:
-        """Return the text of a child without the space around it; None if there is no such child."""
-        child = self.child(name)
-        return None if child is None else child.text.strip()
+def _folder(root: Path) -> Path:
+    """Return the folder of the XML files."""
+    return next((folder for name in ("Annotations", "annotations") if (folder := root / name).is_dir()), root)
 
 
-class VocFolder:
-    """A folder in VOC's layout, or one that just holds XML files.
-
-    Images are looked for in ``JPEGImages`` and ``images``, in the folder or above it, and beside the XML files.
-
-    Args:
-        root: The folder.
-        class_names: Names by class id; None takes those that occur, sorted.
-    """
-
-    def __init__(self, root: Path, class_names: Sequence[str] | None = None) -> None:
-        self.root = root
-        self.annotations = root / "Annotations" if (root / "Annotations").is_dir() else root
-        self.files = sorted(self.annotations.glob("*.xml"))
-        self.given_names = tuple(class_names) if class_names else None
-        self.images = [
-            folder
-            for folder in (
-                root / "JPEGImages",
-                root / "images",
-                root.parent / "JPEGImages",
-                root.parent / "images",
-                root,
-            )
-            if folder.is_dir()
-        ]
-
-    def splits(self) -> dict[str, list[Path]]:
-        """Return XML files by split, as ``ImageSets/Main`` lists them; all are "train" if there are no lists."""
-        lists = {path.stem: path for path in sorted(self.root.glob("ImageSets/Main/*.txt"))}
-        splits = {name: self._listed(lists[name]) for name in ("train", "val", "test") if name in lists}
-        if not splits and "trainval" in lists:
-            splits = {"train": self._listed(lists["trainval"])}
-        return splits or {"train": self.files}
-
-    def read(self, files: Sequence[Path]) -> Reading[DetectionData]:
-        """Read some of the XML files: what is sound, and every fault with its line."""
-        faults: list[Fault] = []
-        found = DetectionBuilder()
-        skipped = 0
-        names = self.class_names()
-        for path in files:
-            try:
-                root = _parse(path)
-                image, size = self._image(path, root), _size(root)
-                size = size or image_size(image)
-            except DataError as error:
-                faults.append(_as_fault(path, error))
-                continue
-            boxes, wrong = _boxes(path, root, size, names)
-            faults += wrong
-            skipped += sum(fault.broken for fault in wrong)
-            found.add(image, size, boxes)
-        return Reading(found.build(self.root, names), tuple(faults), skipped)
-
-    def class_names(self) -> tuple[str, ...]:
-        """Return names by class id. Of names that differ in case alone, the most frequent is the class."""
-        if self.given_names is None:
-            counts = Counter(name for path in self.files for name in _class_names(path))
-            best: dict[str, str] = {}
-            for name, _ in counts.most_common():
-                best.setdefault(name.lower(), name)
-            self.given_names = tuple(sorted(best.values()))
-        return self.given_names
-
-    def _listed(self, path: Path) -> list[Path]:
-        stems = [line.split()[0] for line in path.read_text("utf-8-sig", errors="replace").splitlines() if line.split()]
-        return [self.annotations / f"{stem}.xml" for stem in stems]
-
-    def _image(self, path: Path, root: Element) -> Path:
-        named = PureWindowsPath(root.value("filename") or "").name  # splits at / and at \
-        candidates = [named] if named else []
-        candidates += [path.stem + suffix for suffix in sorted(IMAGE_SUFFIXES)]
-        for folder in self.images:
-            for name in candidates:
-                if (folder / name).is_file():
-                    return folder / name
-        tried = ", ".join(str(folder) for folder in self.images)
-        raise DataError(f"image {root.value('filename')!r} is in none of {tried}")
+def _files(root: Path) -> tuple[Path, ...]:
+    return find_files(_folder(root), (".xml",), deep=False).files
 
 
-def _as_fault(path: Path, error: DataError) -> Fault:
-    return Fault(path, getattr(error, "line", None), str(error).removeprefix(f"{path}: "))
+def _places(root: Path) -> list[Path]:
+    """Return where the images of XML files may lie: in VOC's folder, in ``images``, and beside the XML files."""
+    above = root.parent
+    candidates = (root / "JPEGImages", root / "images", above / "JPEGImages", above / "images", root, _folder(root))
+    return [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
 
 
-def _class_names(path: Path) -> list[str]:
-    try:
-        root = _parse(path)
-    except DataError:  # the fault is found again when the file is read
-        return []
-    return [name for entry in root.children if entry.name == "object" and (name := entry.value("name"))]
+def _splits(root: Path) -> dict[str, list[Path]]:
+    """Return XML files by part: as ``ImageSets/Main`` lists them, or as they lie in folders; else all are "train"."""
+    lists = {path.stem: path for path in sorted(root.glob("ImageSets/Main/*.txt"))}
+    splits = {name: _listed(root, lists[name]) for name in ("train", "val", "test") if name in lists}
+    if not splits and "trainval" in lists:
+        splits = {"train": _listed(root, lists["trainval"])}
+    if not splits and (files := _files(root)):
+        splits = {"train": list(files)}
+    return {split: files for split, files in splits.items() if files}
 
 
-def _parse(path: Path) -> Element:
-    """Parse an XML file to its root element. No entity is expanded and nothing outside the file is read.
-
-    Raises:
-        DataError: The file is missing, too large or not well-formed.
-    """
-    top = Element("", 0)
-    stack = [top]
-    parser = expat.ParserCreate()
-
-    def start(name: str, _: dict[str, str]) -> None:
-        element = Element(name, parser.CurrentLineNumber)
-        stack[-1].children.append(element)
-        stack.append(element)
-        if len(stack) > MAX_DEPTH:
-            raise DataError(f"elements are nested more than {MAX_DEPTH} deep")
-
-    def text(data: str) -> None:
-        stack[-1].text += data
-
-    def refuse(*_: object) -> None:
-        raise DataError("declares an entity; expected plain annotations")
-
-    parser.StartElementHandler, parser.CharacterDataHandler = start, text
-    parser.EndElementHandler = lambda _: stack.pop()
-    parser.EntityDeclHandler = refuse
-    parser.buffer_text = True
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"larger than {MAX_BYTES:,} bytes")
-        parser.Parse(path.read_bytes(), True)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}") from None
-    except (expat.ExpatError, ValueError) as error:
-        raise DataError(f"not well-formed XML: {error}") from None
-    return top.children[0]
+def _listed(root: Path, path: Path) -> list[Path]:
+    stems = [line.split()[0] for line in read_lines(path, expected="a name in each line") if line.split()]
+    return [_folder(root) / f"{stem}.xml" for stem in stems]
 
 
-def _size(root: Element) -> tuple[int, int] | None:
-    """Return height and width in pixels, if the file has both."""
-    size = root.child("size")
-    sides = [size.value(name) if size else None for name in ("height", "width")]
-    if not all(side and side.isdecimal() and int(side) for side in sides):
-        return None
-    return int(sides[0] or 0), int(sides[1] or 0)
-
-
-def _boxes(path: Path, root: Element, size: tuple[int, int], names: Sequence[str]) -> tuple[list[Box], list[Fault]]:
-    boxes: list[Box] = []
-    faults: list[Fault] = []
-    for entry in root.children:
-        if entry.name != "object":
-            continue
+def _entries(root: Path, files: Sequence[Path]) -> Iterator[Labels | Fault]:
+    folders = _places(root)
+    for file in files:
         try:
-            boxes.append(_box(entry, size, names))
+            yield _labels(file, folders)
         except DataError as error:
-            faults.append(Fault(path, entry.line, str(error)))
-    return boxes, faults
+            yield Fault(file, None, str(error).removeprefix(f"{file}: "))
 
 
-def _box(entry: Element, size: tuple[int, int], names: Sequence[str]) -> Box:
-    """Return the box of an object.
+def _labels(file: Path, folders: Sequence[Path]) -> Labels:
+    named, size, objects = "", None, []
+    for element in children(file, MAX_BYTES, MAX_ELEMENTS):
+        if element.name == "filename":
+            named = element.text.strip()
+        elif element.name == "size":
+            size = _size(element)
+        elif element.name == "object":
+            objects.append(_box(element))
+    return Labels(file, None, named, objects, size, folders, file.stem)
 
-    Raises:
-        DataError: It is faulty; the message is that of the fault.
-    """
-    name, bounds = entry.value("name"), entry.child("bndbox")
-    if not name:
-        raise DataError("an object without a name; expected a class")
-    if name not in names:
-        same = [known for known in names if known.lower() == name.lower()]
-        expected = f"; expected {same[0]!r}, as elsewhere" if same else " is unknown"
-        raise DataError(f"class {name!r}{expected}")
-    if bounds is None:
-        raise DataError(f"{name}: no bndbox; expected one with {', '.join(SIDES)}")
-    texts = [bounds.value(side) for side in SIDES]
+
+def _size(element: Element) -> tuple[int, int] | None:
+    """Return height and width in pixels, if both are stated."""
     try:
-        left, top, right, bottom = (float(text or "missing") for text in texts)
+        height, width = (whole(element.value(side) or "") for side in ("height", "width"))
     except ValueError:
-        found = ", ".join(f"{side} {text or 'missing'}" for side, text in zip(SIDES, texts, strict=True))
-        raise DataError(f"{name}: {found[:120]}; expected four numbers") from None
-    shown = f"{name}: box {left:g}, {top:g} to {right:g}, {bottom:g}"
-    if not all(map(math.isfinite, (left, top, right, bottom))):
-        raise DataError(f"{shown}; expected finite numbers")
-    if right <= left or bottom <= top:
-        raise DataError(f"{shown}; expected xmax > xmin and ymax > ymin")
-    if min(left, top) < -BORDER or right > size[1] + BORDER or bottom > size[0] + BORDER:
-        raise DataError(f"{shown} reaches out of the image; expected up to {size[1]}, {size[0]}")
-    return Box(names.index(name), (left, top, right, bottom), entry.value("difficult") == "1")
+        return None
+    return height, width
+
+
+def _box(entry: Element) -> NamedBox:
+    bounds, name = entry.child("bndbox"), entry.value("name")
+    wrong: str | None = None
+    corners = [0.0] * 4
+    if bounds is None:
+        wrong = f"no bndbox; expected one with {', '.join(SIDES)}"
+    else:
+        texts = [bounds.value(side) for side in SIDES]
+        try:
+            corners = [float(text or "missing") if text in ("inf", "nan") else number(text or "") for text in texts]
+        except ValueError:
+            found = ", ".join(f"{side} {text or 'missing'}" for side, text in zip(SIDES, texts, strict=True))
+            wrong = f"{shown(found, 120)[1:-1]}; expected four numbers"
+    left, top, right, bottom = corners
+    return NamedBox(name, (left, top, right, bottom), entry.line, entry.value("difficult") == "1", wrong=wrong)
 
 
 def _parts(path: Path, names: Names) -> dict[str, Reader]:
-    class_names = list(names) if names else None
+    known = listed_names(names)
     if path.is_file():
-        return {"train": partial(VocFolder(path.parent, class_names).read, [path])}
-    folder = VocFolder(path, class_names)
-    return {split: partial(folder.read, files) for split, files in folder.splits().items() if files}
+        return NamedParts(path.parent, {"train": partial(_entries, path.parent, [path])}, known).readers()
+    parts = {split: partial(_entries, path, files) for split, files in _splits(path).items()}
+    for split, folder in {} if parts else split_folders(path).items():
+        if files := [file for of_folder in _splits(folder).values() for file in of_folder]:
+            parts[split] = partial(_entries, folder, files)
+    return NamedParts(path, parts, known).readers()
+
+
+def _is_voc(files: Iterable[Path]) -> bool:
+    return any(root_name(file) == ROOT for file in files)
+
+
+def _fits(folder: Path) -> str:
+    """Return by what a folder is recognised; nothing if it is not."""
+    for place in (folder, *split_folders(folder).values()):
+        files = _files(place)
+        if _is_voc(files[:LOOKED_INTO]) or (files and _folder(place).name == "Annotations"):
+            inner = _folder(place).relative_to(folder)
+            return f"{len(files)} XML files in {inner if inner.name else 'it'}, each with an <{ROOT}>"
+    return ""
 
 
 FORMATS = {
@@ -239,7 +132,6 @@ FORMATS = {
         parts=_parts,
         looked_for="Annotations/*.xml (VOC)",
         suffixes=(".xml",),
-        fits_folder=lambda folder: (folder / "Annotations").is_dir() or any(folder.glob("*.xml")),
-        order=20,
+        fits_folder=_fits,
     )
 }

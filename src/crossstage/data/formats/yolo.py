@@ -1,211 +1,250 @@
-"""YOLO labels in Ultralytics' layout: a text file beside each image, one line for each box."""
+"""YOLO labels: a text file for each image, beside it or in a folder ``labels`` next to ``images``.
+
+Their layouts: Ultralytics' ``data.yaml``, which names parts and classes; and folders with a ``classes.txt``, as
+labelImg writes them (labels beside the images) and Label Studio (``images`` and ``labels``).
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-import numpy as np
-
+from crossstage.data.class_names import read_class_names
 from crossstage.data.faults import Fault, Reading
-from crossstage.data.formats.base import BORDER, DataFormat, ListedPart, Names, Reader
-from crossstage.data.masks import Mask, checked_polygons
-from crossstage.data.records import Box, DetectionBuilder, DetectionData
+from crossstage.data.formats.base import DataFormat, ListedPart, Names, Reader, listed_names, split_folders
+from crossstage.data.named import image_in, plain_path
+from crossstage.data.records import DetectionBuilder, DetectionData
+from crossstage.data.yolo_labels import Manner, manner_of, read_labels
 from crossstage.errors import DataError
 from crossstage.inference.images import image_size
 from crossstage.inference.sources import IMAGE_SUFFIXES
+from crossstage.reading.finding import beside, find_files
+from crossstage.reading.text import read_lines, visible
 
-MAX_BYTES = 16 << 20  # of one label file
 CLASSES = "classes.txt"
+OTHER_TEXTS = (CLASSES, "notes.txt", "readme.txt", "license.txt", "requirements.txt")
 UNKNOWN_SIZE = (1000, 1000)  # of an image that is missing, whose labels are checked nevertheless
+IMAGES, LABELS = "images", "labels"
+
+Pair = tuple[Path | None, Path]
+"""An image, None where it is missing, and its label file, which need not be there."""
 
 
-def read_yolo(listed: Path, class_names: Sequence[str]) -> Reading[DetectionData]:
-    """Read a split.
+def read_yolo(
+    pairs: Sequence[Pair], place: Path, names: Sequence[str], manner: Manner | None = None
+) -> Reading[DetectionData]:
+    """Read images and their label files.
 
     Args:
-        listed: A folder of images, or a text file that lists them. The labels of ``.../images/x.jpg`` are in
-            ``.../labels/x.txt`` or beside the image; an image without a file has no objects.
-        class_names: Names by class id.
+        pairs: The images and label files; an image without a file has no objects.
+        place: Where they lie, for messages.
+        names: Names by class id.
+        manner: How lines are to be read.
 
     Returns:
         What is sound, and each faulty line. A line is a class id, then the box's centre, width and height as shares of
         the image's, or the corners of a polygon, which is the mask and whose hull is the box.
-
-    Raises:
-        DataError: There is no such folder or list.
     """
-    return _read(listed, [(image, _label_file(image)) for image in _images(listed)], class_names)
-
-
-def read_labels(files: Sequence[Path]) -> Reading[DetectionData]:
-    """Read label files that lie in one folder with their ``classes.txt``, as labelImg writes them.
-
-    An image has its label file's name and lies beside it, or in a folder ``images`` next to theirs.
-
-    Raises:
-        DataError: There is no list of classes.
-    """
-    folder = files[0].parent
-    listed = folder / CLASSES
-    if not listed.is_file():
-        raise DataError(f"{folder}: no {CLASSES}; expected one with a class name in each line")
-    names = [line.strip() for line in listed.read_text("utf-8-sig", errors="replace").splitlines() if line.strip()]
-    return _read(folder, [(_image_of(path), path) for path in files], names)
-
-
-def _read(place: Path, pairs: Sequence[tuple[Path | None, Path]], names: Sequence[str]) -> Reading[DetectionData]:
-    """Read pairs of an image, or None where it is missing, and its label file."""
+    manner = manner or Manner()
+    manner.seen.clear()
     faults: list[Fault] = []
-    found = DetectionBuilder()
-    skipped = 0
+    found, skipped, labelled = DetectionBuilder(), 0, 0
     for image, labels in pairs:
         if image is None:
-            faults.append(Fault(labels, None, f"no image {labels.stem}.* beside it or in {place.parent / 'images'}"))
+            faults.append(Fault(labels, None, f"no image {labels.stem}.* beside it or in {_images_for(labels)}"))
         try:
             size = image_size(image) if image else UNKNOWN_SIZE
         except DataError as error:
             faults.append(Fault(image or labels, None, str(error).removeprefix(f"{image}: ")))
             continue
-        boxes, wrong = _labels(labels, size, len(names))
+        boxes, wrong = read_labels(labels, size, len(names), manner) if labels.is_file() else ([], [])
+        labelled += labels.is_file()
         faults += wrong
         skipped += sum(fault.broken for fault in wrong)
         if image:
             found.add(image, size, boxes)
-    return Reading(found.build(place, names), tuple(faults), skipped)
+    if pairs and not labelled:
+        places = dict.fromkeys(str(_conventional(image or labels).parent) for image, labels in pairs)
+        text = f"no label file for any of {len(pairs)} images; looked in {', '.join(list(places)[:3])} and beside them"
+        faults.append(Fault(place, None, text, broken=False))
+    faults += [Fault(place, None, text, broken=False) for text in manner.remarks()]
+    data = found.build(place, names)
+    if data is not None and manner.oriented:
+        data = replace(data, boxes=replace(data.boxes, masks=None))
+    return Reading(data, tuple(faults), skipped)
 
 
-def label_files(folder: Path) -> list[Path]:
-    """Return the label files of a folder that has a ``classes.txt``; none if it has not."""
-    if not (folder / CLASSES).is_file():
-        return []
-    return sorted(path for path in folder.glob("*.txt") if path.name != CLASSES)
+def label_of(image: Path) -> Path:
+    """Return where the label file of an image lies: in ``labels`` for ``images``, if that is there, or beside it."""
+    for name in (LABELS, LABELS.title()):
+        place = _conventional(image, name)
+        if place.parent.is_dir():
+            return beside(place.with_suffix(""), (".txt",)) or place
+    return beside(image.with_suffix(""), (".txt",)) or image.with_suffix(".txt")
+
+
+def _conventional(image: Path, name: str = LABELS) -> Path:
+    """Return the path of an image with ``labels`` for its last ``images``, and a label file's ending."""
+    parts = [part.lower() for part in image.parts]
+    last = len(parts) - 1 - parts[::-1].index(IMAGES) if IMAGES in parts[:-1] else len(parts)
+    folders = image.parts if last == len(parts) else (*image.parts[:last], name, *image.parts[last + 1 :])
+    return Path(*folders).with_suffix(".txt")
+
+
+def images_listed(file: Path, roots: Sequence[Path]) -> Iterator[tuple[int, str, Path | None]]:
+    """Yield line, text and image of each line of a list of images; None where there is no such image.
+
+    Paths that other machines wrote are tried as they are, and without their first folders.
+
+    Args:
+        file: The list.
+        roots: The folders from which its paths may begin.
+    """
+    for number, line in enumerate(read_lines(file, expected="an image in each line"), start=1):
+        if not (text := line.strip()):
+            continue
+        named = plain_path(text)
+        parts = PurePosixPath(named).parts
+        shorter = [str(PurePosixPath(*parts[first:])) for first in range(1, len(parts))]
+        tries = (image_in(root, each, whole=True) for each in ([named, *shorter] if named else ()) for root in roots)
+        yield number, text, next((path for path in tries if path is not None), None)
+
+
+def _images_for(labels: Path) -> Path:
+    return labels.parent.parent / IMAGES
 
 
 def _image_of(label: Path) -> Path | None:
-    folders = (label.parent, label.parent.parent / "images")
-    candidates = (folder / (label.stem + suffix) for folder in folders for suffix in sorted(IMAGE_SUFFIXES))
-    return next((path for path in candidates if path.is_file()), None)
+    """Return the image of a label file: beside it, or below ``images`` where it is below ``labels``."""
+    folders = [label.parent, _images_for(label)]
+    parts = [part.lower() for part in label.parts]
+    if LABELS in parts[:-1]:
+        last = len(parts) - 1 - parts[::-1].index(LABELS)
+        folders += [Path(*label.parts[:last], name, *label.parts[last + 1 : -1]) for name in (IMAGES, "Images")]
+    return next((found for folder in folders if (found := beside(folder / label.stem, IMAGE_SUFFIXES))), None)
 
 
-def _images(listed: Path) -> list[Path]:
-    if listed.is_dir():
-        found = sorted(path for path in listed.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    elif listed.is_file():
-        lines = listed.read_text("utf-8-sig", errors="replace").splitlines()
-        found = [listed.parent / line.strip() for line in lines if line.strip()]
-    else:
-        raise DataError(f"{listed}: no such folder or list of images")
-    if not found:
-        raise DataError(f"{listed}: no images")
-    return found
+def label_files(folder: Path, *, deep: bool = False) -> list[Path]:
+    """Return the label files of a folder, without its list of classes and the like."""
+    files = find_files(folder, (".txt",), deep=deep).files
+    return [path for path in files if path.name.lower() not in OTHER_TEXTS]
 
 
-def _label_file(image: Path) -> Path:
-    parts = list(image.parts)
-    if "images" in parts:
-        last = len(parts) - 1 - parts[::-1].index("images")
-        labels = Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt")
-        if labels.parent.is_dir():
-            return labels
-    return image.with_suffix(".txt")
+def _classes_of(*folders: Path) -> Path | None:
+    """Return the list of classes in the first of some folders that has one."""
+    lists = (file for folder in folders if folder.is_dir() for file in find_files(folder, (".txt",), deep=False).files)
+    return next((file for file in lists if file.name.lower() == CLASSES), None)
 
 
-def _labels(path: Path, size: tuple[int, int], classes: int) -> tuple[list[Box], list[Fault]]:
-    if not path.is_file():
-        return [], []
-    if path.stat().st_size > MAX_BYTES:
-        return [], [Fault(path, None, f"larger than {MAX_BYTES:,} bytes")]
-    boxes: list[Box] = []
-    faults: list[Fault] = []
-    seen: set[str] = set()
-    for number, line in enumerate(path.read_text("utf-8-sig", errors="replace").splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            box = _box(words, size, classes)
-        except DataError as error:
-            faults.append(Fault(path, number, str(error)))
-        else:
-            if " ".join(words) in seen:
-                faults.append(Fault(path, number, "the same box stands twice", broken=False))
-            else:
-                boxes.append(box)
-        seen.add(" ".join(words))
-    return boxes, faults
+def _sub(folder: Path, name: str) -> Path | None:
+    return next((found for each in (name, name.title()) if (found := folder / each).is_dir()), None)
 
 
-def _box(words: Sequence[str], size: tuple[int, int], classes: int) -> Box:
-    """Return the box of a line.
-
-    Raises:
-        DataError: It is faulty; the message is that of the fault.
-    """
-    shown = " ".join(words[:6])[:80] + (" ..." if len(words) > 6 else "")
-    if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-        expected = "expected 5: class, x, y, width, height; or a class and a polygon"
-        raise DataError(f"{len(words)} columns: {shown!r}; {expected}")
-    if not words[0].isdecimal() or int(words[0]) >= classes:
-        raise DataError(f"class {words[0]!r}; expected a whole number from 0 to {classes - 1}")
-    try:
-        values = [float(word) for word in words[1:]]
-    except ValueError:
-        raise DataError(f"{shown!r}; expected numbers, with points, after the class") from None
-    if not all(map(math.isfinite, values)):
-        raise DataError(f"{shown!r}; expected finite numbers")
-    polygon = None if len(values) == 4 else values
-    if polygon is None:
-        x, y, width, height = values
-    else:
-        left, right, top, bottom = min(values[::2]), max(values[::2]), min(values[1::2]), max(values[1::2])
-        x, y, width, height = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
-    if max(map(abs, values)) > 2:
-        raise DataError(f"{shown!r}: looks like pixels; expected shares of the image's width and height, from 0 to 1")
-    if width <= 0 or height <= 0:
-        raise DataError(f"{shown!r}; expected a positive width and height")
-    rows, columns = size
-    left, top = (x - width / 2) * columns, (y - height / 2) * rows
-    right, bottom = left + width * columns, top + height * rows
-    if min(left, top) < -BORDER or right > columns + BORDER or bottom > rows + BORDER:
-        raise DataError(f"{shown!r} reaches out of the image; expected x ± width / 2 and y ± height / 2 from 0 to 1")
-    return Box(int(words[0]), (left, top, right, bottom), mask=_mask(polygon, size))
+def _layout(root: Path) -> dict[str, list[Pair]]:
+    """Return the images and label files of a folder by part; nothing if it is in no layout of YOLO's."""
+    images, labels = _sub(root, IMAGES), _sub(root, LABELS)
+    if images and labels:
+        inner = {split: folder for split, folder in split_folders(images).items() if split_folders(labels)}
+        return {split: _pairs(folder) for split, folder in (inner or {"train": images}).items()}
+    parts = {split: _layout(folder) for split, folder in split_folders(root).items()}
+    if any(parts.values()):
+        return {split: [pair for pairs in inner.values() for pair in pairs] for split, inner in parts.items() if inner}
+    if _classes_of(root) or _classes_of(root.parent):
+        files = label_files(labels or root)
+        return {"train": [(_image_of(file), file) for file in files]} if files else {}
+    return {}
 
 
-def _mask(polygon: Sequence[float] | None, size: tuple[int, int]) -> Mask:
-    """Return a polygon, whose corners are shares of the image's sides, in pixels.
-
-    Raises:
-        DataError: It is faulty; the message is that of the fault.
-    """
-    if polygon is None:
-        return None
-    height, width = size
-    return checked_polygons([(np.array(polygon).reshape(-1, 2) * (width, height)).ravel()], size)
-
-
-def _label_files_at(path: Path) -> list[Path]:
-    """Return the label files at a path that no YAML file describes."""
-    return [path] if path.suffix == ".txt" else label_files(path) if path.is_dir() else []
+def _pairs(images: Path) -> list[Pair]:
+    """Return the images of a folder with their label files, and label files that have no image."""
+    pairs: list[Pair] = [(image, label_of(image)) for image in find_files(images, IMAGE_SUFFIXES).files]
+    known = {labels for _, labels in pairs}
+    parts = [part.lower() for part in images.parts]
+    last = len(parts) - 1 - parts[::-1].index(IMAGES)
+    folder = Path(*images.parts[:last], LABELS, *images.parts[last + 1 :])
+    lost = [file for file in (label_files(folder, deep=True) if folder.is_dir() else ()) if file not in known]
+    return pairs + [(None, file) for file in lost if _image_of(file) is None]
 
 
-def _parts(path: Path, _: Names) -> dict[str, Reader]:
-    files = _label_files_at(path)
-    return {"train": partial(read_labels, files)} if files else {}
+def _read_layout(root: Path, pairs: Sequence[Pair], names: Sequence[str] | None) -> Reading[DetectionData]:
+    if names is None:
+        found = _classes_of(root, root / LABELS, root / IMAGES, root.parent)
+        if found is None:
+            expected = f"{CLASSES} with a class name in each line, or a data.yaml with names"
+            raise DataError(f"{root}: YOLO labels without names; expected {expected}")
+        names = read_class_names(found)
+    return read_yolo(pairs, root, names)
+
+
+def _read_files(files: Sequence[Path], names: Sequence[str] | None) -> Reading[DetectionData]:
+    """Read label files that lie in one folder with their list of classes."""
+    folder = files[0].parent
+    listed = _classes_of(folder, folder.parent)
+    if names is None and listed is None:
+        raise DataError(f"{folder}: no {CLASSES}; expected one with a class name in each line")
+    known = read_class_names(listed) if names is None and listed else names or ()
+    return read_yolo([(_image_of(path), path) for path in files], folder, known)
+
+
+def _parts(path: Path, names: Names) -> dict[str, Reader]:
+    known = listed_names(names)
+    if path.is_file():
+        return {"train": partial(_read_files, [path], known)} if path.suffix.lower() == ".txt" else {}
+    return {split: partial(_read_layout, path, pairs, known) for split, pairs in _layout(path).items() if pairs}
+
+
+def _fits(folder: Path) -> str:
+    """Return by what a folder is recognised; nothing if it is not."""
+    for place in (folder, *split_folders(folder).values()):
+        labels = _sub(place, LABELS)
+        if _sub(place, IMAGES) and labels and (files := label_files(labels, deep=True)):
+            return f"{IMAGES}/ and {labels.name}/ with {len(files)} label files"
+        if _classes_of(place) and (files := label_files(labels or place)):
+            return f"{CLASSES} and {len(files)} label files"
+    return ""
 
 
 def _fits_listed(part: Path) -> bool:
     if part.is_file():
-        return part.suffix == ".txt"
-    return "images" in part.parts or any(file.suffix.lower() in IMAGE_SUFFIXES for file in part.iterdir())
+        return part.suffix.lower() == ".txt"
+    return IMAGES in [name.lower() for name in part.parts] or bool(find_files(part, IMAGE_SUFFIXES, deep=False).files)
 
 
 def _read_listed(part: ListedPart) -> Reader:
-    if not isinstance(part.names, list):
+    names = listed_names(part.names)
+    if names is None:
         raise DataError(f"{part.file}: no names; expected the classes' names, as a list or by id")
-    return partial(read_yolo, part.path, part.names)
+    return partial(_read_part, part, names, manner_of(part.content, part.file))
+
+
+def _read_part(part: ListedPart, names: Sequence[str], manner: Manner) -> Reading[DetectionData]:
+    lost: list[Fault] = []
+    if part.images is not None:
+        pairs: list[Pair] = [(image, label_of(image)) for image in part.images]
+    elif part.path.is_dir():
+        has_images = IMAGES in [name.lower() for name in part.path.parts]
+        images = find_files(part.path, IMAGE_SUFFIXES).files
+        pairs = _pairs(part.path) if has_images else [(image, label_of(image)) for image in images]
+    else:
+        pairs, lost = _from_list(part.path, (part.path.parent, part.root))
+    if not pairs:
+        return Reading(None, (*lost, Fault(part.path, None, "no images")))
+    reading = read_yolo(pairs, part.path, names, manner)
+    return replace(reading, faults=(*lost, *reading.faults))
+
+
+def _from_list(file: Path, roots: Iterable[Path]) -> tuple[list[Pair], list[Fault]]:
+    """Return the images of a list with their label files, and what is missing."""
+    pairs: list[Pair] = []
+    lost: list[Fault] = []
+    for line, text, image in images_listed(file, list(dict.fromkeys(roots))):
+        if image is None:
+            lost.append(Fault(file, line, f"image {visible(text[:200])} does not exist"))
+        else:
+            pairs.append((image, label_of(image)))
+    return pairs, lost
 
 
 FORMATS = {
@@ -214,8 +253,7 @@ FORMATS = {
         parts=_parts,
         looked_for="classes.txt with label files (YOLO)",
         suffixes=(".txt",),
-        fits_folder=label_files,
-        order=40,
+        fits_folder=_fits,
         fits_listed=_fits_listed,
         read_listed=_read_listed,
     )

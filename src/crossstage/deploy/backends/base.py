@@ -103,6 +103,7 @@ class FileFormat:
 
     Attributes:
         suffix: How the name of the file or folder ends.
+        also: Other endings that a file may be given.
         options: The options of ``crossstage export`` that the format has.
         write: Writes a recipe to a path that does not exist yet, or into an empty folder, and returns the header that
             the file carries. Any exception becomes an :class:`~crossstage.errors.ExportError`.
@@ -120,6 +121,7 @@ class FileFormat:
     """
 
     suffix: str
+    also: tuple[str, ...] = ()
     options: frozenset[ExportOption]
     write: Callable[[Recipe, Path], ExportHeader]
     read_header: Callable[[Path], str | None] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,10 @@ def write(recipe: Recipe, path: Path) -> ExportHeader:
     """Record a recipe's graph and save it."""
     import torch
 
+    content = io.BytesIO()  # torch's own writer of files ends the process where a disk is full
     with silent():
-        torch.export.save(recipe.plan.record(), path, extra_files={KEY: recipe.plan.header.to_json()})
+        torch.export.save(recipe.plan.record(), content, extra_files={KEY: recipe.plan.header.to_json()})
+    path.write_bytes(content.getbuffer())
     return recipe.plan.header
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import io
 import json
 import os
 import subprocess
@@ -39,8 +40,10 @@ def write(recipe: Recipe, path: Path) -> ExportHeader:
 
     plan = recipe.plan
     with tempfile.TemporaryDirectory(prefix="crossstage-") as scratch:
+        traced = io.BytesIO()  # torch's own writer of files ends the process where a disk is full
         with silent(), torch.inference_mode():
-            torch.jit.save(_traced(plan), f"{scratch}/model.torchscript")
+            torch.jit.save(_traced(plan), traced)
+        Path(scratch, "model.torchscript").write_bytes(traced.getbuffer())
         shape = ",".join(map(str, plan.images.shape))
         byproducts = [f"{kind}={scratch}/{kind}" for kind in ("pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx", "ncnnpy")]
         results = [f"ncnnparam={path / GRAPH}", f"ncnnbin={path}/model.ncnn.bin"]

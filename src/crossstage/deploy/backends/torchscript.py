@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,9 @@ def write(recipe: Recipe, path: Path) -> ExportHeader:
     with silent(), torch.inference_mode():
         traced = torch.jit.trace(recipe.plan.graph, (recipe.plan.images,), check_trace=False)
         extra = {KEY: recipe.plan.header.to_json()}
-        torch.jit.save(torch.jit.freeze(traced), str(path), _extra_files=extra)
+        content = io.BytesIO()  # torch's own writer of files ends the process where a disk is full
+        torch.jit.save(torch.jit.freeze(traced), content, _extra_files=extra)
+    path.write_bytes(content.getbuffer())
     return recipe.plan.header
 
 
@@ -43,6 +46,7 @@ BACKENDS = {
         distributions=("torch",),
         format=FileFormat(
             suffix=".torchscript",
+            also=(".pt",),
             options=frozenset({"half", "decode"}),
             write=write,
             read_header=header_in_zip,

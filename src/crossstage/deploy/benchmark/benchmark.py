@@ -21,8 +21,7 @@ from crossstage.deploy.benchmark.timing import BURST, PAUSE, in_turns
 from crossstage.deploy.benchmark.ways import ways
 from crossstage.deploy.calibration import calibration_inputs
 from crossstage.deploy.graph import sample
-from crossstage.deploy.sessions import first_line
-from crossstage.errors import ConfigError
+from crossstage.errors import ConfigError, first_line
 from crossstage.machine import cores, processor
 from crossstage.models.registry import Model
 

@@ -256,7 +256,8 @@ class CenterMaskHead(FcosHead):
 
 def _of_class(predictions: Tensor, class_ids: Tensor) -> Tensor:
     """Return what is predicted for each region's class: ``(R, C, ...)`` to ``(R, ...)``."""
-    return predictions[torch.arange(len(class_ids), device=class_ids.device), class_ids]
+    regions = torch.arange(class_ids.shape[0], device=class_ids.device)  # len() would fix their number in a graph
+    return predictions[regions, class_ids]
 
 
 def _best(found: Instances, nms: NMS) -> Instances:
