@@ -165,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 tests and is_killed(mutant, tests, copy) for tests in tests_of(mutant.file, sources[mutant.file])
             )
             killed += dead
+            print(f"{'killed' if dead else 'alive'}: {mutant.file}:{mutant.line}", file=sys.stderr, flush=True)
             if not dead:
                 print(f"{mutant.file}:{mutant.line}: {mutant.what}", flush=True)
     print(f"{killed} of {len(drawn)} killed, {killed / max(1, len(drawn)):.0%}; {len(every)} in all")

@@ -11,7 +11,7 @@ from crossstage.csp import Trace, carry_out, make_plan, origin_of, write_source
 from crossstage.csp.stages import find_stages
 from crossstage.errors import ConfigError
 from crossstage.nn import Copy, CrossStage
-from research.soak import networks
+from research.soak import blocks, networks
 from research.soak.conversions import NETWORKS, try_network
 from research.soak.networks import Net
 from tests.csp.test_source import opened
@@ -39,7 +39,7 @@ def outcome(make):
     ids="-".join,
 )
 def test_blocks_of_every_kind_are_converted_and_train(kinds):
-    found = outcome(lambda: Net(*(getattr(networks, kind) for kind in kinds), width=16))
+    found = outcome(lambda: Net(*(getattr(blocks, kind) for kind in kinds), width=16))
     assert found.kind == "converted" and f"{len(kinds)} stages" in found.why, found.why
     assert "does not train" not in found.why
 
@@ -54,7 +54,7 @@ def test_networks_of_every_kind_are_converted_or_refused(name):
 @pytest.mark.parametrize(("kind", "why"), [("Listed", "list"), ("Mixed", "einsum is not an operation")])
 def test_what_cannot_be_narrowed_is_refused_in_one_line(kind, why):
     with pytest.raises(ConfigError, match=why) as error:
-        to_partial(Net(getattr(networks, kind)), example_input=EXAMPLE)
+        to_partial(Net(getattr(blocks, kind)), example_input=EXAMPLE)
     assert "\n" not in str(error.value)
 
 

@@ -339,6 +339,56 @@ def test_class_ids_may_be_written_as_floats_but_have_no_fraction(tmp_path, writt
         find_data(tmp_path).read("train")
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (("train/a.jpg", "valid/b.jpg", "train/_classes.csv"), "folders train, valid, and none in them"),
+        (("train/a.jpg", "test/b.jpg", "train/boxes.createml.json"), "folders test, train, and none in them"),
+        (("img/a.jpg", "ann/a.jpg.json"), "images in folder img alone; expected them in at least 2"),
+        (("training/image_2/a.png", "training/label_2/a.txt"), "images in folder image_2 alone"),
+    ],
+)
+def test_labels_in_a_format_that_is_not_known_are_no_classes(tmp_path, files, told):
+    for name in files:
+        image(tmp_path / name) if name.endswith(("jpg", "png")) else text(tmp_path / name, "{}")
+    with pytest.raises(DataError, match=told):
+        find_data(tmp_path)
+
+
+def test_what_a_class_folder_holds_besides_images_is_told(tmp_path):
+    for name in ("cat/a.png", "dog/b.png"):
+        image(tmp_path / name)
+    text(tmp_path / "cat" / "a.heic", "")
+    text(tmp_path / "cat" / ".hidden", "")
+    (tmp_path / "cat" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    assert ".heic" in odd(find_data(tmp_path)) and "broken link" in odd(find_data(tmp_path))
+
+
+def test_a_label_file_whose_image_is_a_link_to_nowhere_is_told(tmp_path):
+    for name in ("a", "b"):
+        text(tmp_path / "labels" / f"{name}.txt", "0 0.45 0.45 0.5 0.5\n")
+    image(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "b.png").symlink_to(tmp_path / "nowhere.png")
+    text(tmp_path / "classes.txt", "cat\n")
+    reading = find_data(tmp_path).parts["train"]()
+    assert [fault.text.split(" beside")[0] for fault in reading.faults] == ["no image b.*"]
+
+
+def test_a_part_of_nothing_but_what_is_left_out_is_broken(tmp_path, capsys):
+    text(tmp_path / "annotations.xml", '<annotations><version>1.1</version><track id="0" label="x"/></annotations>')
+    assert main(["data", "check", str(tmp_path)]) == 1
+    assert "train: no image with labels that are read" in capsys.readouterr().out
+
+
+def test_a_file_of_another_encoding_is_one_fault_with_its_line_and_its_path_once(tmp_path):
+    image(tmp_path / "a.png")
+    table = tmp_path / "boxes.csv"
+    table.write_bytes("filename,class,xmin,ymin,xmax,ymax\na.png,B\xe4r,1,2,20,20\n".encode("latin-1"))
+    (fault,) = find_data(tmp_path).parts["train"]().faults
+    assert (fault.file, fault.line) == (table, 2)
+    assert fault.text.startswith("byte 43 (0xe4) is no UTF-8")
+
+
 def test_several_datasets_in_a_folder_are_named_not_taken_for_classes(tmp_path):
     for name in ("first", "second"):
         image(tmp_path / name / "images" / "a.png")
@@ -372,6 +422,28 @@ def test_a_part_without_a_label_is_told_and_no_training_begins(tmp_path, capsys)
     text(tmp_path / "data.yaml", "train: images/val\nnames: [cat]\n")
     with pytest.raises(DataError, match="1 image; expected at least 2 of a kind"):
         training_parts(find_data(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("data", "out"), [("obj.data", "train.txt"), ("obj.data", "a.jpg"), (".", "a.json"), ("coco.json", "other.json")]
+)
+def test_a_report_replaces_no_labels_and_an_earlier_report_alone(tmp_path, capsys, data, out):
+    picture = image(tmp_path / "a.jpg")
+    if data == ".":
+        labelme(tmp_path, "a", [{"label": "cat", "points": [[8, 6], [28, 21]], "shape_type": "rectangle"}], "a.jpg")
+    else:
+        text(tmp_path / "a.txt", "0 0.45 0.45 0.5 0.5\n")
+        text(tmp_path / "train.txt", "a.jpg\n")
+        text(tmp_path / "obj.names", "cat\n")
+        text(tmp_path / "obj.data", "train = train.txt\nnames = obj.names\n")
+        for name in ("coco.json", "other.json"):
+            coco([picture.name], tmp_path, name)
+    before = (tmp_path / out).read_bytes()
+    assert main(["data", "check", str(tmp_path / data), "--json", str(tmp_path / out)]) == 2
+    assert "--json would replace a file of the dataset; expected another place" in capsys.readouterr().err
+    assert (tmp_path / out).read_bytes() == before
+    for _ in range(2):
+        assert main(["data", "check", str(tmp_path / data), "--json", str(tmp_path / "report.json")]) == 0
 
 
 def test_crowds_alone_are_nothing_to_learn(tmp_path):

@@ -18,7 +18,7 @@ from crossstage.deploy.header import ExportHeader
 from crossstage.errors import ConfigError, CrossStageError, DataError
 from crossstage.models.spec import ModelSpec
 from crossstage.ops import rle
-from research.soak.readers import HEADER
+from research.soak.inputs import HEADER
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),

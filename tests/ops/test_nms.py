@@ -64,7 +64,7 @@ def test_the_most_candidates_take_bounded_time(apart):
     scores = torch.rand(1, len(number), 1, generator=torch.Generator().manual_seed(0)) / 2 + 0.5
     start = time.process_time()
     (found,) = postprocess(boxes, scores, NMS(0.01, 0.45, "diou"))
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 10
     assert len(found.scores) == (300 if apart else 1)
 
 

@@ -88,3 +88,9 @@ def test_many_files_are_looked_up_in_time_that_does_not_grow_with_the_folder(tmp
     start = time.process_time()
     assert all(beside(tmp_path / str(i), (".jpg", ".png", ".tif")) for i in range(500))
     assert time.process_time() - start < 1
+
+
+def test_accents_of_one_character_and_of_two_are_the_same(tmp_path):
+    two = "u\u0308"  # as macOS writes an umlaut
+    made(tmp_path, f"{two}.jpg")
+    assert beside(tmp_path / "\u00fc", (".jpg",)) == tmp_path / f"{two}.jpg"

@@ -13,10 +13,10 @@ from crossstage.inference.outputs import Inputs
 OUTPUTS = ("out", "json", "save", "write")
 INPUTS = ("model", "models", "module", "source", "data", "calib", "file", "weights", "names", "cfg")
 DATASETS = ("data", "calib")
-READ = frozenset(
-    ".xml .txt .yaml .yml .csv .parquet .jpg .jpeg .png .bmp .tif .tiff .webp .gif .safetensors .ckpt .weights".split()
-)
-"""Endings of files in the folder of a dataset or a training that no verb writes to."""
+LABELS = frozenset(".xml .txt .yaml .yml .csv .parquet .data .names".split())
+"""Endings of files in a dataset, or beside its file, that no verb writes to, besides those of images."""
+WEIGHTS = frozenset(".safetensors .ckpt .weights".split())
+"""Endings of files in a folder that is read, such as a training's, that no verb writes to."""
 
 
 def check_outputs(given: Namespace) -> None:
@@ -31,20 +31,32 @@ def check_outputs(given: Namespace) -> None:
     inputs = {name: [Path(text) for text in _texts(getattr(given, name, None))] for name in INPUTS}
     files = [file for named in inputs.values() for file in named if _is(file, Path.is_file)]
     folders = [file for name in DATASETS for file in inputs[name] if _is(file, Path.is_dir)]
+    around = [file.parent for name in DATASETS for file in inputs[name] if _is(file, Path.is_file)]
     for name in OUTPUTS:
         for text in _texts(getattr(given, name, None)):
             out = Path(text)
             if _is(out, Path.is_file):
                 Inputs(files).check(out, f"--{name}")
-                _refuse_part(out, folders, name)
+                weights = _inside(out, folders) and out.suffix.lower() in WEIGHTS
+                if weights or (_inside(out, [*folders, *around]) and _is_of_dataset(out)):
+                    raise DataError(f"{out}: --{name} would replace a file of the dataset; expected another place")
 
 
-def _refuse_part(out: Path, folders: list[Path], name: str) -> None:
-    """Refuse a file that is there already and is one of a dataset's."""
-    labels = out.suffix.lower() in READ or out.parent.name == "annotations" or "annotations" in out.name
-    inside = any(folder.resolve() in out.resolve().parents for folder in folders)
-    if labels and inside:
-        raise DataError(f"{out}: --{name} would replace a file of the dataset; expected another place")
+def _inside(out: Path, folders: list[Path]) -> bool:
+    return any(folder.resolve() in out.resolve().parents for folder in folders)
+
+
+def _is_of_dataset(out: Path) -> bool:
+    """Return whether a file holds labels or an image, and not, say, a report of an earlier run."""
+    from crossstage.data.formats import FORMATS
+    from crossstage.data.json_entries import mentions
+    from crossstage.inference.sources import IMAGE_SUFFIXES
+
+    ending = out.suffix.lower()
+    if ending in LABELS or ending in IMAGE_SUFFIXES or out.parent.name == "annotations" or "annotations" in out.name:
+        return True
+    kinds = [record.fits_file for record in FORMATS.values() if ending in record.suffixes and record.fits_file]
+    return any(fits(out) for fits in kinds) or (ending == ".json" and mentions(out, "images", "annotations"))
 
 
 def _texts(value: Any) -> Iterator[str]:

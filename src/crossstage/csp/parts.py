@@ -15,6 +15,9 @@ Kept = tuple[tuple[int, int], ...]
 """For each part of an axis, the number of its channels that stay, the last ones, and the number there were."""
 
 
+MAX_PIECES = 256  # of an axis: heads, groups and paths are fewer, weights that are computed have more
+
+
 class ChannelsError(Exception):
     """Channels that cannot be cut or united as a network asks for."""
 
@@ -92,8 +95,10 @@ class Parts:
         """Cut an axis into pieces that stay equal to each other in width.
 
         Raises:
-            ChannelsError: It does not divide.
+            ChannelsError: It does not divide, or into more pieces than the channels of a map are.
         """
+        if count > MAX_PIECES:
+            raise ChannelsError(f"{self.size(axis)} channels are parted into {count} pieces")
         width, rest = divmod(self.size(axis), count)
         if rest:
             raise ChannelsError(f"{self.size(axis)} channels are parted into {count} pieces")

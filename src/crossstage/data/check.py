@@ -112,6 +112,8 @@ def check_data(source: DataSource, *, progress: bool = False) -> CheckReport:
         data = reading.data
         if data is None:
             parts.append(PartSummary(name, 0, 0, 0, 0, {}))
+            if not any(fault.broken for fault in reading.faults):
+                faults.append(Fault(source.path, None, f"{name}: no image with labels that are read; expected some"))
             continue
         images = _look(name, data, progress)
         seen.append(images)

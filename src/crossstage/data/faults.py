@@ -39,6 +39,20 @@ class Fault:
         return visible(f"{self.file}:{self.line}: {self.text}" if self.line else f"{self.file}: {self.text}")
 
 
+def fault_in(file: Path, error: DataError) -> Fault:
+    """Return the fault that an error about a file tells: with its line, if the message names one, and without the path.
+
+    Args:
+        file: The file.
+        error: What reading it raised.
+    """
+    path, mark, rest = str(error).partition(f"{visible(file)}:")
+    if path or not mark:
+        return Fault(file, None, str(error))
+    line, mark, text = rest.partition(": ")
+    return Fault(file, int(line), text) if mark and line.isdecimal() else Fault(file, None, rest.strip())
+
+
 @dataclass(frozen=True)
 class Reading(Generic[Data]):
     """What a reader made of a part of a dataset.

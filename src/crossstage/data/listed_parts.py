@@ -157,7 +157,10 @@ def _places(file: Path, root: Path, split: str, entry: object) -> list[_Place]:
     listed = entry if isinstance(entry, list) else [entry]
     if not listed or len(listed) > MOST_PATHS or not all(isinstance(each, str) and each for each in listed):
         raise DataError(f"{file}: {split}: {shown(entry)}; expected a path, or a list of paths")
-    return [place for each in listed for place in _resolved(root, str(each))]
+    try:
+        return [place for each in listed for place in _resolved(root, str(each))]
+    except DataError as error:
+        raise DataError(f"{file}: {split}: {error}") from None
 
 
 def _resolved(root: Path, named: str) -> list[_Place]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crossstage.data.faults import Fault
+from crossstage.data.faults import Fault, fault_in
 from crossstage.data.fitting import fit_box
 from crossstage.data.masks import checked_polygons
 from crossstage.data.records import Box
@@ -93,7 +93,7 @@ def read_labels(path: Path, size: tuple[int, int], classes: int, manner: Manner)
     try:
         lines = read_lines(path, expected="a class and a box in each line", max_bytes=MAX_BYTES)
     except DataError as error:
-        return [], [Fault(path, None, str(error).removeprefix(f"{path}: "))]
+        return [], [fault_in(path, error)]
     boxes: list[Box] = []
     faults: list[Fault] = []
     seen: set[str] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -92,14 +93,19 @@ def beside(stem: Path, suffixes: Collection[str]) -> Path | None:
     try:
         changed = stem.parent.stat().st_mtime_ns
         settled = time.time_ns() - changed > _SETTLED_NS
-        endings = (_listed if settled else _listed.__wrapped__)(str(stem.parent), changed).get(stem.name, ())
+        names = (_listed if settled else _listed.__wrapped__)(str(stem.parent), changed).get(composed(stem.name), ())
     except (OSError, ValueError):
         return None
     for suffix in sorted(suffixes) if isinstance(suffixes, (set, frozenset)) else suffixes:
-        for ending in endings:
-            if ending.lower() == suffix.lower():
-                return stem.parent / (stem.name + ending)
+        for name in sorted(names, key=lambda name: not name.startswith(stem.name)):  # as it is written comes first
+            if PurePath(name).suffix.lower() == suffix.lower():
+                return stem.parent / name
     return None
+
+
+def composed(name: str) -> str:
+    """Return a name whose accents are one character with their letter: macOS writes two, other systems one."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def is_hidden(name: str) -> bool:
@@ -109,13 +115,12 @@ def is_hidden(name: str) -> bool:
 
 @lru_cache(maxsize=8)
 def _listed(folder: str, changed: int) -> dict[str, tuple[str, ...]]:  # noqa: ARG001 (a part of the key)
-    """Return the endings in a folder for each name without its ending."""
+    """Return the names in a folder by what they are without their ending, composed."""
     found: dict[str, tuple[str, ...]] = {}
     with os.scandir(folder) as entries:
         for name in sorted(entry.name for entry in entries):
-            ending = PurePath(name).suffix
-            stem = name.removesuffix(ending)
-            found[stem] = (*found.get(stem, ()), ending)
+            stem = composed(name.removesuffix(PurePath(name).suffix))
+            found[stem] = (*found.get(stem, ()), name)
     return found
 
 

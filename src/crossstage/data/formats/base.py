@@ -130,6 +130,11 @@ def listed_names(names: Names) -> tuple[str, ...] | None:
     return None if names is None or isinstance(names, Mapping) else tuple(names)
 
 
+def split_of_folder(name: str) -> str | None:
+    """Return the split that a folder is called by, such as "val" of ``Valid``; None if it is called otherwise."""
+    return _SPLITS.get(name.lower())
+
+
 def split_of(name: str) -> str | None:
     """Return the split that a word in a file's or folder's name tells, such as "val" of ``instances_val2017.json``."""
     return next((_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS), None)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from crossstage.data.coco_scan import SECTIONS, CocoScan
-from crossstage.data.faults import Fault, Reading
+from crossstage.data.faults import Reading, fault_in
 from crossstage.data.formats.base import DataFormat, Names, Reader, split_folders, split_of
 from crossstage.data.json_entries import begins_with, mentions
 from crossstage.data.records import DetectionData
@@ -51,7 +51,7 @@ def scan_coco(path: Path) -> Reading[DetectionData]:
     try:
         return CocoScan(path).reading()
     except DataError as error:
-        return Reading(None, (Fault(path, None, str(error).removeprefix(f"{path}: ")),))
+        return Reading(None, (fault_in(path, error),))
 
 
 def coco_files(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crossstage.data.faults import Fault
+from crossstage.data.faults import Fault, fault_in
 from crossstage.data.formats.base import DataFormat, Names, Reader, listed_names, split_folders, split_of
 from crossstage.data.named import Labels, NamedBox, NamedParts
 from crossstage.errors import DataError
@@ -203,7 +203,7 @@ def _entries(files: Sequence[Path], split: str, root: Path) -> Iterator[Labels |
         try:
             yield from _Table(file, form).entries(folders, _described_classes(file.parent))
         except DataError as error:
-            yield Fault(file, None, str(error).removeprefix(f"{file}: "))
+            yield fault_in(file, error)
 
 
 def _described_classes(folder: Path) -> dict[str, str]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from crossstage.data.faults import Fault, Reading
-from crossstage.data.formats.base import DataFormat, ListedPart, Names, Reader, split_of
+from crossstage.data.formats.base import DataFormat, ListedPart, Names, Reader, split_of, split_of_folder
 from crossstage.data.records import ClassificationData
 from crossstage.errors import DataError
-from crossstage.inference.sources import IMAGE_SUFFIXES
-from crossstage.reading.finding import find_files, is_hidden
+from crossstage.inference.sources import IMAGE_SUFFIXES, passed_over_text
+from crossstage.reading.finding import AGAIN, HIDDEN, find_files, is_hidden
 from crossstage.reading.text import visible
 
 
@@ -37,13 +38,16 @@ def read_folder(root: Path, folders: Sequence[str], class_names: Sequence[str]) 
     labels: list[int] = []
     skipped = 0
     for folder in class_folders(root):
-        found = find_files(folder, IMAGE_SUFFIXES).files
+        looked = find_files(folder, IMAGE_SUFFIXES)
+        found = looked.files
         if folder.name not in folders:
             faults.append(Fault(folder, None, f"no class of this name; expected one of {', '.join(folders[:8])}"))
             skipped += len(found)
             continue
         if not found:
             faults.append(Fault(folder, None, "a class without an image", broken=False))
+        if others := {what: count for what, count in looked.passed_over.items() if what not in (HIDDEN, AGAIN)}:
+            faults.append(Fault(folder, None, passed_over_text(others), broken=False))
         images += found
         labels += [folders.index(folder.name)] * len(found)
     if not images:
@@ -54,13 +58,19 @@ def read_folder(root: Path, folders: Sequence[str], class_names: Sequence[str]) 
 
 
 def check_classes(path: Path, folders: Sequence[str]) -> None:
-    """Refuse a tree without two classes.
+    """Refuse a tree without two classes, such as one of images and of labels in a format that is not known.
 
     Raises:
         DataError: There are fewer.
     """
     if len(folders) < 2:
         raise DataError(f"{path}: {len(folders)} class folder{'s' * (len(folders) != 1)}; expected at least 2")
+    if all(split_of_folder(name) for name in folders):
+        listed = ", ".join(folders)
+        raise DataError(f"{path}: folders {listed}, and none in them; expected a folder for each class in each part")
+    full = list(islice((name for name in folders if find_files(path / name, IMAGE_SUFFIXES).files), 2))
+    if len(full) == 1:
+        raise DataError(f"{path}: images in folder {visible(full[0])} alone; expected them in at least 2, one a class")
 
 
 def _classes(train: Path, names: Names, source: Path) -> tuple[list[str], list[str]]:

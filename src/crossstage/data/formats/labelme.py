@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from crossstage.data.faults import Fault
+from crossstage.data.faults import Fault, fault_in
 from crossstage.data.formats.base import DataFormat, Names, Reader, listed_names, split_folders
 from crossstage.data.json_entries import begins_with, mentions, parsed
 from crossstage.data.named import Labels, NamedBox, NamedParts
@@ -39,7 +39,7 @@ def _entries(files: Sequence[Path]) -> Iterator[Labels | Fault]:
             if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
                 raise DataError("no list 'shapes'; expected labelme's")
         except DataError as error:
-            yield Fault(file, None, str(error).removeprefix(f"{file}: "))
+            yield fault_in(file, error)
             continue
         shapes = []
         for entry in content["shapes"]:

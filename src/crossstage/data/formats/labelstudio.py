@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from crossstage.data.faults import Fault
+from crossstage.data.faults import Fault, fault_in
 from crossstage.data.formats.base import DataFormat, Names, Reader, listed_names
 from crossstage.data.json_entries import begins_with, mentions, parsed
 from crossstage.data.named import LONGEST_PATH, Labels, NamedBox, NamedParts, image_in
@@ -55,7 +55,7 @@ def _entries(file: Path) -> Iterator[Labels | Fault]:
     try:
         tasks = _tasks(file)
     except DataError as error:
-        yield Fault(file, None, str(error).removeprefix(f"{file}: "))
+        yield fault_in(file, error)
         return
     for count, task in enumerate(tasks):
         found = _named_image(task)

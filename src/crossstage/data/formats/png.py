@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossstage.data.faults import Fault, Reading
+from crossstage.data.faults import Fault, Reading, fault_in
 from crossstage.data.formats.base import DataFormat, ListedPart, Names, Reader, split_of
 from crossstage.data.records import Box, DetectionBuilder, DetectionData
 from crossstage.errors import DataError
@@ -114,7 +114,7 @@ def _look(image: Path, images: Path, masks: Path, classes: Classes) -> _Seen:
         size = image_size(image)
         numbers = load_numbers(mask)
     except DataError as error:
-        return _Seen(image, fault=Fault(mask, None, str(error).removeprefix(f"{mask}: ")))
+        return _Seen(image, fault=fault_in(mask, error))
     changes = np.count_nonzero(numbers[1:] != numbers[:-1])
     if changes > MOST_RUNS:
         text = f"numbers change {changes} times down the columns; expected up to {MOST_RUNS}, as objects make them"

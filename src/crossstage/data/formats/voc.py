@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from crossstage.data.faults import Fault
+from crossstage.data.faults import Fault, fault_in
 from crossstage.data.formats.base import DataFormat, Names, Reader, listed_names, split_folders
 from crossstage.data.named import Labels, NamedBox, NamedParts
 from crossstage.data.xml_reading import Element, children, root_name
@@ -60,7 +60,7 @@ def _entries(root: Path, files: Sequence[Path]) -> Iterator[Labels | Fault]:
         try:
             yield _labels(file, folders)
         except DataError as error:
-            yield Fault(file, None, str(error).removeprefix(f"{file}: "))
+            yield fault_in(file, error)
 
 
 def _labels(file: Path, folders: Sequence[Path]) -> Labels:

@@ -165,7 +165,8 @@ def _pairs(images: Path) -> list[Pair]:
     last = len(parts) - 1 - parts[::-1].index(IMAGES)
     folder = Path(*images.parts[:last], LABELS, *images.parts[last + 1 :])
     lost = [file for file in (label_files(folder, deep=True) if folder.is_dir() else ()) if file not in known]
-    return pairs + [(None, file) for file in lost if _image_of(file) is None]
+    images_of_lost = [(file, _image_of(file)) for file in lost]
+    return pairs + [(None, file) for file, image in images_of_lost if image is None or not image.is_file()]
 
 
 def _read_layout(root: Path, pairs: Sequence[Pair], names: Sequence[str] | None) -> Reading[DetectionData]:
