@@ -21,7 +21,8 @@ GROUND = {
     "version": set(),
     "machine": set(),
     "discovery": set(),
-    "files": {"errors"},
+    "scratch": set(),
+    "files": {"errors", "scratch"},
     "reading": {"errors"},
     "structures": {"errors"},
 }

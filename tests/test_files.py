@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 
 from crossstage.errors import CrossStageError, DataError, TrainingError, WeightsError
 from crossstage.files import (
-    remove_leftovers,
     settled_folder,
     whole_file,
     whole_folder,
     whole_text,
     write_text,
 )
+from crossstage.scratch import remove_leftovers
 
 as_user = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 

@@ -24,8 +24,7 @@ from crossstage import load, profile
 from crossstage.data.find import find_data
 from crossstage.data.records import DetectionData
 from crossstage.evaluation import coco_metrics, coco_result, evaluate
-from crossstage.files import write_text
-from research.bench.jobs import Timed, path_of, timed
+from research.bench.jobs import Timed, complete, parser_of, timed
 from research.bench.sets import SETS, prepared
 from research.places import RESULTS, ROOT
 
@@ -193,33 +192,16 @@ def _median(entries: list[Outcome], name: str) -> float:
 
 def main() -> None:
     """Run what is missing, or print the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archives", type=Path, nargs="?", help="the folder of small real sets")
-    parser.add_argument("--work", type=Path, default=Path("runs/bars"), help="where sets and runs go")
-    parser.add_argument("--sets", nargs="+", default=list(SETS), help="names, or <name>@<images>.<draw>")
-    parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser = parser_of(__doc__, "runs/bars", list(SETS), list(JOBS))
     parser.add_argument("--minutes", type=float, help="what ours may take; by default what its plan takes")
     parser.add_argument("--epochs", type=int, help="of the peers")
     parser.add_argument("--ultralytics", default="", help="the Python that has ultralytics")
     parser.add_argument("--libreyolo", default="", help="the Python that has LibreYOLO")
-    parser.add_argument("--page", action="store_true", help="print the page of what is there")
     chosen = parser.parse_args()
     if chosen.page:
         print(page())
-        return
-    chosen.work = chosen.work.resolve()
-    for seed in chosen.seeds:
-        for data in chosen.sets:
-            for job in chosen.jobs:
-                path = path_of(RAW, job, data, seed)
-                if path.exists():
-                    continue
-                outcome = run(job, data, seed, chosen)
-                write_text(path, json.dumps(asdict(outcome), indent=1) + "\n")
-                print(
-                    f"{data} {job} seed {seed}: AP {100 * outcome.ap:.1f} in {outcome.seconds / 60:.1f} min", flush=True
-                )
+    else:
+        complete(RAW, chosen, run, lambda outcome: f"AP {100 * outcome.ap:.1f} in {outcome.seconds / 60:.1f} min")
 
 
 if __name__ == "__main__":

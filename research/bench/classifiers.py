@@ -21,9 +21,8 @@ from typing import Any
 
 import yaml
 
-from crossstage.files import write_text
 from research.bench.class_sets import prepared
-from research.bench.jobs import Timed, path_of, timed
+from research.bench.jobs import Timed, complete, parser_of, path_of, timed
 from research.places import RESULTS, ROOT
 
 RAW = RESULTS / "classifiers"
@@ -155,27 +154,11 @@ def page() -> str:
 
 def main() -> None:
     """Run what is missing, or print the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archives", type=Path, nargs="?", help="the folder of small real sets")
-    parser.add_argument("--work", type=Path, default=Path("runs/classifiers"), help="where sets and runs go")
-    parser.add_argument("--sets", nargs="+", default=SETS, help="names, or <name>@<images of a class>.<draw>")
-    parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--page", action="store_true", help="print the page of what is there")
-    chosen = parser.parse_args()
+    chosen = parser_of(__doc__, "runs/classifiers", SETS, list(JOBS)).parse_args()
     if chosen.page:
         print(page())
-        return
-    chosen.work = chosen.work.resolve()
-    for seed in chosen.seeds:
-        for data in chosen.sets:
-            for job in (name for name in JOBS if name in chosen.jobs):
-                path = path_of(RAW, job, data, seed)
-                if path.exists():
-                    continue
-                outcome = run(job, data, seed, chosen)
-                write_text(path, json.dumps(asdict(outcome), indent=1) + "\n")
-                print(f"{data} {job} seed {seed}: {100 * outcome.top1:.1f} in {outcome.seconds:.0f} s", flush=True)
+    else:
+        complete(RAW, chosen, run, lambda outcome: f"{100 * outcome.top1:.1f} in {outcome.seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -288,3 +288,21 @@ class Mixed(Block):
         """Compute the residual."""
         y = self.one(x)
         return self.two(torch.einsum("nchw,ncij->nhwij", y, y).mean((3, 4)).unsqueeze(1) * y)
+
+
+class Computed(Block):
+    """Computes the weights of a convolution, as CondConv does."""
+
+    def more(self, width: int) -> None:
+        """Build what they are mixed from."""
+        self.routes = nn.Linear(width, 2)
+        self.bank = nn.Parameter(0.01 * torch.randn(2, width * width * 9))
+
+    def body(self, x: Tensor) -> Tensor:
+        """Compute the residual."""
+        y = self.one(x)
+        batch, width, *places = y.shape
+        weights = torch.matmul(self.routes(y.mean((2, 3))).sigmoid(), self.bank)
+        maps = y.reshape(1, batch * width, *places)
+        made = F.conv2d(maps, weights.view(batch * width, width, 3, 3), padding=1, groups=batch)
+        return self.two(made.view(batch, width, *places))

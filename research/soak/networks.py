@@ -14,6 +14,7 @@ from research.soak.blocks import (
     ChannelsLast,
     Checkpointed,
     Chunked,
+    Computed,
     ConvNorm,
     DropPath,
     Gated,
@@ -198,8 +199,9 @@ _KINDS = (
         SplitWidth,
         Sliced,
         Chunked,
+        Computed,
     ),
-    *(Selective, LayerScale, ChannelsLast, Shuffled, Multiplied, Gated, Ghost, Listed, Mixed),
+    *(Selective, LayerScale, ChannelsLast, Shuffled, Multiplied, Gated, Ghost, Listed, Mixed, Computed),
 )
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{kind.__name__: lambda kind=kind: Net(kind, kind) for kind in _KINDS},

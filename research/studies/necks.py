@@ -17,12 +17,10 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from crossstage import create_model, profile
-from crossstage.files import write_text
-from research.bench.jobs import Timed, path_of, timed
-from research.bench.sets import SETS, prepared
+from research.bench.jobs import Timed, complete, parser_of, timed
+from research.bench.sets import prepared
 from research.places import RESULTS
 from research.studies.paired import paired
 
@@ -155,26 +153,11 @@ above the third before it, on average; up to {flat} a curve is called flat."""
 
 def main() -> None:
     """Run what is missing, or print the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archives", type=Path, nargs="?", help="the folder of small real sets")
-    parser.add_argument("--work", type=Path, default=Path("runs/necks"), help="where sets and runs go")
-    parser.add_argument("--sets", nargs="+", default=list(EPOCHS), choices=list(SETS))
-    parser.add_argument("--necks", nargs="+", default=list(NECKS), choices=list(NECKS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--page", action="store_true", help="print the page of what is there")
-    chosen = parser.parse_args()
+    chosen = parser_of(__doc__, "runs/necks", list(EPOCHS), list(NECKS)).parse_args()
     if chosen.page:
         print(page())
-        return
-    chosen.work = chosen.work.resolve()
-    for seed in chosen.seeds:
-        for data in chosen.sets:
-            for neck in chosen.necks:
-                path = path_of(RAW, neck, data, seed)
-                if not path.exists():
-                    outcome = run(neck, data, seed, chosen)
-                    write_text(path, json.dumps(asdict(outcome), indent=1) + "\n")
-                    print(f"{data} {neck} seed {seed}: AP {100 * outcome.ap:.1f}", flush=True)
+    else:
+        complete(RAW, chosen, run, lambda outcome: f"AP {100 * outcome.ap:.1f}")
 
 
 if __name__ == "__main__":

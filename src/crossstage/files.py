@@ -8,27 +8,20 @@ Devices, pipes and open descriptors (``/dev/stdout``) are written to; folders, s
 from __future__ import annotations
 
 import errno
-import glob
 import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from crossstage.errors import CrossStageError, DataError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from crossstage.scratch import scratch_beside
 
 PATIENCE = 10.0  # seconds that the reader of a named pipe may take to come
-_PART = ".part"
 _MAX_LINKS = 40  # as Linux follows
 _UNFIT = {stat.S_IFDIR: "folder", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device"}
 
@@ -63,7 +56,7 @@ def whole_file(
                 with temporary.open("rb") as source, _open_stream(place, "wb") as target:
                     shutil.copyfileobj(source, target)
             return
-        with _folders_for(place, make=parents), _scratch_beside(place) as folder, ExitStack() as elsewhere:
+        with _folders_for(place, make=parents), scratch_beside(place) as folder, ExitStack() as elsewhere:
             temporary = folder / path.name
             yield temporary
             new = [(other, _regular(path.with_name(other.name), error)) for other in _others(temporary)]
@@ -111,7 +104,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         place = _destination(path, DataError)
         if isinstance(place, int) or (place.exists() and not place.is_dir()):
             raise DataError(f"{path}: is a file; expected a folder, or a name that is free")
-        with _folders_for(place), _scratch_beside(place) as scratch:
+        with _folders_for(place), scratch_beside(place) as scratch:
             temporary = scratch / (path.name or place.name)
             temporary.mkdir()
             yield temporary
@@ -146,7 +139,7 @@ def settled_folder(home: Path, fill: Callable[[Path], None], name: Callable[[Pat
         OSError: The folder cannot be written.
     """
     home.mkdir(parents=True, exist_ok=True)
-    with _scratch_beside(home / "new") as scratch:
+    with scratch_beside(home / "new") as scratch:
         made = scratch / "new"
         made.mkdir()
         fill(made)
@@ -167,27 +160,6 @@ def write_text(path: Path, text: str) -> None:
     """
     with whole_text(path) as file:
         file.write(text)
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove what writers of ``path`` that were killed have left beside it; what a living one writes stays."""
-    _remove_abandoned(path.parent.glob(f"{glob.escape(_hidden(path))}*{_PART}"))
-
-
-def rescued(path: Path) -> Path | None:
-    """Give what a killed writer of ``path`` had written a name of its own: that of the path with ``.unfinished``.
-
-    Returns:
-        The file; None if there was nothing.
-    """
-    kept, path = None, Path(os.path.realpath(path))
-    for folder in () if fcntl is None else path.parent.glob(f"{glob.escape(_hidden(path))}*{_PART}"):
-        with _taken(folder) as alone:
-            written = folder / path.name
-            if alone and written.is_file() and written.stat().st_size:
-                kept = path.with_name(f"{path.name}.unfinished")
-                written.replace(kept)
-    return kept
 
 
 @contextmanager
@@ -278,72 +250,6 @@ def _folders_for(place: Path, *, make: bool = True) -> Iterator[None]:
         raise
 
 
-def _hidden(place: Path) -> str:
-    """Return how hidden names of a file begin: cut, so that they are valid where the name is as long as may be."""
-    return f".{place.name[:24]}."
-
-
-@contextmanager
-def _scratch_beside(place: Path) -> Iterator[Path]:
-    """Yield a folder on the same file system, which is removed at the end with all that is still in it.
-
-    It is locked meanwhile, so that other processes know it from one that a killed process has left, which is removed.
-    """
-    prefix = _hidden(place)
-    if fcntl:
-        _remove_abandoned(folder for folder in _parts_in(place.parent) if folder.name.startswith(prefix))
-    while True:
-        made = tempfile.TemporaryDirectory(prefix=prefix, suffix=_PART, dir=place.parent)
-        with made as folder, _taken(Path(folder)) as alone:
-            if alone:
-                yield Path(folder)
-                return
-
-
-@cache
-def _parts_in(folder: Path) -> tuple[Path, ...]:
-    """Return what killed writers of any file in a folder have left there when this process first wrote to it."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        return tuple(Path(entry.path) for entry in entries if entry.name.endswith(_PART) and entry.name[0] == ".")
-    return ()
-
-
-def _remove_abandoned(folders: Iterable[Path]) -> None:
-    """Remove those hidden folders that no living process writes to."""
-    for folder in folders:
-        with _taken(folder) as alone:
-            if alone:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _taken(folder: Path) -> Iterator[bool]:
-    """Lock a folder; yield whether it is this process's alone, which it never is if it is gone.
-
-    Where there are no locks, as on Windows, every folder is everybody's.
-    """
-    if fcntl is None:
-        yield folder.is_dir()
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            alone = False
-        except OSError:  # a file system without locks
-            alone = folder.is_dir()
-        else:
-            alone = folder.is_dir() and os.path.samestat(os.fstat(descriptor), folder.stat())
-        yield alone
-    finally:
-        os.close(descriptor)
-
-
 def _others(temporary: Path) -> list[Path]:
     """Return what was written beside a file, in the order of the names."""
     return sorted(set(temporary.parent.iterdir()) - {temporary})
@@ -353,7 +259,7 @@ def _moved_near(file: Path, target: Path, stack: ExitStack) -> Path:
     """Return a file where renaming it to its target is possible: in the same folder, so on the same file system."""
     if file.parent.parent == target.parent:
         return file
-    return Path(shutil.move(file, stack.enter_context(_scratch_beside(target)) / file.name))
+    return Path(shutil.move(file, stack.enter_context(scratch_beside(target)) / file.name))
 
 
 def _put_in_place(files: list[tuple[Path, Path]], *, durable: bool) -> None:

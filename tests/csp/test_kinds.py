@@ -48,10 +48,13 @@ def test_blocks_of_every_kind_are_converted_and_train(kinds):
 @pytest.mark.parametrize("name", sorted(networks.NETWORKS))
 def test_networks_of_every_kind_are_converted_or_refused(name):
     found = outcome(networks.NETWORKS[name])
-    assert found.kind == ("refused" if name in ("Listed", "Mixed") else "converted"), found.why
+    assert found.kind == ("refused" if name in ("Computed", "Listed", "Mixed") else "converted"), found.why
 
 
-@pytest.mark.parametrize(("kind", "why"), [("Listed", "list"), ("Mixed", "einsum is not an operation")])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("Listed", "list"), ("Mixed", "einsum is not an operation"), ("Computed", "channels are parted into")],
+)
 def test_what_cannot_be_narrowed_is_refused_in_one_line(kind, why):
     with pytest.raises(ConfigError, match=why) as error:
         to_partial(Net(getattr(blocks, kind)), example_input=EXAMPLE)

@@ -90,7 +90,8 @@ def test_real_datasets_are_read(shared, tmp_path, name):
     [
         ("", "not JSON"),
         ("[1]", "holds a list"),
-        ("[" * 100_000, "not JSON"),
+        ("[" * 100_000, "JSON that is nested too deeply"),
+        ('{"images": [{"id": ' + "1" * 5001 + "}]}", "JSON with a number of too many digits"),
         ("\0\1\2", "not JSON"),
         ('{"images": 3}', "'images' is int"),
         ('{"images": [3], "annotations": [], "categories": []}', r"images\[0\]: 3; expected an object"),

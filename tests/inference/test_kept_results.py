@@ -154,6 +154,8 @@ def test_a_copy_and_the_lines_never_share_a_place(photos, tmp_path):
     "words",
     [
         ["predict", "photos", "--model", "m.cfg", "--json", "m.cfg"],
+        ["predict", "photos", "--json", "other.jpg"],  # no input, and no place for lines either
+        ["track", "photos", "--csv", "photos/1.png"],
         ["convert", "net.py:build", "--out", "./net.py"],
         ["pack", "--model", "m.cfg", "--out", "m.cfg", "--source", "s", "--licence", "l", "--trained-on", "t"],
         ["val", "--data", "photos", "--json", "photos/1.png"],
@@ -168,7 +170,7 @@ def test_a_copy_and_the_lines_never_share_a_place(photos, tmp_path):
 def test_no_verb_writes_over_what_it_reads(words, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (photos / "annotations").mkdir()
-    for name in ("m.cfg", "net.py", "photos/annotations/a.json"):
+    for name in ("m.cfg", "net.py", "other.jpg", "photos/annotations/a.json"):
         (tmp_path / name).write_text("kept")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
     assert main(words) == 2

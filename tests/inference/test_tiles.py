@@ -100,3 +100,17 @@ def test_predictions_of_a_source_are_in_pixels_of_the_image() -> None:
 def test_settings_out_of_range_are_refused(settings, told) -> None:
     with pytest.raises(ConfigError, match=told):
         TiledPredictor(Squares(64), None, settings)
+
+
+def test_masks_stay_with_their_boxes() -> None:
+    class Filled(Squares):
+        def detect(self, raw, image_size, nms=None, sizes=None):
+            return [
+                each._replace(masks=torch.ones(len(each.scores), 4, 4)) for each in super().detect(raw, image_size, nms)
+            ]
+
+    (prediction,) = TiledPredictor(Filled(64), None, Tiling(64)).predict(_image())
+    masks = prediction.detections.mask
+    assert masks is not None and masks.shape == (2, 256, 256)
+    areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in prediction.detections.xyxy]
+    assert masks.sum((1, 2)).tolist() == pytest.approx(areas, rel=0.3)

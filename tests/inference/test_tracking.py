@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import av
@@ -15,7 +17,7 @@ from crossstage.cli import main
 from crossstage.errors import ConfigError
 from crossstage.inference.counting import counts_of
 from crossstage.inference.predictor import Predictor
-from crossstage.inference.tracking import Tracker, TrackerKind
+from crossstage.inference.tracking import Tracker, TrackerKind, weak
 from crossstage.inference.tracking_run import TrackOutputs, track_to_files
 from crossstage.ops.nms import NMS, postprocess
 from crossstage.structures import Preprocessing
@@ -81,7 +83,8 @@ def test_a_made_sequence_is_followed_without_a_switch(video: Path, tmp_path: Pat
 
     counts = counts_of(["80,0,80,110"], ["60,105,110,105,110,159,60,159"])
     outputs = TrackOutputs(tmp_path / "save", tmp_path / "t.jsonl", tmp_path / "t.csv", tmp_path / "mot")
-    summary = track_to_files(Predictor(Bright()), video, outputs, kind=kind, conf=0.5, counts=counts, progress=False)
+    predictor = Predictor(Bright(), weak(NMS(score=0.5)))
+    summary = track_to_files(predictor, video, outputs, kind=kind, conf=0.5, counts=counts, progress=False)
     assert (summary.frames, summary.tracks) == (FRAMES, {"block": 3})
     truth = tmp_path / "gt.txt"
     lines = []
@@ -121,6 +124,40 @@ def test_frames_of_a_folder_are_one_sequence(tmp_path: Path) -> None:
     assert summary.tracks == {"block": 3}
     rows = [line.split(",") for line in (out / "frames.txt").read_text().splitlines()]
     assert sorted({int(row[0]) for row in rows})[-5:] == [2, 3, 4, 5, 6]  # a track may need two frames to be sure of
+
+
+def test_objects_of_several_videos_are_counted_apart(video: Path, tmp_path: Path) -> None:
+    """Each video's first object would be taken for the last one's, and for one that jumps over the line."""
+    folder = tmp_path / "videos"
+    for place in ("a", "b"):
+        (folder / place).mkdir(parents=True)
+        (folder / place / "blocks.mp4").write_bytes(video.read_bytes())
+    counts = counts_of(["80,0,80,110"], [])
+    outputs = TrackOutputs(mot=tmp_path / "mot")
+    summary = track_to_files(Predictor(Bright()), folder, outputs, counts=counts, progress=False)
+    assert summary.tracks == {"block": 6}
+    (line,) = summary.counts.lines
+    assert (line.crossed_in, line.crossed_out) == (2, 2)
+    numbers = [
+        {row.split(",")[1] for row in (tmp_path / "mot" / name).read_text().splitlines()}
+        for name in ("blocks.txt", "blocks-2.txt")
+    ]
+    assert [len(each) for each in numbers] == [3, 3] and not numbers[0] & numbers[1]
+
+
+def test_a_signal_keeps_the_frames_that_are_finished(video: Path, tmp_path: Path) -> None:
+    class Signalled(Bright):
+        def detect(self, raw, image_size, nms=None, sizes=None):
+            self.seen = getattr(self, "seen", 0) + 1
+            if self.seen == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().detect(raw, image_size, nms, sizes)
+
+    outputs = TrackOutputs(json=tmp_path / "t.jsonl", csv=tmp_path / "t.csv")
+    summary = track_to_files(Predictor(Signalled()), video, outputs, progress=False)
+    assert summary.signal == signal.SIGTERM and 0 < summary.frames < FRAMES
+    assert len((tmp_path / "t.jsonl").read_text().splitlines()) == summary.frames
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.jsonl"]
 
 
 def test_an_empty_frame_has_no_tracks() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 import crossstage
 from crossstage.data.augment import Augmentation
@@ -525,5 +526,5 @@ def test_it_learns_objects_by_heart():
     with torch.no_grad():
         first, second = detector.detect(detector.eval()(images), (64, 64))
     assert (sorted(first.class_ids.tolist()), second.class_ids.tolist()) == ([0, 1], [1])
-    torch.testing.assert_close(first.boxes_xyxy[first.class_ids.argsort()], boxes[:2], atol=3, rtol=0)
-    torch.testing.assert_close(second.boxes_xyxy, boxes[2:], atol=2, rtol=0)
+    found = torch.cat([first.boxes_xyxy[first.class_ids.argsort()], second.boxes_xyxy])
+    assert box_iou(found, boxes).diagonal().min() > 0.85

@@ -35,7 +35,9 @@ def shallow(name: str, **settings: object) -> nn.Module:
 def assert_same(model: nn.Module, fused: nn.Module, x: torch.Tensor) -> None:
     with torch.inference_mode():
         expected = model.eval()(x)
-        atol = 3e-5 * float(expected.abs().max())  # of networks of up to some 200 layers
+        exact = copy.deepcopy(model).double()(x.double())
+        rounding = float((expected - exact).abs().max())  # of float32 itself, which grows with the layers
+        atol = max(1e-5 * float(expected.abs().max()), 4 * rounding)
         torch.testing.assert_close(fused(x), expected, rtol=1e-5, atol=atol)
         torch.testing.assert_close(
             fused(x.contiguous(memory_format=torch.channels_last)), expected, rtol=1e-5, atol=atol

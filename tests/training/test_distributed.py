@@ -77,6 +77,22 @@ def test_torchrun_and_slurm_start_the_same_training(colours, tmp_path, monkeypat
     assert figures(unnamed) == figures(tmp_path / "slurm") == expected
 
 
+def started(data: Path, out: Path, **environment: str) -> subprocess.Popen[str]:
+    """Begin a long training by two processes, and wait until there is a checkpoint."""
+    words = [f"--{name}={value}" for name, value in OPTIONS.items()]
+    words += [f"--data={data}", f"--out={out}", "--name=run", "--devices=2", "--accelerator=cpu", "--epochs=500"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "crossstage", "train", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    while not (out / "run" / "state.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    return process
+
+
 def children(pid: int) -> list[int]:
     found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
     return [int(child) for child in found]
@@ -84,24 +100,7 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("number", sweep([signal.SIGKILL, signal.SIGTERM], bool))
 def test_a_dead_process_ends_the_job_and_a_signal_ends_all(colours, tmp_path, number):
-    words = [f"--{name}={value}" for name, value in OPTIONS.items()]
-    words += [
-        f"--data={colours}",
-        f"--out={tmp_path}",
-        "--name=run",
-        "--devices=2",
-        "--accelerator=cpu",
-        "--epochs=500",
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "crossstage", "train", *words],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while not (tmp_path / "run" / "state.ckpt").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
+    process = started(colours, tmp_path)
     began = time.monotonic()
     if number == signal.SIGKILL:
         os.kill(children(process.pid)[1], number)
@@ -129,21 +128,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("event", ["the parent is killed", "a process is stopped"])
 def test_no_process_trains_on_alone(colours, tmp_path, event):
-    words = [f"--{name}={value}" for name, value in OPTIONS.items()]
-    words += [
-        f"--data={colours}",
-        f"--out={tmp_path}",
-        "--name=run",
-        "--devices=2",
-        "--accelerator=cpu",
-        "--epochs=500",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CROSSSTAGE_RANK_TIMEOUT": "15"}
-    command = [sys.executable, "-m", "crossstage", "train", *words]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    while not (tmp_path / "run" / "state.ckpt").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
+    process = started(colours, tmp_path, CROSSSTAGE_RANK_TIMEOUT="15")
     ranks = children(process.pid)
     if event == "the parent is killed":
         process.kill()

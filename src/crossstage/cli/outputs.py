@@ -10,7 +10,8 @@ from typing import Any
 from crossstage.errors import DataError
 from crossstage.inference.outputs import Inputs
 
-OUTPUTS = ("out", "json", "save", "write")
+TABLES = ("json", "csv")
+OUTPUTS = ("out", "json", "csv", "save", "write")
 INPUTS = ("model", "models", "module", "source", "data", "calib", "file", "weights", "names", "cfg")
 DATASETS = ("data", "calib")
 LABELS = frozenset(".xml .txt .yaml .yml .csv .parquet .data .names".split())
@@ -36,6 +37,8 @@ def check_outputs(given: Namespace) -> None:
         for text in _texts(getattr(given, name, None)):
             out = Path(text)
             if _is(out, Path.is_file):
+                if name in TABLES and _is_image(out):
+                    raise DataError(f"{out}: --{name} would replace an image; expected a name that ends with .{name}")
                 Inputs(files).check(out, f"--{name}")
                 weights = _inside(out, folders) and out.suffix.lower() in WEIGHTS
                 if weights or (_inside(out, [*folders, *around]) and _is_of_dataset(out)):
@@ -46,14 +49,19 @@ def _inside(out: Path, folders: list[Path]) -> bool:
     return any(folder.resolve() in out.resolve().parents for folder in folders)
 
 
+def _is_image(out: Path) -> bool:
+    from crossstage.inference.sources import IMAGE_SUFFIXES
+
+    return out.suffix.lower() in IMAGE_SUFFIXES
+
+
 def _is_of_dataset(out: Path) -> bool:
     """Return whether a file holds labels or an image, and not, say, a report of an earlier run."""
     from crossstage.data.formats import FORMATS
     from crossstage.data.json_entries import mentions
-    from crossstage.inference.sources import IMAGE_SUFFIXES
 
     ending = out.suffix.lower()
-    if ending in LABELS or ending in IMAGE_SUFFIXES or out.parent.name == "annotations" or "annotations" in out.name:
+    if ending in LABELS or _is_image(out) or out.parent.name == "annotations" or "annotations" in out.name:
         return True
     kinds = [record.fits_file for record in FORMATS.values() if ending in record.suffixes and record.fits_file]
     return any(fits(out) for fits in kinds) or (ending == ".json" and mentions(out, "images", "annotations"))

@@ -15,7 +15,9 @@ from crossstage.errors import ConfigError
 
 if TYPE_CHECKING:
     from crossstage.deploy.open import Opened
+    from crossstage.inference.model import DetectionModel
     from crossstage.inference.tiles import Tiling
+    from crossstage.ops.nms import NMS
 
 MOST_DETECTIONS = 300
 
@@ -72,6 +74,21 @@ def declare_suppression(parser: Parser, most: int) -> None:
     parser.option("max_detections", "The most detections of an image, the best first.", int, most)
 
 
+def nms_of(given: Namespace, detector: DetectionModel) -> NMS:
+    """Return how a detector's boxes become detections: its own way, less what the options change."""
+    from crossstage.inference.predictor import class_ids_of
+    from crossstage.ops.nms import changed
+
+    return changed(
+        detector.nms,
+        score=given.conf,
+        iou=given.iou,
+        kind=given.nms,
+        max_detections=given.max_detections,
+        class_ids=class_ids_of(given.classes, detector.class_names),
+    )
+
+
 def run(given: Namespace) -> int:
     """Find objects, or classify images, and print and write what was found."""
     from crossstage.deploy.open import streams_for
@@ -96,23 +113,12 @@ def _classify(given: Namespace, opened: Opened) -> int:
 
 
 def _detect(given: Namespace, opened: Opened) -> int:
-    from crossstage.inference.predictor import class_ids_of
     from crossstage.inference.run import predict_to_files, print_summary
     from crossstage.inference.tiles import predictor_for
-    from crossstage.ops.nms import changed
 
     assert opened.detector
-    class_ids = class_ids_of(given.classes, opened.detector.class_names)
-    settings = changed(
-        opened.detector.nms,
-        score=given.conf,
-        iou=given.iou,
-        kind=given.nms,
-        max_detections=given.max_detections,
-        class_ids=class_ids,
-    )
     how = {"imgsz": given.imgsz, "batch": given.batch, "streams": opened.streams}
-    predictor = predictor_for(opened.detector, settings, tiling_of(given), **how)
+    predictor = predictor_for(opened.detector, nms_of(given, opened.detector), tiling_of(given), **how)
     save, json = (Path(path) if path else None for path in (given.save, given.json))
     summary = predict_to_files(predictor, given.source, save=save, json=json, progress=not given.quiet)
     print_summary(summary, console())

@@ -9,7 +9,7 @@ from crossstage.cli import names
 from crossstage.cli.arguments import Parser
 from crossstage.cli.console import console
 from crossstage.cli.opening import declare_opening, open_given
-from crossstage.cli.predict import MOST_DETECTIONS, declare_suppression
+from crossstage.cli.predict import MOST_DETECTIONS, declare_suppression, nms_of
 from crossstage.cli.verb import FOUND_FAULTS, SIGNALLED, Verb
 from crossstage.errors import ConfigError
 
@@ -36,10 +36,9 @@ def declare(parser: Parser) -> None:
 def run(given: Namespace) -> int:
     """Follow objects, and print and write what was found."""
     from crossstage.inference.counting import counts_of
-    from crossstage.inference.predictor import Predictor, class_ids_of
-    from crossstage.inference.tracking import Tracker
+    from crossstage.inference.predictor import Predictor
+    from crossstage.inference.tracking import Tracker, weak
     from crossstage.inference.tracking_run import TrackOutputs, print_tracks, track_to_files
-    from crossstage.ops.nms import changed
 
     counts = counts_of(given.line or (), given.zone or ())
     if given.fps is not None and not 0 < given.fps <= 1000:
@@ -48,15 +47,7 @@ def run(given: Namespace) -> int:
     opened = open_given(given)
     if not opened.detector:
         raise ConfigError(f"{given.model} is a classifier; tracking needs a detector")
-    settings = changed(
-        opened.detector.nms,
-        score=given.conf,
-        iou=given.iou,
-        kind=given.nms,
-        max_detections=given.max_detections,
-        class_ids=class_ids_of(given.classes, opened.detector.class_names),
-    )
-    predictor = Predictor(opened.detector, settings, imgsz=given.imgsz, batch=given.batch)
+    predictor = Predictor(opened.detector, weak(nms_of(given, opened.detector)), imgsz=given.imgsz, batch=given.batch)
     summary = track_to_files(
         predictor,
         given.source,

@@ -18,7 +18,7 @@ import numpy as np
 from crossstage.data.class_names import class_name
 from crossstage.data.faults import Fault, Reading
 from crossstage.data.fitting import fit_box
-from crossstage.data.json_entries import MAX_BYTES, items, members
+from crossstage.data.json_entries import MAX_BYTES, items, members, why_not
 from crossstage.data.masks import Mask, MasksBuilder, checked_segmentation, packed
 from crossstage.data.named import image_in, plain_path
 from crossstage.data.records import Boxes, DetectionData, ImageRef
@@ -60,7 +60,7 @@ class CocoScan:
         except DataError as error:
             raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not JSON: {visible(str(error)[:200])}") from None
+            raise DataError(f"{path}: {why_not(error)}") from None
 
     def reading(self) -> Reading[DetectionData]:
         """Return what is sound, with the lines of what is not."""

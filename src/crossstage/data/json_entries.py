@@ -99,7 +99,16 @@ def parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {shown(str(error))[1:-1]}") from None
+        raise DataError(why_not(error)) from None
+
+
+def why_not(error: ValueError | RecursionError) -> str:
+    """Return why a text is no JSON that is read, from what Python's parser raised."""
+    if isinstance(error, RecursionError):
+        return "JSON that is nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {shown(str(error))[1:-1]}"
+    return "JSON with a number of too many digits"  # the one thing that Python's int refuses of what JSON allows
 
 
 def _after(text: str, at: int) -> int:

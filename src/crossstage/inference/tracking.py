@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from crossstage.errors import ConfigError, one_of
 from crossstage.inference.predictor import Prediction
 from crossstage.inference.sources import Unreadable
+from crossstage.ops.nms import NMS
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 TrackerKind = Literal["bytetrack", "ocsort"]
 WEAKEST = 0.1  # scores of detections that may continue a track, as in ByteTrack's release
 MEMORY_S = 1.0  # seconds that an object may be out of sight and keep its number
+
+
+def weak(nms: NMS) -> NMS:
+    """Return how boxes become detections for a tracker, which continues tracks with weak ones as well."""
+    return replace(nms, score=min(WEAKEST, nms.score))
 
 
 class Tracker:
@@ -34,12 +40,18 @@ class Tracker:
             that turn and hide.
         conf: The score from which a detection starts a track.
         frame_rate: Frames per second, where frames have no times of their own.
+        first: The least number that an object gets.
+
+    Attributes:
+        next: The least number that no object has got.
 
     Raises:
         ConfigError: The kind is unknown, or the package is not installed.
     """
 
-    def __init__(self, kind: TrackerKind = "bytetrack", *, conf: float = 0.25, frame_rate: float = 30.0) -> None:
+    def __init__(
+        self, kind: TrackerKind = "bytetrack", *, conf: float = 0.25, frame_rate: float = 30.0, first: int = 0
+    ) -> None:
         if kind not in get_args(TrackerKind):
             raise ConfigError(f"tracker={kind!r}; {one_of(kind, get_args(TrackerKind))}")
         if find_spec("trackers") is None:
@@ -52,6 +64,7 @@ class Tracker:
             "high_conf_det_threshold": conf,
             "minimum_consecutive_frames": 1,
         }
+        self._first = self.next = first
         if kind == "bytetrack":
             self._tracker: Any = ByteTrackTracker(track_activation_threshold=conf, **common)
         else:
@@ -72,7 +85,11 @@ class Tracker:
             none = _of(found, np.zeros(len(found), bool))  # the tracker's own empty detections lack names of classes
             none.tracker_id = np.empty(0, int)
             return none
-        return _of(numbered, numbered.tracker_id >= 0)
+        kept = _of(numbered, numbered.tracker_id >= 0)
+        assert kept.tracker_id is not None
+        kept.tracker_id = kept.tracker_id + self._first
+        self.next = max(self.next, int(kept.tracker_id.max()) + 1)
+        return kept
 
 
 def _of(found: Detections, chosen: NDArray[np.bool_]) -> Detections:
@@ -89,8 +106,10 @@ def followed(
 ) -> Iterator[Prediction | Unreadable]:
     """Number the objects of frames that follow each other; every video begins anew, and images are one sequence.
 
+    No two objects have the same number, of whatever videos they are.
+
     Args:
-        predictions: What a predictor yields, of detections that score more than :data:`WEAKEST`.
+        predictions: What a predictor yields, of detections that :func:`weak` lets pass.
         kind: The tracker, see :class:`Tracker`.
         conf: The score from which a detection starts a track.
         frame_rate: Frames per second of a sequence of images; a video tells its own.
@@ -108,5 +127,6 @@ def followed(
             continue
         image = entry.image
         if tracker is None or image.frame == 0:
-            tracker = Tracker(kind, conf=conf, frame_rate=image.frame_rate or frame_rate or 30.0)
+            rate, first = image.frame_rate or frame_rate or 30.0, tracker.next if tracker else 0
+            tracker = Tracker(kind, conf=conf, frame_rate=rate, first=first)
         yield replace(entry, detections=tracker.update(entry.detections, image.time_s))

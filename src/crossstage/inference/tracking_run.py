@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from signal import SIGINT
 from typing import IO, TYPE_CHECKING, Any
 
-from crossstage.errors import ConfigError
 from crossstage.files import whole_text
 from crossstage.inference.counting import Counts
 from crossstage.inference.outputs import Inputs
 from crossstage.inference.predictor import Prediction, Predictor
-from crossstage.inference.sources import Source, Unreadable
+from crossstage.inference.sources import Source, Unreadable, passed_over_text
 from crossstage.inference.traces import Traces
-from crossstage.inference.tracking import WEAKEST, TrackerKind, followed
+from crossstage.inference.tracking import TrackerKind, followed
 from crossstage.inference.writing import AnnotatedCopies, JsonLines, as_json
+from crossstage.machine import StopRequests
 from crossstage.reading.text import visible
 
 if TYPE_CHECKING:
@@ -53,14 +54,18 @@ class TrackSummary:
         tracks: How many objects of each class were followed; one that changed its class counts as what it was most.
         counts: What crossed the lines and was in the zones.
         unreadable: What could not be read.
+        passed_over: Files that are no images or videos, by their ending or a reason.
+        rescued: Lines that an earlier run of the same ``json`` had written before it was killed.
         signal: The number of the signal that ended the run; 0 if none did.
     """
 
     frames: int = 0
     counts: Counts = field(default_factory=Counts)
     unreadable: list[Unreadable] = field(default_factory=list)
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    rescued: Path | None = None
     signal: int = 0
-    _classes: dict[tuple[str, int], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    _classes: dict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     @property
     def tracks(self) -> Counter[str]:
@@ -73,7 +78,7 @@ class TrackSummary:
         found = prediction.detections
         assert found.tracker_id is not None
         for number, name in zip(found.tracker_id.tolist(), found.data.get("class_name", ()), strict=True):
-            self._classes[_sequence(prediction), number][str(name)] += 1
+            self._classes[number][str(name)] += 1
         self.counts.see(found)
 
 
@@ -91,7 +96,8 @@ def track_to_files(
     """Follow the objects of videos, cameras or folders of frames, and write what was asked for.
 
     Args:
-        predictor: A detector and its options; its score is lowered to :data:`~crossstage.inference.tracking.WEAKEST`.
+        predictor: A detector and its options, which let weak detections pass, see
+            :func:`~crossstage.inference.tracking.weak`.
         source: Anything that :class:`~crossstage.inference.sources.Source` takes; images are frames of one sequence.
         outputs: Where to write.
         kind: The tracker.
@@ -109,11 +115,13 @@ def track_to_files(
 
     outputs = outputs or TrackOutputs()
     images = Source(source)
-    summary = TrackSummary(counts=counts or Counts())
-    predictor.nms = replace(predictor.nms, score=min(WEAKEST, conf))
+    summary = TrackSummary(counts=counts or Counts(), passed_over=images.passed_over)
     bar = {"total": images.total, "console": Console(stderr=True), "transient": True, "disable": not progress}
     with ExitStack() as stack:
+        # What is live may let a program wait for ever; elsewhere the frame under way is finished.
+        stop = None if images.live else stack.enter_context(StopRequests())
         writer = stack.enter_context(closing(_Writer(outputs, Inputs(images.files), summary.counts)))
+        summary.rescued = writer.rescued
         found = stack.enter_context(closing(predictor.stream(images)))
         frames = followed(found, kind, conf=conf, frame_rate=frame_rate)
         try:
@@ -123,6 +131,9 @@ def track_to_files(
                 else:
                     summary.add(entry)
                     writer.write(entry, summary.frames - 1)
+                if stop and stop.received:
+                    summary.signal = stop.received
+                    break
         except KeyboardInterrupt as error:
             summary.signal = getattr(error, "signal", int(SIGINT))
     return summary
@@ -139,6 +150,7 @@ class _Writer:
         self._stack = ExitStack()
         with self._stack as stack:  # closed here if one of them cannot be opened
             self._json = JsonLines(outputs.json) if outputs.json else None
+            self.rescued = self._json.rescued if self._json else None
             if self._json:
                 stack.callback(self._json.close)
             self._csv = csv.writer(stack.enter_context(whole_text(outputs.csv))) if outputs.csv else None
@@ -179,9 +191,9 @@ class _Writer:
     def _mot_file(self, sequence: str, relative: PurePath, folder: Path) -> IO[str]:
         if self._mot is None or sequence != self._mot_of:
             self._mot_stack.close()
-            name = relative.stem if sequence else "frames"
-            if name in self._taken:
-                raise ConfigError(f"{folder / name}.txt: two videos of that name; expected names that differ")
+            stem = relative.stem if sequence else "frames"
+            names = (stem, *(f"{stem}-{number}" for number in range(2, len(self._taken) + 3)))
+            name = next(name for name in names if name not in self._taken)
             self._taken.add(name)
             self._mot = self._mot_stack.enter_context(whole_text(folder / f"{name}.txt"))
             self._mot_of = sequence
@@ -212,5 +224,9 @@ def print_tracks(summary: TrackSummary, console: Console) -> None:
         console.print(f"line {number}: {line.crossed_in} in, {line.crossed_out} out", highlight=False)
     for number, zone in enumerate(summary.counts.zones, start=1):
         console.print(f"zone {number}: {len(zone.ids)} in all, at most {zone.most} at once", highlight=False)
+    if summary.passed_over:
+        console.print(Text(passed_over_text(summary.passed_over)), soft_wrap=True)
+    if summary.rescued:
+        console.print(Text(f"lines of a run that was killed: {visible(summary.rescued)}"), soft_wrap=True)
     for entry in summary.unreadable:
         console.print(Text(f"could not be read: {visible(entry.reason)}"), soft_wrap=True)

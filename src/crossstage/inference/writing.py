@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crossstage.errors import DataError
-from crossstage.files import rescued, whole_file, whole_text
+from crossstage.files import whole_file, whole_text
 from crossstage.inference.images import Pixels
 from crossstage.inference.outputs import Inputs
 from crossstage.inference.predictor import Prediction
 from crossstage.inference.sources import SourceImage
 from crossstage.ops import rle
+from crossstage.scratch import rescued
 
 if TYPE_CHECKING:
     from av.container import OutputContainer

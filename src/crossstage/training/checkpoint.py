@@ -13,7 +13,8 @@ import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
 from crossstage.errors import CrossStageError, TrainingError, first_line
-from crossstage.files import remove_leftovers, whole_file
+from crossstage.files import whole_file
+from crossstage.scratch import remove_leftovers
 
 
 @dataclass

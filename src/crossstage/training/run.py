@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +9,6 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
-from lightning.fabric.strategies.fsdp import FSDPStrategy
-from lightning.fabric.strategies.strategy import Strategy
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -20,31 +16,27 @@ from crossstage.data.anchors import fit_anchors, scaled_sizes
 from crossstage.data.loading import end_workers, train_loader, val_loader
 from crossstage.data.records import ClassificationData, Dataset, DetectionData
 from crossstage.errors import ConfigError, DataError, TrainingError, WeightsError
-from crossstage.machine import cores
 from crossstage.models.classifier import Classifier
-from crossstage.models.detector import Detector
 from crossstage.models.heads.base import Head, HeadConfig, changes
 from crossstage.models.spec import Provenance
 from crossstage.training.artefacts import sample_images, write_artefacts, write_metrics
-from crossstage.training.checkpoint import Progress, WholeFiles, of_this_run
+from crossstage.training.checkpoint import Progress, of_this_run
 from crossstage.training.checks import check_batch_norm, check_goes_on, check_optimizer, check_size
+from crossstage.training.devices import fabric_of, load_whole_state, set_up, whole_state, workers_of
 from crossstage.training.facts import TrainingData, read_data
 from crossstage.training.failures import in_one_line
-from crossstage.training.launch import rank_timeout
 from crossstage.training.loop import Loop
 from crossstage.training.memory import keep_freed_memory
 from crossstage.training.options import RunOptions, TrainOptions
 from crossstage.training.plan import Pace, as_they_stand
 from crossstage.training.reporting import Reporter
-from crossstage.training.schedule import MovingAverage, build_optimizer, freeze, hasten_batch_norm
+from crossstage.training.schedule import MovingAverage, freeze, hasten_batch_norm
 from crossstage.training.tasks import ClassificationTask, DetectionTask, Scores, Task
 from crossstage.weights.model_file import read_model, write_model
 from crossstage.weights.starting import Started, start_model
 
 CONFIG, PLAN, STATE = "config.yaml", "plan.json", "state.ckpt"
 BEST, LAST = "best.safetensors", "last.safetensors"
-MOST_WORKERS = 8
-CORES_FOR_A_WORKER = 4  # of a training on the CPU, where the network takes most of the time
 PACED_SECONDS = 6.0
 
 
@@ -85,7 +77,7 @@ def run_training(
     Raises:
         CrossStageError: See :func:`crossstage.training.train`.
     """
-    fabric = _fabric(options)
+    fabric = fabric_of(options)
     fabric.launch()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -105,10 +97,10 @@ def pace_of(options: RunOptions, data: TrainingData) -> Pace:
     """
     share = max(options.accumulate, options.batch // options.world)
     alone = replace(options, devices=1, nodes=1, strategy="auto", batch=share, on_nan="skip", workers=0)
-    run = _Run(_fabric(alone), alone, data, None)
+    run = _Run(fabric_of(alone), alone, data, None)
     with in_one_line(options):
         loop, _ = run.loop(Progress(), save=lambda: None, finished=lambda *_: None)
-        return loop.pace(PACED_SECONDS, _workers(options, run.fabric.device.type))
+        return loop.pace(PACED_SECONDS, workers_of(options, run.fabric.device.type))
 
 
 class _Run:
@@ -217,9 +209,9 @@ class _Run:
             average.average.to(fabric.device)
         share = options.batch // options.accumulate // fabric.world_size
         check_batch_norm(self.started.model, self.task, options, share)
-        wrapped, optimizer = _set_up(fabric, model, options)
+        wrapped, optimizer = set_up(fabric, model, options)
         rank, world = fabric.global_rank, fabric.world_size
-        workers = _workers(options, fabric.device.type)
+        workers = workers_of(options, fabric.device.type)
         batches, order = train_loader(
             self.train_data,
             self.task.preprocessing,
@@ -293,7 +285,7 @@ class _Run:
             self.reporter.say(f"going on in epoch {progress.epoch + 1}, after step {progress.step}")
         loop.run()
         with of_this_run(self.folder / BEST):
-            _load_whole_state(fabric, loop.kept, read_model(self.folder / BEST)[1])
+            load_whole_state(fabric, loop.kept, read_model(self.folder / BEST)[1])
         scores = loop.score()
         if scores is not None:
             write_artefacts(self.folder, self.spec, options, progress, self.task.val, scores)
@@ -319,7 +311,7 @@ class _Run:
 
     def _epoch_files(self, model: nn.Module, progress: Progress, scores: Scores | None, best: bool) -> None:
         """Weights and figures of a finished epoch; written before the checkpoint that counts it."""
-        tensors = _whole_state(self.fabric, model)
+        tensors = whole_state(self.fabric, model)
         if not self.fabric.is_global_zero:
             return
         source = f"crossstage train, {self.options.model} on {Path(self.options.data).name}, epoch {progress.epoch}"
@@ -340,68 +332,3 @@ def _with_fitted_anchors(row: HeadConfig, started: Started, train: DetectionData
     assert started.spec.preprocessing
     anchors = fit_anchors(scaled_sizes(train, started.spec.preprocessing), len(row.anchors), seed=seed)
     return row.with_anchors([(round(width, 1), round(height, 1)) for width, height in anchors.tolist()])
-
-
-def _fabric(options: TrainOptions) -> Fabric:
-    strategy: str | Strategy = "auto"
-    if options.strategy == "fsdp":
-        strategy = FSDPStrategy(state_dict_type="full", timeout=rank_timeout())
-    elif options.strategy == "ddp" or options.world > 1:
-        strategy = DDPStrategy(timeout=rank_timeout())
-    precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[options.precision]
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it greets each process
-    try:
-        return Fabric(
-            accelerator=options.accelerator,
-            devices=options.devices,
-            num_nodes=options.nodes,
-            strategy=strategy,
-            precision=precision,
-            plugins=[WholeFiles()],
-        )
-    except Exception as error:  # Lightning has a dozen kinds of error for a device that is not there
-        raise ConfigError(f"{options.devices} x {options.accelerator}, {options.strategy}: {error}") from None
-
-
-def _set_up(fabric: Fabric, model: nn.Module, options: RunOptions) -> tuple[Any, torch.optim.Optimizer]:
-    """Model and optimiser on their device; sharded models are wrapped before the optimiser is made."""
-    wrapped: Any
-    optimizer: Any
-    if options.strategy == "fsdp":
-        wrapped = fabric.setup_module(model)
-        optimizer = fabric.setup_optimizers(build_optimizer(wrapped, options))  # pyright: ignore
-    else:
-        wrapped, optimizer = fabric.setup(model, build_optimizer(model, options))
-    if isinstance(model, Detector):
-        wrapped.mark_forward_method("loss")  # it goes through what joins the processes, as forward does
-    return wrapped, optimizer
-
-
-def _whole_state(fabric: Fabric, model: nn.Module) -> dict[str, Any]:
-    """All tensors of a model, gathered where they are sharded, under the names they have in the model itself."""
-    if isinstance(fabric.strategy, FSDPStrategy):
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    inner = model.module if hasattr(model, "module") else model
-    assert isinstance(inner, nn.Module)
-    return inner.state_dict()
-
-
-def _load_whole_state(fabric: Fabric, model: nn.Module, state: dict[str, Any]) -> None:
-    if isinstance(fabric.strategy, FSDPStrategy):
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-
-        set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
-        return
-    inner = model.module if hasattr(model, "module") else model
-    assert isinstance(inner, nn.Module)
-    inner.load_state_dict(state)
-
-
-def _workers(options: TrainOptions, device: str) -> int:
-    """Return the processes that prepare images: beside a GPU all that there are, beside a training on the CPU a few."""
-    if options.workers is not None:
-        return options.workers
-    share = cores() // options.devices
-    return min(MOST_WORKERS, max(1, share // CORES_FOR_A_WORKER if device == "cpu" else share))

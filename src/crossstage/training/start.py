@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from crossstage.errors import ConfigError, TrainingError
-from crossstage.files import remove_leftovers, write_text
+from crossstage.files import write_text
+from crossstage.scratch import remove_leftovers
 from crossstage.training.checkpoint import Progress, WholeFiles, of_this_run
 from crossstage.training.facts import TrainingData, read_data
 from crossstage.training.launch import is_launched, launch
