@@ -12,10 +12,14 @@ The public surface is small and loaded when first used, so that ``import crossst
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from crossstage.errors import ConfigError, CrossStageError, DataError, ExportError, TrainingError, WeightsError
 from crossstage.version import __version__
+
+# It draws without OpenCV as well; what OpenCV is needed for here, an extra brings and a message names.
+warnings.filterwarnings("ignore", message=r"OpenCV \(`opencv-python`\) is not installed; supervision")
 
 if TYPE_CHECKING:
     from crossstage import darknet

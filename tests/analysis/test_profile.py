@@ -285,3 +285,9 @@ def test_timed_layers_are_the_counted_ones_and_stand_under_the_roof(monkeypatch)
         assert row["of_roof"] == pytest.approx(expected)
     assert timed.seconds == pytest.approx(sum(layer.seconds or 0 for layer in timed.layers))
     assert timed.slowest[0].seconds == max(layer.seconds or 0 for layer in timed.layers)
+
+
+def test_a_profile_is_printed_in_a_line():
+    found = crossstage.profile("csppeleenet")
+    assert len(repr(found)) < 400
+    assert str(found).startswith("csppeleenet, input 1 x 3 x 224 x 224: 0.8") and "parameters" in str(found)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from crossstage.cli import main
+from crossstage.data.check import check_data
 from crossstage.data.find import DataSource, find_data, training_parts
 from crossstage.errors import DataError
 
@@ -419,6 +420,10 @@ def test_a_part_without_a_label_is_told_and_no_training_begins(tmp_path, capsys)
     text(tmp_path / "data.yaml", "train: images/val\nval: images/train\nnames: [cat]\n")
     with pytest.raises(DataError, match="the val part has nothing to measure by"):
         training_parts(find_data(tmp_path))
+    assert main(["data", "check", str(tmp_path)]) == 1
+    text(tmp_path / "data.yaml", "train: images/val\nval: images/val\ntest: images/train\nnames: [cat]\n")
+    capsys.readouterr()
+    assert not [fault for fault in check_data(find_data(tmp_path)).faults if "test:" in fault.text and fault.broken]
     text(tmp_path / "data.yaml", "train: images/val\nnames: [cat]\n")
     with pytest.raises(DataError, match="1 image; expected at least 2 of a kind"):
         training_parts(find_data(tmp_path))

@@ -16,9 +16,10 @@ from crossstage.data.records import DetectionData
 from crossstage.deploy.calibration import calibration_inputs
 from crossstage.errors import ConfigError, DataError
 from crossstage.evaluation import evaluate
+from crossstage.inference.class_names import class_ids_of
 from crossstage.inference.drawing import draw
 from crossstage.inference.images import load_image
-from crossstage.inference.predictor import Prediction, Predictor, class_ids_of
+from crossstage.inference.predictor import Prediction, Predictor
 from crossstage.inference.sources import Source, SourceImage, Unreadable
 from crossstage.inference.writing import as_json
 from crossstage.models.detector import Detector
@@ -127,6 +128,11 @@ def test_an_input_size_of_three_sides_is_refused():
 def test_thresholds_outside_0_to_1_are_refused(field, option, value):
     with pytest.raises(ConfigError, match=option):
         NMS(**{field: value})
+
+
+def test_classes_are_found_by_the_names_of_either_list_and_in_any_case():
+    assert class_ids_of(["airplane", "Sofa", "tv"], ("aeroplane", "couch", "tvmonitor")) == (0, 1, 2)
+    assert class_ids_of(["cell", "Cell"], ("Cell", "cell")) == (1, 0)
 
 
 def test_an_unknown_class_is_named_with_close_matches():

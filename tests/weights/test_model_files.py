@@ -375,11 +375,25 @@ def test_a_name_without_a_tag_stands_for_the_coco_weights():
     assert bccd.class_names == ("RBC", "WBC", "Platelets")
 
 
-def test_the_papers_own_kind_of_detector_ships_for_blood_cells(shared, tmp_path):
+def test_a_card_of_weights_counts_at_the_size_that_they_were_trained_for():
+    architecture, weights = (model_info(f"cspdarknet_x_micro_pafpn_rtmdet{tag}") for tag in ("", ".bccd"))
+    assert (architecture.input_size, weights.input_size) == ((320, 320), (288, 288))
+    assert weights.parameters < 2.0e6 and weights.bflops < 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size", "part", "ap", "ap50"),
+    [
+        ("csppeleenet_ref_efm_sam.bccd", 320, "val", 0.504, 0.835),
+        ("cspdarknet_x_micro_pafpn_rtmdet.bccd", 288, "test", 0.561, 0.855),
+    ],
+)
+def test_detectors_of_blood_cells_ship_with_the_scores_that_are_told(shared, tmp_path, name, size, part, ap, ap50):
     """As docs/results/bccd.md has it: float16 and torch's threads may move a digit."""
     with tarfile.open(shared / "data" / "bccd" / "bccd.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
-    detector = crossstage.load("csppeleenet_ref_efm_sam.bccd")
-    assert detector.class_names == ("RBC", "WBC", "Platelets") and detector.preprocessing.size == (320, 320)
-    report = evaluate(detector, find_data(tmp_path / "BCCD" / "coco").read("val"))
-    assert report.ap == pytest.approx(0.504, abs=0.005) and report.ap50 == pytest.approx(0.835, abs=0.005)
+    detector = crossstage.load(name)
+    assert detector.class_names == ("RBC", "WBC", "Platelets") and detector.preprocessing.size == (size, size)
+    report = evaluate(detector, find_data(tmp_path / "BCCD" / "coco").read(part))
+    assert report.ap == pytest.approx(ap, abs=0.005) and report.ap50 == pytest.approx(ap50, abs=0.005)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -53,10 +53,18 @@ class Profile:
 
     name: str
     input_shape: tuple[int, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...] = field(repr=False)
     parameters: int
     weights: int
     roof: Roof | None = None
+
+    def __str__(self) -> str:
+        shape = " x ".join(str(side) for side in self.input_shape)
+        moved, held = self.dram_bytes() / 2**20, self.peak_activation_bytes() / 2**20
+        return (
+            f"{self.name or 'network'}, input {shape}: {self.bflops:.3f} GFLOPs in {len(self.layers)} operations, "
+            f"{self.parameters:,} parameters, {moved:.1f} MiB moved and at most {held:.1f} MiB held by maps in fp32"
+        )
 
     @property
     def macs(self) -> int:

@@ -76,7 +76,7 @@ def declare_suppression(parser: Parser, most: int) -> None:
 
 def nms_of(given: Namespace, detector: DetectionModel) -> NMS:
     """Return how a detector's boxes become detections: its own way, less what the options change."""
-    from crossstage.inference.predictor import class_ids_of
+    from crossstage.inference.class_names import class_ids_of
     from crossstage.ops.nms import changed
 
     return changed(

@@ -124,7 +124,7 @@ def check_data(source: DataSource, *, progress: bool = False) -> CheckReport:
         ]
         told.update(odd_names(data.class_names))
         if isinstance(data, DetectionData):
-            faults += [*_labelled_twice(data), *_unlabelled(source.path, name, data)]
+            faults += [*_labelled_twice(data), *_unlabelled(source, name, data)]
             faults += [*box_faults(data), *mask_faults(data)]
     with _working("comparing images", progress):
         faults += _duplicates(seen)
@@ -177,9 +177,14 @@ def _labelled_twice(data: DetectionData) -> Iterator[Fault]:
             yield Fault(path, None, f"{count} entries of this part label this image; each is used", broken=False)
 
 
-def _unlabelled(path: Path, part: str, data: DetectionData) -> Iterator[Fault]:
+def _unlabelled(source: DataSource, part: str, data: DetectionData) -> Iterator[Fault]:
     if why := without_labels(data):
-        yield Fault(path, None, f"{part}: {why}: there is nothing to learn or to measure by", broken=part == "train")
+        # A training refuses these; the labels of a test part may be kept back.
+        used = part in (
+            "train",
+            source.val_split(),
+        )
+        yield Fault(source.path, None, f"{part}: {why}: there is nothing to learn or to measure by", broken=used)
 
 
 def _duplicates(parts: Sequence[_Images]) -> Iterator[Fault]:

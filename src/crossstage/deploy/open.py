@@ -19,9 +19,10 @@ from crossstage.deploy.exported import ExportedClassifier, ExportedDetector, ope
 from crossstage.deploy.reading import is_exported
 from crossstage.deploy.sessions import check_precision, installed
 from crossstage.errors import ConfigError, one_of
+from crossstage.inference.class_names import class_ids_of
 from crossstage.inference.classify import Classification, ClassPredictor
 from crossstage.inference.model import ClassificationModel, DetectionModel
-from crossstage.inference.predictor import Predictor, class_ids_of
+from crossstage.inference.predictor import Predictor
 from crossstage.machine import cores
 from crossstage.models.classifier import Classifier
 from crossstage.models.registry import Model

@@ -16,6 +16,7 @@ from crossstage.data.records import DetectionData, ImageRef
 from crossstage.errors import DataError
 from crossstage.evaluation.coco import coco_metrics
 from crossstage.evaluation.report import CocoReport
+from crossstage.inference.class_names import plain
 from crossstage.inference.images import load_image
 from crossstage.inference.model import DetectionModel
 from crossstage.inference.predictor import Predictor, StageTimes
@@ -25,16 +26,6 @@ from crossstage.ops.masks import packed_in_image
 from crossstage.ops.nms import NMS, for_evaluation
 from crossstage.reading.text import visible
 from crossstage.structures import Instances, Placement
-
-# Darknet's class list keeps names of PASCAL VOC where COCO has others.
-_OLD_NAMES = {
-    "aeroplane": "airplane",
-    "diningtable": "dining table",
-    "motorbike": "motorcycle",
-    "pottedplant": "potted plant",
-    "sofa": "couch",
-    "tvmonitor": "tv",
-}
 
 
 def evaluate(
@@ -208,12 +199,12 @@ def match_classes(class_names: Sequence[str], categories: Mapping[int, str]) -> 
         if by_name[name]:
             matched[index] = by_name[name].pop(0)
     taken = set(matched.values())
-    plain = Counter(_plain(name) for id_, name in categories.items() if id_ not in taken)
-    known = Counter(_plain(name) for index, name in enumerate(class_names) if index not in matched)
-    ids = {_plain(name): id_ for id_, name in categories.items() if id_ not in taken}
+    there = Counter(plain(name) for id_, name in categories.items() if id_ not in taken)
+    known = Counter(plain(name) for index, name in enumerate(class_names) if index not in matched)
+    ids = {plain(name): id_ for id_, name in categories.items() if id_ not in taken}
     for index, name in enumerate(class_names):
-        called = _plain(name)
-        if index not in matched and plain[called] == known[called] == 1:
+        called = plain(name)
+        if index not in matched and there[called] == known[called] == 1:
             matched[index] = ids[called]
     if not matched:
         raise DataError(
@@ -221,11 +212,6 @@ def match_classes(class_names: Sequence[str], categories: Mapping[int, str]) -> 
             "expected a common class"
         )
     return dict(sorted(matched.items()))
-
-
-def _plain(name: str) -> str:
-    name = name.strip().casefold()
-    return _OLD_NAMES.get(name, name)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossstage.errors import ConfigError, DataError, did_you_mean
+from crossstage.errors import ConfigError, DataError
 from crossstage.inference.model import DetectionModel
 from crossstage.inference.pipeline import Prepared, prepared_batches, side_by_side, side_threads
 from crossstage.inference.preprocessing import prepare, stack
@@ -316,29 +316,6 @@ def _preprocessing(model: DetectionModel, imgsz: int | tuple[int, int] | None) -
             higher = lower + model.size_divisor
             raise ConfigError(f"imgsz={side}; expected a multiple of {model.size_divisor}, such as {lower} or {higher}")
     return chosen
-
-
-def class_ids_of(classes: str | Sequence[str | int] | None, class_names: Sequence[str]) -> tuple[int, ...] | None:
-    """Return the ids of some classes.
-
-    Args:
-        classes: Name, names or ids; None means all classes.
-        class_names: Names by class id.
-
-    Raises:
-        ConfigError: The model knows no such class.
-    """
-    wanted = [classes] if isinstance(classes, str) else classes
-    return None if wanted is None else tuple(_class_id(name, class_names) for name in wanted)
-
-
-def _class_id(name: str | int, class_names: Sequence[str]) -> int:
-    if isinstance(name, str) and name in class_names:
-        return class_names.index(name)
-    if str(name).isdecimal() and 0 <= int(name) < len(class_names):
-        return int(name)
-    hint = did_you_mean(str(name), class_names) or f"; expected a name or 0 to {len(class_names) - 1}"
-    raise ConfigError(f"class {name!r} is unknown to the model{hint}")
 
 
 def _masks(grids: Tensor, boxes_xyxy: Tensor, size: tuple[int, int]) -> NDArray[np.bool_] | CompactMask:

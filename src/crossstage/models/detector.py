@@ -148,7 +148,7 @@ class Detector(nn.Module, ABC):
                 unreadable one is skipped with a warning.
             ConfigError: An option is out of range or a class is unknown.
         """
-        from crossstage.inference.predictor import class_ids_of
+        from crossstage.inference.class_names import class_ids_of
         from crossstage.inference.tiles import Tiling, predictor_for
 
         class_ids = class_ids_of(classes, self.class_names)

@@ -101,7 +101,7 @@ class TrainOptions:
     """
 
     model: str | None = None
-    data: str = ""
+    data: str | Path = ""
     backbone: str | None = None
     format: str | None = None
     epochs: int | None = None
@@ -257,6 +257,7 @@ class RunOptions(TrainOptions):
     """The options of a run, of which none is open any more; see :class:`TrainOptions`."""
 
     model: str = _MISSING
+    data: str = ""
     epochs: int = _MISSING
     batch: int = _MISSING
     optimizer: Literal["sgd", "adamw"] = _MISSING

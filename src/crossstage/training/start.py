@@ -209,7 +209,8 @@ def _anywhere(options: Options) -> Options:
     """Return options whose files are named by their whole paths, so that the run goes on from any folder."""
     files = {name: parse(text) for name in ("model", "backbone") if (text := getattr(options, name))}
     whole = {name: str(ref.path.absolute()) for name, ref in files.items() if ref.path and ref.kind != "function"}
-    parts = [options.data] if Path(options.data).exists() else options.data.split(",")
+    data = str(options.data)
+    parts = [data] if Path(data).exists() else data.split(",")
     return replace(options, **whole, data=",".join(str(Path(part).absolute()) for part in parts))
 
 

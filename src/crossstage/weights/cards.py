@@ -25,7 +25,7 @@ class ModelCard:
         task: What it does.
         summary: What it is, in a line.
         source: Paper or release that it follows.
-        input_size: Height and width that the figures refer to, in pixels.
+        input_size: Height and width that the figures refer to, in pixels; of weights, those that they were trained for.
         num_classes: Number of classes of the head.
         parameters: Number of learned values, without the running statistics of batch norm.
         weights_only: Number of those in convolutions and linear layers, without norms and biases: what CSPNet's tables
@@ -81,16 +81,17 @@ def model_info(name: str | Path | Ref) -> ModelCard:
     with torch.device("meta"):
         model = entry.build(spec).eval()
     weights = tuple(sorted(weights_of(ref.name)))
+    size = spec.preprocessing.size if ref.kind == "weights" and spec.preprocessing else entry.input_size
     return ModelCard(
         name=ref.text,
         task=entry.task,
         summary=entry.summary,
         source=entry.source,
-        input_size=entry.input_size,
+        input_size=size,
         num_classes=spec.num_classes,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         weights_only=sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1),
-        bflops=count_flops(model, (1, 3, *entry.input_size)) / 1e9,
+        bflops=count_flops(model, (1, 3, *size)) / 1e9,
         weights=weights,
         downloads=tuple(name for name in weights if PRETRAINED[name].url),
         reconstruction=entry.reconstruction,

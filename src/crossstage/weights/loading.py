@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch import nn
 from crossstage.darknet.detector import load_darknet_detector
 from crossstage.errors import ConfigError, did_you_mean
 from crossstage.models.backbones import BACKBONES, StagedBackbone, build_backbone
+from crossstage.models.classifier import Classifier
 from crossstage.models.detector import Detector
 from crossstage.models.heads import HEADS
 from crossstage.models.necks import NECKS
@@ -22,6 +23,7 @@ from crossstage.models.registry import Model, backbone_config, default_spec, fin
 from crossstage.models.spec import ModelSpec
 from crossstage.nn import Partial
 from crossstage.nn.conv import Norm
+from crossstage.weights.names import ClassifierName, DetectorName
 from crossstage.weights.ref import TRAINED, Kind, Ref, parse
 from crossstage.weights.skeleton import check_tensors, skeleton
 from crossstage.weights.stored import Stored, read_stored, with_weights, without_auxiliary
@@ -33,6 +35,22 @@ LOADED: tuple[Kind, ...] = ("model", *TRAINED, "cfg")
 Module = TypeVar("Module", bound=nn.Module)
 
 
+@overload
+def create_model(name: DetectorName, num_classes: int | None = None, **settings: Any) -> Detector: ...
+@overload
+def create_model(
+    name: ClassifierName, num_classes: int | None = None, *, out_indices: None = None, **settings: Any
+) -> Classifier: ...
+@overload
+def create_model(name: str | Path | Ref, *, out_indices: Sequence[int], **settings: Any) -> StagedBackbone: ...
+@overload
+def create_model(
+    name: str | Path | Ref, num_classes: int | None = None, *, out_indices: None = None, **settings: Any
+) -> Model: ...
+@overload
+def create_model(
+    name: str | Path | Ref, num_classes: int | None = None, *, out_indices: Sequence[int] | None, **settings: Any
+) -> Model | StagedBackbone: ...
 def create_model(
     name: str | Path | Ref,
     num_classes: int | None = None,
@@ -150,6 +168,12 @@ def create_detector(
     return model
 
 
+@overload
+def load(name_or_path: DetectorName) -> Detector: ...
+@overload
+def load(name_or_path: ClassifierName) -> Classifier: ...
+@overload
+def load(name_or_path: str | Path | Ref) -> Model: ...
 def load(name_or_path: str | Path | Ref) -> Model:
     """Load a model with its weights.
 

@@ -155,6 +155,12 @@ PRETRAINED: dict[str, Pretrained] = {
             licence="Apache-2.0 (the training data, BCCD, is MIT)",
         ),
         Pretrained(
+            name="cspdarknet_x_micro_pafpn_rtmdet.bccd",
+            sha256="75f4a90c34dba48d2a2b15b4f9049f9ada8d5b26da49b0f4f4cb833c255643ae",
+            size=3_963_962,
+            licence="Apache-2.0 (the training data, BCCD, is MIT)",
+        ),
+        Pretrained(
             name="efficientnet_lite0.in1k",
             sha256="6bd170b064eacc0851a5be0a3887b352e83dd9d132b4d7489af412976182ca65",
             size=9_434_112,
