@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from crossstage.errors import ConfigError
 
 if TYPE_CHECKING:
     from crossstage.deploy.open import Opened
+    from crossstage.inference.live import LiveView
     from crossstage.inference.model import DetectionModel
     from crossstage.inference.tiles import Tiling
     from crossstage.ops.nms import NMS
@@ -24,7 +26,7 @@ MOST_DETECTIONS = 300
 
 def declare(parser: Parser) -> None:
     """Declare the arguments of predict."""
-    parser.positional("source", "An image, folder, glob, .txt list, video file or camera number.")
+    parser.positional("source", "An image, folder, glob, .txt list, video file, camera number or stream's address.")
     declare_opening(parser)
     parser.option("conf", "Detections that score more than this are kept.", float, 0.25)
     declare_suppression(parser, MOST_DETECTIONS)
@@ -32,11 +34,32 @@ def declare(parser: Parser) -> None:
     parser.several("classes", "Names or ids of the classes to look for, apart or with commas; by default all.")
     parser.flag("compiled", "torch compiles the model, which takes a minute and pays off on long runs.")
     parser.option("save", "The folder for annotated copies.")
+    declare_live(parser)
     parser.option(
         "json",
         "The file for the detections, one JSON object for each image or frame. It appears when the run is over, or is "
         "ended by a signal, with all images that are finished; a pipe or device gets each line at once.",
     )
+
+
+def declare_live(parser: Parser) -> None:
+    """Declare the page on which frames are shown."""
+    parser.option(
+        "live",
+        "The port of a page on this machine that shows what is found while it is found; 0 takes a free one.",
+        int,
+    )
+
+
+def live_view(given: Namespace) -> AbstractContextManager[LiveView | None]:
+    """Open the page on which frames are shown, and print where it is; without ``--live`` there is none."""
+    from crossstage.inference.live import LiveView
+
+    if given.live is None:
+        return nullcontext()
+    view = LiveView(given.live)
+    console(stderr=True).print(f"live: {view.address}", highlight=False)
+    return view
 
 
 def declare_tiles(parser: Parser) -> None:
@@ -103,8 +126,8 @@ def run(given: Namespace) -> int:
 def _classify(given: Namespace, opened: Opened) -> int:
     from crossstage.inference.classify import ClassPredictor, classify_to_files
 
-    if given.classes or given.nms or given.tiles or given.iou is not None:
-        raise ConfigError(f"{given.model} is a classifier; classes, nms, iou and tiles are for detectors")
+    if given.classes or given.nms or given.tiles or given.iou is not None or given.live is not None:
+        raise ConfigError(f"{given.model} is a classifier; classes, nms, iou, tiles and live are for detectors")
     assert opened.classifier
     predictor = ClassPredictor(opened.classifier, imgsz=given.imgsz, batch=given.batch, streams=opened.streams)
     save, json = (Path(path) if path else None for path in (given.save, given.json))
@@ -120,7 +143,8 @@ def _detect(given: Namespace, opened: Opened) -> int:
     how = {"imgsz": given.imgsz, "batch": given.batch, "streams": opened.streams}
     predictor = predictor_for(opened.detector, nms_of(given, opened.detector), tiling_of(given), **how)
     save, json = (Path(path) if path else None for path in (given.save, given.json))
-    summary = predict_to_files(predictor, given.source, save=save, json=json, progress=not given.quiet)
+    with live_view(given) as live:
+        summary = predict_to_files(predictor, given.source, save=save, json=json, live=live, progress=not given.quiet)
     print_summary(summary, console())
     if summary.interrupted:
         return SIGNALLED + summary.signal

@@ -9,7 +9,7 @@ from crossstage.cli import names
 from crossstage.cli.arguments import Parser
 from crossstage.cli.console import console
 from crossstage.cli.opening import declare_opening, open_given
-from crossstage.cli.predict import MOST_DETECTIONS, declare_suppression, nms_of
+from crossstage.cli.predict import MOST_DETECTIONS, declare_live, declare_suppression, live_view, nms_of
 from crossstage.cli.verb import FOUND_FAULTS, SIGNALLED, Verb
 from crossstage.errors import ConfigError
 
@@ -17,7 +17,8 @@ from crossstage.errors import ConfigError
 def declare(parser: Parser) -> None:
     """Declare the arguments of track."""
     parser.positional(
-        "source", "A video, a folder of videos or of frames in their order, a glob, or a camera's number."
+        "source",
+        "A video, a folder of videos or of frames in their order, a glob, a camera's number, or a stream's address.",
     )
     declare_opening(parser)
     parser.option("tracker", "How objects are followed.", default="bytetrack", choices=names.trackers())
@@ -30,6 +31,7 @@ def declare(parser: Parser) -> None:
     parser.option("save", "The folder for copies with boxes, traces and counts.")
     parser.option("json", "The file for one JSON object for each frame, with a track_id for each object.")
     parser.option("csv", "The file for a table with a line for each object of each frame.")
+    declare_live(parser)
     parser.option("mot", "The folder for a file of each video in the MOT challenge's format.")
 
 
@@ -48,16 +50,18 @@ def run(given: Namespace) -> int:
     if not opened.detector:
         raise ConfigError(f"{given.model} is a classifier; tracking needs a detector")
     predictor = Predictor(opened.detector, weak(nms_of(given, opened.detector)), imgsz=given.imgsz, batch=given.batch)
-    summary = track_to_files(
-        predictor,
-        given.source,
-        TrackOutputs(**{key: Path(path) for key in ("save", "json", "csv", "mot") if (path := getattr(given, key))}),
-        kind=given.tracker,
-        conf=given.conf,
-        frame_rate=given.fps,
-        counts=counts,
-        progress=not given.quiet,
-    )
+    files = {key: Path(path) for key in ("save", "json", "csv", "mot") if (path := getattr(given, key))}
+    with live_view(given) as live:
+        summary = track_to_files(
+            predictor,
+            given.source,
+            TrackOutputs(**files, live=live),
+            kind=given.tracker,
+            conf=given.conf,
+            frame_rate=given.fps,
+            counts=counts,
+            progress=not given.quiet,
+        )
     print_tracks(summary, console())
     if summary.signal:
         return SIGNALLED + summary.signal

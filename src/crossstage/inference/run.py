@@ -23,6 +23,8 @@ from crossstage.reading.text import visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from crossstage.inference.live import LiveView
+
 LISTED_IMAGES = 20  # longer runs print totals alone
 
 
@@ -118,6 +120,7 @@ def predict_to_files(
     *,
     save: Path | None = None,
     json: Path | None = None,
+    live: LiveView | None = None,
     progress: bool = True,
 ) -> Summary:
     """Find objects in every image of a source, with a progress bar on stderr, and write what was asked for.
@@ -130,6 +133,7 @@ def predict_to_files(
         source: Anything that :class:`~crossstage.inference.sources.Source` takes.
         save: Folder for annotated copies.
         json: File for JSON lines, see :func:`~crossstage.inference.writing.as_json`.
+        live: The page on which images are shown with boxes, as they are finished.
         progress: Whether to show the bar.
 
     Returns:
@@ -141,7 +145,7 @@ def predict_to_files(
     """
     images = Source(source)
     with StopRequests() if not images.live else nullcontext() as stop:  # what is live may let a program wait for ever
-        return _predicted(predictor, images, stop, save=save, json=json, progress=progress)
+        return _predicted(predictor, images, stop, save=save, json=json, live=live, progress=progress)
 
 
 def _predicted(
@@ -151,6 +155,7 @@ def _predicted(
     *,
     save: Path | None,
     json: Path | None,
+    live: LiveView | None,
     progress: bool,
 ) -> Summary:
     """See :func:`predict_to_files`; between two images, a request to stop is heeded."""
@@ -170,6 +175,8 @@ def _predicted(
             lines.write(as_json(prediction))
         if copies:
             copies.write(prediction.image, draw(prediction.image.pixels, prediction.detections))
+        if live:
+            live.show(lambda: draw(prediction.image.pixels, prediction.detections))
 
     def finish() -> None:
         try:
@@ -186,7 +193,7 @@ def _predicted(
         "transient": True,
         "disable": images.single or not progress,
     }
-    with Behind(write, finish) as files, closing(predictor.stream(images, whole=save is not None)) as found:
+    with Behind(write, finish) as files, closing(predictor.stream(images, whole=bool(save or live))) as found:
         try:
             for entry in track(found, "predict", **bar):
                 if isinstance(entry, Unreadable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -16,15 +17,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from crossstage.errors import DataError
-from crossstage.inference import videos
+from crossstage.errors import DataError, one_of
+from crossstage.inference import streams, videos
 from crossstage.inference.decoders import IMAGE_SUFFIXES, is_image
 from crossstage.inference.images import Pixels, load_image, load_reduced
 from crossstage.inference.videos import VIDEO_SUFFIXES, Frame, NoVideoError
 from crossstage.reading.finding import NO_ENDING, find_files, is_hidden
 from crossstage.reading.text import read_lines, shortened, visible
 
-EXPECTED = "a path, glob, camera's number, PIL image, array (H, W, 3) of RGB uint8, or an iterable of these"
+EXPECTED = (
+    "a path, glob, camera's number, stream's address, PIL image, array (H, W, 3) of RGB uint8, or an iterable of these"
+)
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,17 @@ class Source:
     """Images from anything, one after the other.
 
     Args:
-        what: Path of an image, video, folder (searched recursively) or ``.txt`` list; a glob; a camera's number; a PIL
-            image or RGB uint8 array; or an iterable of these, of which one without a length is read as it comes.
+        what: Path of an image, video, folder (searched recursively) or ``.txt`` list; a glob; a camera's number; the
+            address of a stream, ``rtsp://`` or ``http://``; a PIL image or RGB uint8 array; or an iterable of these, of
+            which one without a length is read as it comes.
 
     Attributes:
         total: Number of images, if it is known before reading: None for videos and cameras.
         single: Whether it is one image.
         live: Whether images come when they come, as from a camera or a generator.
         passed_over: How many files of folders and globs are no images or videos, by their ending or a reason such as
-            ``"hidden"``; it grows while entries are read that are not known before.
+            ``"hidden"``, and how many frames of a stream came while others were looked at; it grows while entries are
+            read that are not known before.
 
     Raises:
         DataError: Nothing is there, or nothing that could be read.
@@ -99,13 +104,15 @@ class Source:
     def __init__(self, what: Any) -> None:
         self.passed_over: Counter[str] = Counter()
         self._camera = _camera_number(what)
-        self._items: Iterable[_Item] = [] if self._camera is not None else _resolve(what, self.passed_over)
+        self._stream = what if isinstance(what, str) and streams.is_stream(what) and not _exists(what) else None
+        flowing = self._camera is not None or self._stream is not None
+        self._items: Iterable[_Item] = [] if flowing else _resolve(what, self.passed_over)
         self.total: int | None = None
-        if self._camera is None and isinstance(what, (str, os.PathLike, Image.Image, Sized)):
+        if not flowing and isinstance(what, (str, os.PathLike, Image.Image, Sized)):
             self._items = list(self._items)
             self.total = None if any(map(_is_video, self._items)) else len(self._items)
         self.single = self.total == 1
-        self.live = not isinstance(self._items, list) or self._camera is not None
+        self.live = not isinstance(self._items, list) or flowing
 
     def __iter__(self) -> Iterator[SourceImage | Unreadable]:
         return (read() for read in self.readers())
@@ -127,6 +134,8 @@ class Source:
         """
         if self._camera is not None:
             yield from map(_already_read, _read_camera(self._camera))
+        if self._stream is not None:
+            yield from map(_already_read, self._read_stream(self._stream))
         for item in self._items:
             if _is_video(item):
                 yield from map(_already_read, _read_video(item))
@@ -134,6 +143,20 @@ class Source:
                 yield partial(_read_image, item, at_least)
             else:
                 yield _already_read(_read_image(_copied(item) if self.live else item))
+
+    def _read_stream(self, address: str) -> Iterator[SourceImage | Unreadable]:
+        name = streams.shown(address)
+        frames = streams.read_stream(address, lambda: self.passed_over.update(["frames, to keep up with the stream"]))
+        try:
+            yield from _timed(frames, name, PurePath(f"{_file_name(name)}.mp4"))
+        except NoVideoError as error:
+            yield Unreadable(name, f"{visible(name)} stopped: {error}")
+
+
+def _file_name(address: str) -> str:
+    """Return an address as the name of a file: its letters and digits."""
+    plain = PurePath(re.sub(r"[^A-Za-z0-9.]+", "-", address.partition("://")[2].partition("?")[0]).strip("-."))
+    return (plain.stem if plain.suffix in VIDEO_SUFFIXES else plain.name)[:80] or "stream"
 
 
 def _camera_number(what: Any) -> int | None:
@@ -184,7 +207,9 @@ def _resolve_path(text: str, passed_over: Counter[str]) -> Iterator[_Item]:
         raise DataError("the source is empty text; expected a path, glob or camera number")
     if not _exists(path):
         if not glob.has_magic(text):
-            what = "an address; expected a file or a camera's number" if "://" in text else "no such file or folder"
+            what = "no such file or folder"
+            if "://" in text:
+                what = f"an address; {one_of(text.partition('://')[0], streams.SCHEMES)}, a file or a camera's number"
             raise DataError(f"{shortened(text)}: {what}")
         yield from _resolve_glob(text, passed_over)
     elif path.is_dir():

@@ -25,6 +25,8 @@ from crossstage.reading.text import visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from crossstage.inference.live import LiveView
+
 CSV_COLUMNS = ("source", "frame", "time_s", "track_id", "class_name", "confidence", "left", "top", "right", "bottom")
 
 
@@ -37,12 +39,14 @@ class TrackOutputs:
         json: File of JSON lines, as ``predict`` writes them, with a ``track_id`` for each object, and the counts.
         csv: File with a line for each object of each frame.
         mot: Folder for a file of each video in the format of the MOT challenge, which counts frames from 1.
+        live: The page on which frames are shown with boxes, numbers, traces and counts.
     """
 
     save: Path | None = None
     json: Path | None = None
     csv: Path | None = None
     mot: Path | None = None
+    live: LiveView | None = None
 
 
 @dataclass
@@ -159,7 +163,8 @@ class _Writer:
             self._copies = AnnotatedCopies(outputs.save, inputs, outputs.json) if outputs.save else None
             if self._copies:
                 stack.callback(self._copies.close)
-            self._traces = Traces(counts) if outputs.save else None
+            self._live = outputs.live
+            self._traces = Traces(counts) if outputs.save or outputs.live else None
             self._mot_stack = stack.enter_context(ExitStack())
             self._stack = stack.pop_all()
 
@@ -185,8 +190,12 @@ class _Writer:
             for track_id, _, score, (left, top, right, bottom) in rows:
                 box = f"{left:.2f},{top:.2f},{right - left:.2f},{bottom - top:.2f}"
                 file.write(f"{frame + 1},{track_id},{box},{score:.4f},-1,-1,-1\n")
-        if self._copies and self._traces:
-            self._copies.write(image, self._traces.draw(image, found))
+        if self._traces:
+            drawn = self._traces.draw(image, found)  # whoever looks or not: a trace grows with each frame
+            if self._copies:
+                self._copies.write(image, drawn)
+            if self._live:
+                self._live.show(lambda: drawn)
 
     def _mot_file(self, sequence: str, relative: PurePath, folder: Path) -> IO[str]:
         if self._mot is None or sequence != self._mot_of:

@@ -31,11 +31,11 @@ VIDEO_SUFFIXES = frozenset(
     ".rmvb .tod .trp .ts .vob .webm .wmv .wtv .y4m".split()
 )
 # FFmpeg's names of what reads those: neither playlists, nor scripts, nor images.
-_CONTAINERS = (
+CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,kux,mpeg,mpegts,mpegvideo,asf,ogg,mxf,nut,rm,wtv,dv,gxf,"
     "h264,hevc,m4v,mjpeg,mjpeg_2000,yuv4mpegpipe,ivf,obu,av1,vvc,vc1,h263,h261,cavsvideo,nsv,flic,pva,ipmovie"
 )
-_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 _MAX_THREADED = 16_000_000  # pixels of a frame above which frames are not decoded side by side, each with its memory
 
 
@@ -76,7 +76,7 @@ def read_video(path: Path) -> Iterator[Frame]:
         NoVideoError: It is no video or a damaged one; what comes before the damage has been yielded.
     """
     with _opened(path) as container:
-        yield from _frames(container)
+        yield from frames_of(container)
 
 
 def read_camera(number: int) -> Iterator[Frame]:
@@ -100,7 +100,7 @@ def read_camera(number: int) -> Iterator[Frame]:
     except Exception as error:  # drivers fail in any way
         raise DataError(f"camera {number} ({device}) cannot be opened: {error}") from None
     with container:
-        yield from _frames(container)
+        yield from frames_of(container)
 
 
 def _opened(path: Path) -> InputContainer:
@@ -113,14 +113,20 @@ def _opened(path: Path) -> InputContainer:
     except NoVideoError:
         raise
     except Exception as error:  # containers raise anything; a name that is no text, UnicodeError
-        raise NoVideoError(_reason(error)) from None
+        raise NoVideoError(reason_of(error)) from None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return what FFmpeg or a driver says of an error, in a line."""
     return visible(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
-def _frames(container: InputContainer) -> Iterator[Frame]:
+def frames_of(container: InputContainer) -> Iterator[Frame]:
+    """Yield the frames of what was opened.
+
+    Raises:
+        NoVideoError: It holds no video that can be decoded, or is damaged; what comes before that has been yielded.
+    """
     if not container.streams.video:
         raise NoVideoError("it holds no video stream")
     stream = container.streams.video[0]
@@ -145,7 +151,7 @@ def _next(frames: Iterator[VideoFrame]) -> VideoFrame | None:
     try:
         return next(frames, None)
     except Exception as error:  # decoders raise anything
-        raise NoVideoError(_reason(error)) from None
+        raise NoVideoError(reason_of(error)) from None
 
 
 def _rate(stream: VideoStream) -> float:
@@ -166,7 +172,7 @@ def _pixels(frame: VideoFrame) -> Pixels:
         matrix = frame.side_data.get("DISPLAYMATRIX")
         turned = pixels if matrix is None else _turned(pixels, bytes(matrix))
     except Exception as error:  # formats of pixels that cannot be turned into RGB
-        raise NoVideoError(_reason(error)) from None
+        raise NoVideoError(reason_of(error)) from None
     return np.ascontiguousarray(turned)
 
 
