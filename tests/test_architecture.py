@@ -53,8 +53,8 @@ ARROWS = {
 }
 # Single imports that no arrow allows, each with its reason.
 EXCEPTIONS = {
-    ("models.detector", "inference.predictor"): "Detector.predict() goes the whole way from files to boxes",
-    ("models.detector", "inference.tiles"): "and through tiles of large images",
+    ("models.detector", "inference.tiles"): "Detector.predict() goes the whole way from files to boxes",
+    ("models.detector", "inference.class_names"): "for the classes that a person names",
     ("models.classifier", "inference.classify"): "Classifier.predict() does the same",
     ("csp.origin", "weights.ref"): "what a name means is parsed in one place, for a converted source, too",
     ("csp.origin", "weights.peers"): "the networks of other libraries by their names",

@@ -33,6 +33,18 @@ class ExportError(CrossStageError):
     """A network that a format cannot hold, or a file that a runtime cannot run."""
 
 
+class NotInstalledError(ConfigError):
+    """A package that only some tasks need is not there.
+
+    Args:
+        package: Its name.
+        extra: The extra of ours that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; try: pip install 'crossstage[{extra}]'")
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asked the program to end; what handles Ctrl-C handles this.
 

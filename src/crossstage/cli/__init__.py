@@ -15,6 +15,7 @@ from signal import SIGINT
 from crossstage.cli import (
     benchmark,
     claims,
+    completion,
     convert,
     darknet,
     data,
@@ -34,7 +35,7 @@ from crossstage.cli import (
 from crossstage.cli.arguments import Parser, UsageError
 from crossstage.cli.outputs import check_outputs
 from crossstage.cli.signals import ending_signals
-from crossstage.cli.verb import FAILED, SIGNALLED, UNREAD, Group, Verb
+from crossstage.cli.verb import FAILED, SIGNALLED, UNREAD, Group, Verb, parser_of
 from crossstage.errors import CrossStageError, one_of
 from crossstage.reading.text import visible
 from crossstage.version import __version__
@@ -58,6 +59,7 @@ VERBS: dict[str, Verb | Group] = {
     "gradients": gradients.VERB,
     "darknet": darknet.GROUP,
     "claims": claims.VERB,
+    "completion": completion.completion(lambda: VERBS),
 }
 HELP = ("--help", "-h")
 
@@ -94,19 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _shown(error: CrossStageError) -> str:
     """Return an error's line; if it has more, they are indented, so that none can pass for another error's."""
     return "\n  ".join(map(visible, f"error: {error}".split("\n")))
-
-
-def parser_of(prog: str, verb: Verb) -> Parser:
-    """Return the parser of a verb.
-
-    Args:
-        prog: The command and the verb, as a person types them.
-        verb: The verb.
-    """
-    parser = Parser(prog, verb.summary)
-    verb.declare(parser)
-    parser.flag("quiet", "Show no progress and no remarks, only results and errors.")
-    return parser
 
 
 def _drop_output() -> None:

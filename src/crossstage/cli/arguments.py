@@ -101,6 +101,8 @@ class Parser(argparse.ArgumentParser):
         )
         self._flags: set[str] = set()
         self._sizes: set[str] = set()
+        self.choices: dict[str, Sequence[str]] = {}
+        """The values that there are of options that have some, for the help and for shells; readers check them."""
         self.declare_unknown: Callable[[str], bool] = lambda _: False
         """Is given the name of an option that is not declared, may declare it, and returns whether it did."""
 
@@ -152,6 +154,8 @@ class Parser(argparse.ArgumentParser):
             choices: The values that there are, for the help.
             **settings: See :meth:`argparse.ArgumentParser.add_argument`.
         """
+        if choices:
+            self.choices[name] = choices
         shown = f"{{{','.join(choices)}}}" if choices else name.rpartition(".")[2].upper()
         settings = {"dest": name, "metavar": shown, **settings}
         self.add_argument(_spelled(name), type=convert, help=_escaped(help), **settings)

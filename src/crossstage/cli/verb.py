@@ -40,3 +40,16 @@ class Group:
 
     summary: str
     verbs: dict[str, Verb]
+
+
+def parser_of(prog: str, verb: Verb) -> Parser:
+    """Return the parser of a verb.
+
+    Args:
+        prog: The command and the verb, as a person types them.
+        verb: The verb.
+    """
+    parser = Parser(prog, verb.summary)
+    verb.declare(parser)
+    parser.flag("quiet", "Show no progress and no remarks, only results and errors.")
+    return parser

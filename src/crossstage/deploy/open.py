@@ -17,7 +17,7 @@ from crossstage.deploy.cache import exported_file
 from crossstage.deploy.choose import REFERENCE, Candidate, choose
 from crossstage.deploy.exported import ExportedClassifier, ExportedDetector, open_exported
 from crossstage.deploy.reading import is_exported
-from crossstage.deploy.sessions import check_precision, installed
+from crossstage.deploy.sessions import check_precision, installed, installed_runtime
 from crossstage.errors import ConfigError, one_of
 from crossstage.inference.class_names import class_ids_of
 from crossstage.inference.classify import Classification, ClassPredictor
@@ -157,6 +157,8 @@ def open_model(
     prepare = BACKENDS[runtime or REFERENCE].prepare if runtime != AUTO else None
     if prepare is None and (compiled or device not in (None, "cpu")):
         raise ConfigError(f"{runtime} runs on the CPU and does not compile; device and compiled are for torch")
+    if prepare is None and runtime and runtime != AUTO:
+        installed_runtime(runtime)  # before a minute of exporting
     name = str(model) if isinstance(model, (str, Path)) else type(model).__name__
     loaded = _loaded(model, device if prepare else "cpu")
     on_cpu = next(loaded.parameters()).device.type == "cpu"

@@ -12,7 +12,7 @@ from crossstage.errors import ConfigError, ExportError, first_line, one_of
 from crossstage.machine import cores, has_bf16
 
 if TYPE_CHECKING:
-    from crossstage.deploy.backends.base import Session
+    from crossstage.deploy.backends.base import Runtime, Session
 
 
 def installed(path: Path | None = None, precision: Arithmetic = "fp32") -> list[str]:
@@ -50,14 +50,10 @@ def start(
             processor has not.
         ExportError: The runtime cannot load the file.
     """
-    backend = BACKENDS.get(runtime)
-    if backend is None or backend.runtime is None:
-        raise ConfigError(f"{runtime} runs no files; {one_of(runtime, runtimes())}")
-    if not backend.installed:
-        raise ConfigError(f"{runtime} is not installed; try: pip install '{backend.install}'")
-    if path.suffix not in backend.runtime.reads:
-        raise ConfigError(f"{runtime} does not read {path}; expected {' or '.join(backend.runtime.reads)}")
-    if precision not in backend.runtime.precisions:
+    reader = installed_runtime(runtime)
+    if path.suffix not in reader.reads:
+        raise ConfigError(f"{runtime} does not read {path}; expected {' or '.join(reader.reads)}")
+    if precision not in reader.precisions:
         able = [name for name, other in BACKENDS.items() if other.prepare]
         able += [name for name, other in runtimes().items() if precision in other.precisions]
         raise ConfigError(f"{runtime} has no {precision} arithmetic on a CPU; {' and '.join(able)} have")
@@ -65,9 +61,23 @@ def start(
     if streams > 1:
         threads = max(1, (threads or cores()) // streams)
     try:
-        return backend.runtime.start(path, list(outputs), threads, precision, streams)
+        return reader.start(path, list(outputs), threads, precision, streams)
     except Exception as error:  # each runtime has errors of its own, without a common base
         raise ExportError(f"{path}: {runtime} cannot load it: {first_line(error)}") from error
+
+
+def installed_runtime(name: str) -> Runtime:
+    """Return a runtime that is installed.
+
+    Raises:
+        ConfigError: It is unknown or not installed; the message says how it is.
+    """
+    backend = BACKENDS.get(name)
+    if backend is None or backend.runtime is None:
+        raise ConfigError(f"{name} runs no files; {one_of(name, runtimes())}")
+    if not backend.installed:
+        raise ConfigError(f"{name} is not installed; try: pip install '{backend.install}'")
+    return backend.runtime
 
 
 def check_precision(precision: Arithmetic) -> None:
