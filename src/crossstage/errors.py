@@ -6,11 +6,29 @@ without a traceback and exits with 2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+# What a terminal obeys or turns round, but for tabs and line ends, which are ours: messages quote files, and libraries.
+_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+_LONG = re.compile(r"[^\s/\\]{256,}")  # longer than any name that a file system takes
 
 
 class CrossStageError(Exception):
-    """Base of every error that CrossStage raises on purpose."""
+    """Base of every error that CrossStage raises on purpose.
+
+    Its message does nothing to a terminal, and quotes of an endless name no more than its ends.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(_quotable(one) if isinstance(one, str) else one for one in arguments))
+
+
+def _quotable(text: str) -> str:
+    text = _ACTING.sub(lambda found: repr(found[0])[1:-1], text)
+    return _LONG.sub(lambda found: f"{found[0][:120]}...{found[0][-40:]}", text)
 
 
 class ConfigError(CrossStageError):
@@ -33,18 +51,6 @@ class ExportError(CrossStageError):
     """A network that a format cannot hold, or a file that a runtime cannot run."""
 
 
-class NotInstalledError(ConfigError):
-    """A package that only some tasks need is not there.
-
-    Args:
-        package: Its name.
-        extra: The extra of ours that brings it.
-    """
-
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; try: pip install 'crossstage[{extra}]'")
-
-
 class Stopped(KeyboardInterrupt):
     """A signal asked the program to end; what handles Ctrl-C handles this.
 
@@ -55,6 +61,16 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
         self.signal = number
+
+
+def not_installed(package: str, extra: str) -> ConfigError:
+    """Return the error that a package which only some tasks need is not there, to be raised.
+
+    Args:
+        package: Its name.
+        extra: The extra of ours that brings it.
+    """
+    return ConfigError(f"{package} is not installed; try: pip install 'crossstage[{extra}]'")
 
 
 def first_line(error: BaseException, longest: int = 300) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from crossstage.errors import ConfigError, NotInstalledError
+from crossstage.errors import ConfigError, not_installed
 from crossstage.models.backbones import BACKBONES, BackboneConfig, StagedBackbone, build_backbone
 from crossstage.models.registry import backbone_config
 
@@ -29,7 +29,7 @@ try:
     from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
     from timm.models._features import feature_take_indices as take_indices
 except ImportError:
-    raise NotInstalledError("timm", "timm") from None
+    raise not_installed("timm", "timm") from None
 
 PREFIX = "crossstage_"
 

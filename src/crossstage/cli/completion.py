@@ -9,7 +9,7 @@ from typing import Any
 
 from crossstage.cli.arguments import Parser
 from crossstage.cli.verb import Group, Verb, parser_of
-from crossstage.errors import NotInstalledError
+from crossstage.errors import not_installed
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -25,7 +25,7 @@ def completion(verbs: Callable[[], Mapping[str, Verb | Group]]) -> Verb:
         try:
             import shtab
         except ImportError:
-            raise NotInstalledError("shtab", "completion") from None
+            raise not_installed("shtab", "completion") from None
         print(shtab.complete(_whole("crossstage", "crossstage", verbs(), shtab.FILE), given.shell))
         return 0
 

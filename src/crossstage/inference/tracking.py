@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from crossstage.errors import ConfigError, NotInstalledError, one_of
+from crossstage.errors import ConfigError, not_installed, one_of
 from crossstage.inference.predictor import Prediction
 from crossstage.inference.sources import Unreadable
 from crossstage.ops.nms import NMS
@@ -55,7 +55,7 @@ class Tracker:
         if kind not in get_args(TrackerKind):
             raise ConfigError(f"tracker={kind!r}; {one_of(kind, get_args(TrackerKind))}")
         if find_spec("trackers") is None:
-            raise NotInstalledError("trackers", "track")
+            raise not_installed("trackers", "track")
         from trackers import ByteTrackTracker, OCSORTTracker
 
         common = {

@@ -16,7 +16,7 @@ from crossstage.analysis.layer import BYTES, Layer
 from crossstage.analysis.printing import kind_of
 from crossstage.analysis.profile import Profile
 from crossstage.analysis.saving import COLOURS, OTHERS
-from crossstage.errors import ConfigError, NotInstalledError
+from crossstage.errors import ConfigError, not_installed
 from crossstage.files import write_text
 from crossstage.version import __version__
 
@@ -70,7 +70,7 @@ def _plotly() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
-        raise NotInstalledError("plotly", "report") from None
+        raise not_installed("plotly", "report") from None
     return get_plotlyjs().replace("</script", r"<\/script")
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from crossstage.data.faults import Fault, Reading
 from crossstage.data.formats.base import DataFormat, Names, Reader, split_of
 from crossstage.data.records import ClassificationData
-from crossstage.errors import DataError, NotInstalledError
+from crossstage.errors import DataError, not_installed
 from crossstage.reading.finding import find_files
 from crossstage.reading.text import shown, visible
 
@@ -72,7 +72,7 @@ def read_parquet(files: Sequence[Path], class_names: Sequence[str] | None) -> Re
     try:
         import pyarrow as pa
     except ImportError:
-        raise NotInstalledError("pyarrow", "parquet") from None
+        raise not_installed("pyarrow", "parquet") from None
     path = files[0]
     try:
         tables = [_table(file) for file in files]

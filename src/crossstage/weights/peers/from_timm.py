@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossstage.errors import ConfigError, NotInstalledError, did_you_mean
+from crossstage.errors import ConfigError, did_you_mean, not_installed
 from crossstage.structures import Preprocessing
 from crossstage.weights.peers.base import Library, State, Twin
 from crossstage.weights.peers.efficientnet import NAMES, block_rules, body, closing, groups
@@ -116,7 +116,7 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError:
-        raise NotInstalledError("timm", "timm") from None
+        raise not_installed("timm", "timm") from None
     return timm
 
 
