@@ -182,6 +182,30 @@ def test_cvats_xml_has_an_element_for_each_image(tmp_path):
     assert data.masked == 1
 
 
+def test_a_box_of_cvat_that_is_turned_becomes_the_upright_one_around_it(tmp_path):
+    image(tmp_path / "a.jpg", (40, 40))
+    box = '<box label="cat" xtl="10" ytl="15" xbr="30" ybr="25" rotation="{}"/>'
+    boxes_of = "".join(box.format(degrees) for degrees in ("0", "90", "30"))
+    text(
+        tmp_path / "x.xml", f'<annotations><image name="a.jpg" width="40" height="40">{boxes_of}</image></annotations>'
+    )
+    upright, turned, oblique = find_data(tmp_path).read("train")[0].boxes_xyxy.tolist()
+    assert upright == [10, 15, 30, 25] and turned == pytest.approx([15, 10, 25, 30])
+    half, tall = (20 * 3**0.5 / 2 + 10 / 2) / 2, (20 / 2 + 10 * 3**0.5 / 2) / 2
+    assert oblique == pytest.approx([20 - half, 20 - tall, 20 + half, 20 + tall])
+
+
+@pytest.mark.parametrize(("stated", "told"), [("1", False), ("2", True), ("many", True)])
+def test_a_number_of_classes_that_differs_from_the_names_is_told(tmp_path, stated, told):
+    image(tmp_path / "a.jpg")
+    text(tmp_path / "a.txt", "0 0.45 0.45 0.5 0.5\n")
+    text(tmp_path / "obj.names", "cat\n")
+    text(tmp_path / "train.txt", "a.jpg\n")
+    text(tmp_path / "obj.data", f"classes = {stated}\ntrain = train.txt\nnames = obj.names\n")
+    faults = [fault.text for fault in find_data(tmp_path).parts["train"]().faults]
+    assert any("and there are 1 names; the names count" in fault for fault in faults) == told
+
+
 @pytest.mark.parametrize("kept", ["data/", "", "C:\\job\\data\\"])
 def test_cvats_yolo_is_darknets_data_file(tmp_path, kept):
     image(tmp_path / "obj_train_data" / "a.jpg")
@@ -512,3 +536,15 @@ def test_text_in_many_pieces_is_joined_once(tmp_path):
     pieces = VOC.format(file="a.jpg").replace("cat", "&#99;&#97;t" + " " * 900_000)
     text(tmp_path / "a.xml", pieces)
     assert boxes(find_data(tmp_path)) == [("a.jpg", "cat", BOX)]
+
+
+@pytest.mark.parametrize("inner", ["images/train", "images/train/deep", "set/images/images"])
+def test_a_label_file_without_its_image_is_told_wherever_the_folder_of_images_lies(tmp_path, inner):
+    labels = "labels".join(inner.rsplit("images", 1))
+    image(tmp_path / inner / "a.png")
+    for name in ("a", "gone"):
+        text(tmp_path / labels / f"{name}.txt", "0 0.45 0.45 0.5 0.5\n")
+    text(tmp_path / "data.yaml", f"train: {inner}\nnames: [cat]\n")
+    reading = find_data(tmp_path).parts["train"]()
+    told = [str(fault) for fault in reading.faults]
+    assert len(reading.data) == 1 and len(told) == 1 and "gone.txt" in told[0] and "no image" in told[0]
