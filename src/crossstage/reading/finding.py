@@ -96,11 +96,15 @@ def beside(stem: Path, suffixes: Collection[str]) -> Path | None:
         names = (_listed if settled else _listed.__wrapped__)(str(stem.parent), changed).get(composed(stem.name), ())
     except (OSError, ValueError):
         return None
-    for suffix in sorted(suffixes) if isinstance(suffixes, (set, frozenset)) else suffixes:
-        for name in sorted(names, key=lambda name: not name.startswith(stem.name)):  # as it is written comes first
-            if PurePath(name).suffix.lower() == suffix.lower():
-                return stem.parent / name
-    return None
+    wanted = sorted(suffixes) if isinstance(suffixes, (set, frozenset)) else list(suffixes)
+    ranks = {suffix.lower(): rank for rank, suffix in reversed(list(enumerate(wanted)))} if names else {}
+    endings = [(PurePath(name).suffix.lower(), name) for name in names]
+    found = [
+        (ranks[ending], not name.startswith(stem.name), name)  # as it is written comes first
+        for ending, name in endings
+        if ending in ranks
+    ]
+    return stem.parent / min(found)[2] if found else None
 
 
 def composed(name: str) -> str:
