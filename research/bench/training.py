@@ -101,7 +101,7 @@ def our_loop(dataset: DetectionData, batches: list[Batch], data: str) -> Callabl
         val=repeated,
         options=options,
         progress=progress,
-        reporter=Reporter(None, 1),
+        reporter=Reporter(1, silent=True),
         save=lambda: None,
         finished=lambda *_: None,
     )

@@ -33,6 +33,8 @@ VERB_GUIDES = {
     "training": ("train", "pack"),
     "data": ("data",),
     "exporting": ("export",),
+    "serving": ("serve",),
+    "labelling": ("label",),
     "networks": ("models", "info"),
     "costs": ("profile", "report", "explore", "gradients"),
     "partial": ("convert",),

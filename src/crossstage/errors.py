@@ -102,7 +102,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         name: What was given.
         known: Names that would have been right.
     """
-    from difflib import get_close_matches
+    from difflib import SequenceMatcher, get_close_matches
 
     close = get_close_matches(name, list(known), n=3)
+    alike = [SequenceMatcher(None, one, name).ratio() for one in close]
+    close = [one for one, likeness in zip(close, alike, strict=True) if likeness > alike[0] - 0.15]
     return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -147,7 +147,7 @@ def test_a_camera_that_stops_keeps_the_lines_so_far(tmp_path, monkeypatch):
         raise NoVideoError("No such device")
 
     monkeypatch.setattr("av.open", lambda *_, **__: nullcontext())
-    monkeypatch.setattr("crossstage.inference.videos._frames", unplugged)
+    monkeypatch.setattr("crossstage.inference.videos.frames_of", unplugged)
     summary = predict_to_files(Predictor(FixedBox()), "3", json=tmp_path / "c.jsonl")
     assert len(_lines(tmp_path / "c.jsonl")) == 1
     assert "stopped" in summary.unreadable[0].reason

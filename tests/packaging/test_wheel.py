@@ -133,6 +133,9 @@ def test_a_plain_install_finds_trains_and_measures_without_a_warning(plain, tmp_
         (["report", "csppeleenet", "--out", "report.html"], "report"),
         (["track", str(PHOTO)], "track"),
         (["profile", "timm-network:resnet18"], "timm"),
+        (["serve", "cspdarknet53_tiny_yolo"], "serve"),
+        (["tune", "--data", str(PHOTO.parent), "--out", "t"], "tune"),
+        (["train", "--data", str(PHOTO.parent), "--logger", "mlflow"], "mlflow"),
         (["completion", "--shell", "bash"], "completion"),
     ],
 )

@@ -70,6 +70,7 @@ def test_a_run_leaves_all_there_is_to_know(kind, request):
     run = request.getfixturevalue(f"{kind}_run")
     names = {path.name for path in run.iterdir()}
     expected = {"config.yaml", "best.safetensors", "last.safetensors", "state.ckpt", "metrics.csv", "report.json"}
+    expected |= {"confidence.csv", "confidence.png"}
     expected |= {"curves.png", "confusion.png", "per_class.csv", "README.md", "samples", "tensorboard", "plan.json"}
     assert names == expected | ({"pr_curve.png"} if kind == "detector" else set())
     for image in [*run.glob("*.png"), *run.glob("samples/*.jpg")]:

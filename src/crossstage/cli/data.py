@@ -1,4 +1,4 @@
-"""The verbs that look at datasets: data check, stats, anchors and show."""
+"""The verbs that look at datasets: data check, stats, anchors and show; and the group of all data verbs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossstage.cli import names
+from crossstage.cli import data_writing, names
 from crossstage.cli.arguments import Parser
 from crossstage.cli.console import console, say, table
 from crossstage.cli.verb import FOUND_FAULTS, Group, Verb
@@ -192,7 +192,7 @@ def _text(words: str) -> Text:
 
 
 GROUP = Group(
-    "Datasets: check, describe, fit anchors, look at.",
+    "Datasets: check, describe, fit anchors, look at, convert, split, merge, sample.",
     {
         "check": Verb(
             "Report everything that is wrong or odd about a dataset; exit code 1 if anything is broken.",
@@ -204,5 +204,6 @@ GROUP = Group(
             "Fit anchors to a dataset's boxes, and tell how well they and the model's fit.", _declare_anchors, anchors
         ),
         "show": Verb("Write what a network will see.", _declare_show, show),
+        **data_writing.VERBS,
     },
 )

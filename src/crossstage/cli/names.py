@@ -37,6 +37,20 @@ def data_formats() -> list[str]:
     return format_names()
 
 
+def written_formats() -> list[str]:
+    """Return the formats in which datasets are written."""
+    from crossstage.data.formats import FORMATS
+
+    return [name for name in data_formats() if FORMATS[name].write]
+
+
+def label_formats() -> list[str]:
+    """Return the formats in which boxes are written."""
+    from crossstage.data.formats import FORMATS
+
+    return [name for name in written_formats() if FORMATS[name].task == "detect"]
+
+
 def nms_kinds() -> tuple[str, ...]:
     """Return the kinds of suppression."""
     return choices("crossstage.ops.nms", "NMSKind")

@@ -24,15 +24,20 @@ SIZE = "Side of the network's input in pixels, or its height and width; by defau
 def declare_opening(parser: Parser) -> None:
     """Declare the model, and what runs it."""
     parser.option("model", MODEL, default=names.DEFAULT_MODEL)
-    parser.size("imgsz", SIZE)
-    parser.option("batch", "Images that share a forward pass.", int, 1)
-    parser.option("device", "Where to run, such as cpu or cuda:1; by default a GPU if there is one.")
     parser.option(
         "runtime",
         "What runs the model, or auto for the fastest that is installed; by default torch, for an exported file the "
         "first that reads it.",
         choices=names.runtimes(),
     )
+    declare_running(parser)
+
+
+def declare_running(parser: Parser) -> None:
+    """Declare how a model is run."""
+    parser.size("imgsz", SIZE)
+    parser.option("batch", "Images that share a forward pass.", int, 1)
+    parser.option("device", "Where to run, such as cpu or cuda:1; by default a GPU if there is one.")
     parser.option(
         "precision",
         "Precision of the arithmetic; bf16 where runtime and processor have it.",

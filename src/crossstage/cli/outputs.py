@@ -10,8 +10,8 @@ from typing import Any
 from crossstage.errors import DataError
 from crossstage.inference.outputs import Inputs
 
-TABLES = ("json", "csv")
-OUTPUTS = ("out", "json", "csv", "save", "write")
+TABLES = ("json", "csv", "save_json")
+OUTPUTS = ("out", "json", "csv", "save", "save_json", "write")
 INPUTS = ("model", "models", "module", "source", "data", "calib", "file", "weights", "names", "cfg")
 DATASETS = ("data", "calib")
 LABELS = frozenset(".xml .txt .yaml .yml .csv .parquet .data .names".split())
@@ -34,15 +34,17 @@ def check_outputs(given: Namespace) -> None:
     folders = [file for name in DATASETS for file in inputs[name] if _is(file, Path.is_dir)]
     around = [file.parent for name in DATASETS for file in inputs[name] if _is(file, Path.is_file)]
     for name in OUTPUTS:
+        option = f"--{name.replace('_', '-')}"
         for text in _texts(getattr(given, name, None)):
             out = Path(text)
             if _is(out, Path.is_file):
                 if name in TABLES and _is_image(out):
-                    raise DataError(f"{out}: --{name} would replace an image; expected a name that ends with .{name}")
-                Inputs(files).check(out, f"--{name}")
+                    ending = name.rpartition("_")[2]
+                    raise DataError(f"{out}: {option} would replace an image; expected a name that ends with .{ending}")
+                Inputs(files).check(out, option)
                 weights = _inside(out, folders) and out.suffix.lower() in WEIGHTS
                 if weights or (_inside(out, [*folders, *around]) and _is_of_dataset(out)):
-                    raise DataError(f"{out}: --{name} would replace a file of the dataset; expected another place")
+                    raise DataError(f"{out}: {option} would replace a file of the dataset; expected another place")
 
 
 def _inside(out: Path, folders: list[Path]) -> bool:

@@ -25,7 +25,7 @@ from crossstage.errors import ConfigError
 LOSSES = ("loss", "plain_loss")
 MAY_CHANGE = (  # when a run goes on
     *("epochs", "patience", "data"),
-    *("devices", "nodes", "strategy", "accelerator", "workers", "threads", "cache"),
+    *("devices", "nodes", "strategy", "accelerator", "workers", "threads", "cache", "logger"),
 )
 
 
@@ -157,7 +157,8 @@ def _declare(parser: Parser, field: Field, name: str, remark: str = "") -> None:
     if field.name == "format":  # its values stand in a table that programs may add to
         choices = names.data_formats()
         read = nullable(one_of(choices))
-    parser.declare(name, help, read, choices=choices if not field.hint.fields else None, **settings)
+    closed = not field.hint.fields and (choices is not field.hint.choices or not field.hint.plain)
+    parser.declare(name, help, read, choices=choices if closed else None, **settings)
 
 
 def _declare_loss(parser: Parser, name: str) -> bool:

@@ -48,6 +48,16 @@ def declare(parser: Parser) -> None:
     )
     parser.option("on_bad_label", "Refuse broken labels, or skip them.", default="refuse", choices=names.on_bad_label())
     parser.option("json", "The file for the report.")
+    parser.option(
+        "save",
+        "The folder for the report and what is behind it: precision, recall and F1 by confidence (a classifier's "
+        "accuracy and coverage) as a table and an image, the precision-recall curve, the confusion of classes.",
+    )
+    parser.option(
+        "save_json",
+        "The file for all detections in COCO's result format, with the dataset's own ids, as COCO's tools and its "
+        "server take it.",
+    )
 
 
 def run(given: Namespace) -> int:
@@ -65,42 +75,58 @@ def run(given: Namespace) -> int:
 
 
 def _classifier(given: Namespace, opened: Opened, dataset: Any) -> int:
-    from crossstage.evaluation import evaluate_classifier, print_classification
+    from crossstage.evaluation import print_classification
+    from crossstage.evaluation.classification import measure_classifier
+    from crossstage.evaluation.saving import save_classified
 
     assert opened.classifier
-    if given.nms_sweep or given.nms or given.tiles:
-        raise ConfigError(f"{given.model} is a classifier; nms, nms_sweep and tiles are for detectors")
+    if given.nms_sweep or given.nms or given.tiles or given.save_json:
+        raise ConfigError(f"{given.model} is a classifier; nms, nms_sweep, tiles and save_json are for detectors")
     shown = {"progress": not given.quiet, "model_name": given.model}
-    report = evaluate_classifier(opened.classifier, dataset, imgsz=given.imgsz, batch=given.batch, **shown)
+    report, found = measure_classifier(opened.classifier, dataset, imgsz=given.imgsz, batch=given.batch, **shown)
     print_classification(report, console())
     if given.json:
         report.save(Path(given.json))
+    if given.save:
+        _say_files(given.save, save_classified(report, found, dataset, Path(given.save)))
     return 0
+
+
+def _say_files(folder: str, names: list[str]) -> None:
+    say(f"{folder}: {', '.join(names)}")
 
 
 def _detector(given: Namespace, opened: Opened, dataset: Any) -> int:
     import numpy as np
 
-    from crossstage.evaluation import evaluate, print_report
+    from crossstage.evaluation import print_report
+    from crossstage.evaluation.detection import measure, save_found
+    from crossstage.evaluation.saving import save_measured
     from crossstage.ops.nms import changed
 
     assert opened.detector
     settings = changed(opened.detector.nms, score=given.conf, max_detections=given.max_detections)
     if given.nms_sweep and given.tiles:
         raise ConfigError("nms_sweep and tiles exclude each other")
+    if given.nms_sweep and (given.save or given.save_json):
+        raise ConfigError("nms_sweep measures many thresholds; save and save_json are of one")
     if given.nms_sweep:
         return _sweep(given, opened, dataset, settings)
     settings = changed(settings, iou=given.iou, kind=given.nms)
     shown = {"progress": not given.quiet, "model_name": given.model}
     how = {"imgsz": given.imgsz, "nms": settings, "tiling": tiling_of(given), "batch": given.batch}
-    report = evaluate(opened.detector, dataset, **how, **shown)
-    print_report(report, console())
+    measured = measure(opened.detector, dataset, **how, **shown)
+    print_report(measured.report, console())
     console().print(thresholds(settings), markup=False, highlight=False, soft_wrap=True)
     most = int(np.diff(dataset.boxes.starts).max(initial=0))
     if most > settings.max_detections:
         say(f"an image has {most} objects, of which {settings.max_detections} can be found; see --max-detections")
     if given.json:
-        report.save(Path(given.json))
+        measured.report.save(Path(given.json))
+    if given.save_json:
+        save_found(measured.found, Path(given.save_json))
+    if given.save:
+        _say_files(given.save, save_measured(measured, dataset, Path(given.save)))
     return 0
 
 

@@ -91,7 +91,8 @@ def _available() -> float | None:
 def _left_in_container() -> float | None:
     folder = Path("/sys/fs/cgroup")
     try:
-        most, used = ((folder / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        most, used, stat = ((folder / f"memory.{name}").read_text().strip() for name in ("max", "current", "stat"))
     except OSError:
         return None
-    return None if most == "max" else float(most) - float(used)
+    given_back = [line.split()[1] for line in stat.splitlines() if line.startswith("inactive_file ")]
+    return None if most == "max" else float(most) - float(used) + sum(map(float, given_back))

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossstage.data.records import ClassificationData
 from crossstage.errors import DataError
+from crossstage.evaluation.coverage import Coverage, coverages
 from crossstage.files import write_text
 from crossstage.inference.classify import ClassPredictor
 from crossstage.inference.images import load_image
@@ -51,6 +53,7 @@ class ClassificationReport:
         top5: The share of images whose five likeliest classes have the right one among them, from 0 to 1.
         classes: A row for each class, by class id.
         confusion: Counts of images by true class (rows) and likeliest class (columns).
+        confidence: How sure the classifier has to be for some accuracies.
     """
 
     model: str
@@ -60,6 +63,7 @@ class ClassificationReport:
     top5: float
     classes: tuple[ClassAccuracy, ...]
     confusion: tuple[tuple[int, ...], ...]
+    confidence: tuple[Coverage, ...] = ()
 
     def to_json(self) -> str:
         """Return the report as indented JSON."""
@@ -72,6 +76,10 @@ class ClassificationReport:
             DataError: The file cannot be written.
         """
         write_text(path, self.to_json() + "\n")
+
+
+ClassesFound = Sequence[tuple[Sequence[int], Sequence[float]]]
+"""For each image, in order, the dataset's ids of the likeliest classes, best first, and their probabilities."""
 
 
 def evaluate_classifier(
@@ -97,6 +105,20 @@ def evaluate_classifier(
         DataError: A class of the dataset is unknown to the model, or an image cannot be read.
         ConfigError: The model has no preprocessing, as before training.
     """
+    how = {"progress": progress, "model_name": model_name}
+    return measure_classifier(model, dataset, imgsz=imgsz, batch=batch, **how)[0]
+
+
+def measure_classifier(
+    model: ClassificationModel,
+    dataset: ClassificationData,
+    *,
+    imgsz: int | tuple[int, int] | None = None,
+    batch: int = 1,
+    progress: bool = False,
+    model_name: str = "",
+) -> tuple[ClassificationReport, ClassesFound]:
+    """Do what :func:`evaluate_classifier` does, with the same arguments, and return what was found as well."""
     from rich.console import Console
     from rich.progress import track
 
@@ -112,7 +134,7 @@ def evaluate_classifier(
         for classified in predictor.classify_batch([load_image(image) for image in group]):
             known = [(own.get(i, -1), p) for i, p in zip(classified.class_ids, classified.probabilities, strict=True)]
             found.append(([i for i, _ in known], [p for _, p in known]))
-    return classification_report(found, dataset, model_name=model_name)
+    return classification_report(found, dataset, model_name=model_name), found
 
 
 def print_classification(report: ClassificationReport, console: Console) -> None:
@@ -136,10 +158,23 @@ def print_classification(report: ClassificationReport, console: Console) -> None
         f"\ntop-1 {100 * report.top1:.2f}  top-5 {100 * report.top5:.2f}  of {report.images} images",
         highlight=False,
     )
+    for each in report.confidence:
+        if each.threshold:
+            kept = f"{100 * each.coverage:.1f}% of the images"
+            console.print(
+                f"{100 * each.wanted:g}% are right where it is more than {each.threshold:.3f} sure: {kept}",
+                highlight=False,
+            )
+
+
+def sureness(found: ClassesFound, dataset: ClassificationData) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the probability of each image's likeliest class, and whether that is right."""
+    likeliest = np.array([probabilities[0] for _, probabilities in found], np.float64)
+    return likeliest, np.array([ids[0] for ids, _ in found]) == np.asarray(dataset.labels)
 
 
 def classification_report(
-    found: Sequence[tuple[Sequence[int], Sequence[float]]], dataset: ClassificationData, *, model_name: str = ""
+    found: ClassesFound, dataset: ClassificationData, *, model_name: str = ""
 ) -> ClassificationReport:
     """Score what a classifier found.
 
@@ -173,4 +208,5 @@ def classification_report(
         top5=float(top5),
         classes=classes,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
+        confidence=coverages(*sureness(found, dataset)),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from crossstage.data.records import DetectionData, ImageRef
 from crossstage.errors import DataError
 from crossstage.evaluation.coco import coco_metrics
 from crossstage.evaluation.report import CocoReport
+from crossstage.evaluation.thresholds import ConfidenceCurve, confidence_curves, thresholds_of
+from crossstage.files import whole_text
 from crossstage.inference.class_names import plain
 from crossstage.inference.images import load_image
 from crossstage.inference.model import DetectionModel
@@ -26,6 +30,21 @@ from crossstage.ops.masks import packed_in_image
 from crossstage.ops.nms import NMS, for_evaluation
 from crossstage.reading.text import visible
 from crossstage.structures import Instances, Placement
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A detector's measurement, and what it rests on.
+
+    Attributes:
+        report: How well it does.
+        found: All detections in COCO's result format, with the dataset's own ids of images and categories.
+        curves: Precision, recall and F1 by confidence: of all objects, and of each class.
+    """
+
+    report: CocoReport
+    found: list[dict[str, Any]]
+    curves: list[ConfidenceCurve]
 
 
 def evaluate(
@@ -57,6 +76,22 @@ def evaluate(
             annotations say.
         ConfigError: An option is out of range.
     """
+    how: dict[str, Any] = {"imgsz": imgsz, "nms": nms, "tiling": tiling, "batch": batch}
+    return measure(model, dataset, **how, progress=progress, model_name=model_name).report
+
+
+def measure(
+    model: DetectionModel,
+    dataset: DetectionData,
+    *,
+    imgsz: int | tuple[int, int] | None = None,
+    nms: NMS | None = None,
+    tiling: Tiling | None = None,
+    batch: int = 1,
+    progress: bool = False,
+    model_name: str = "",
+) -> Measured:
+    """Do what :func:`evaluate` does, with the same arguments, and return the detections and curves as well."""
     category_of = match_classes(model.class_names, dataset.categories)
     predictor = predictor_for(
         model,
@@ -71,7 +106,23 @@ def evaluate(
     medians = {stage.name: statistics.median(getattr(t, stage.name) for t in times) for stage in fields(StageTimes)}
     missed = tuple(name for id_, name in dataset.categories.items() if id_ not in category_of.values())
     known = {"model_name": model_name, "milliseconds": medians, "unknown_classes": missed}
-    return coco_metrics(results, dataset, masks=scores_masks(model, dataset), **known)
+    report = coco_metrics(results, dataset, masks=scores_masks(model, dataset), **known)
+    curves = confidence_curves(results, dataset)
+    return Measured(replace(report, confidence=thresholds_of(curves)), results, curves)
+
+
+def save_found(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write detections as a file in COCO's result format, which COCO's own tools read.
+
+    Args:
+        found: The detections.
+        path: The file.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    with whole_text(path) as file:
+        file.write("[" + ",\n".join(json.dumps(entry, allow_nan=False) for entry in found) + "]\n")
 
 
 def scores_masks(model: object, dataset: DetectionData) -> bool:

@@ -118,7 +118,7 @@ def plot_precision_recall(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
     Args:
         curves: Precisions by class name, see :func:`precision_recall`.
     """
-    figure, axes = _figure(6.4, 4.8)
+    figure, axes = figure_of(6.4, 4.8)
     recalls = np.linspace(0, 1, 101)
     for name, precision in list(curves.items())[:LISTED_CLASSES]:
         axes.plot(recalls, precision, linewidth=1, label=f"{as_label(name)} {precision.mean():.3f}")
@@ -140,7 +140,7 @@ def plot_confusion(matrix: NDArray[np.int64], names: Sequence[str], title: str =
     """
     count = len(names)
     side = min(16.0, max(4.8, 0.45 * count + 2))
-    figure, axes = _figure(side + 1, side)
+    figure, axes = figure_of(side + 1, side)
     shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
@@ -165,7 +165,7 @@ def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
     rate = [name for name in names if name == "lr"]
     scores = [name for name in names if name.startswith(("AP", "top"))]
     losses = [name for name in names if name not in (*rate, *scores, "epoch", "images_per_second", "seconds")]
-    figure, axes = _figure(12, 3.6, columns=3)
+    figure, axes = figure_of(12, 3.6, columns=3)
     for place, title, chosen in zip(axes, ("loss", "score", "learning rate"), (losses, scores, rate), strict=True):
         for name in chosen:
             points = [(row["epoch"], row[name]) for row in history if name in row]
@@ -192,7 +192,8 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=120)
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+def figure_of(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    """Return a figure of so many inches, and its axes, several if it has more than one column."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -39,6 +39,38 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class ClassThreshold:
+    """The score from which on detections of a class are best kept; all None if no object of it was found.
+
+    Attributes:
+        name: The class's name; "all" for all objects together.
+        threshold: Detections that score more than this have the largest F1, at IoU 0.5.
+        precision: The share of these detections that are right, from 0 to 1.
+        recall: The share of the objects that are found, from 0 to 1.
+        f1: The harmonic mean of both.
+    """
+
+    name: str
+    threshold: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The thresholds that suit a detector on some data, see :mod:`crossstage.evaluation.thresholds`.
+
+    Attributes:
+        together: The one for all objects together, where one is to do for all classes.
+        classes: One for each class, by class id.
+    """
+
+    together: ClassThreshold
+    classes: tuple[ClassThreshold, ...]
+
+
+@dataclass(frozen=True)
 class CocoReport:
     """COCO's twelve metrics, from 0 to 1, those of each class, and the speed.
 
@@ -66,6 +98,7 @@ class CocoReport:
         unknown_classes: Classes of the dataset that the model does not know; they count as missed.
         milliseconds: The median time of each stage for one image.
         masks: The same twelve metrics of masks, by their names; None where masks are not scored.
+        confidence: The suggested thresholds; None where they were not worked out.
     """
 
     model: str
@@ -88,6 +121,7 @@ class CocoReport:
     unknown_classes: tuple[str, ...]
     milliseconds: Mapping[str, float]
     masks: Mapping[str, float | None] | None = None
+    confidence: Thresholds | None = None
 
     @staticmethod
     def metric_names() -> tuple[str, ...]:
@@ -131,6 +165,11 @@ def print_report(report: CocoReport, console: Console, *, per_class: bool = True
     for title, values in rows.items():
         totals.add_row(*([title] if report.masks is not None else []), *map(_percent, values))
     console.print(totals)
+    if report.confidence and report.confidence.together.threshold is not None:
+        best = report.confidence.together
+        text = f"--conf {best.threshold:.2f} has the best F1: {best.f1:.2f}"
+        shares = f"precision {_percent(best.precision)}, recall {_percent(best.recall)} at IoU .5"
+        console.print(f"\n{text} ({shares})", highlight=False)
     if report.unknown_classes:
         missed = ", ".join(report.unknown_classes)
         console.print(f"not known to the model, counted as missed: {missed}", highlight=False, markup=False)
@@ -147,12 +186,15 @@ def _class_table(report: CocoReport) -> Table:
 
     table = Table("class", box=None, pad_edge=False)
     masks = report.masks is not None
-    for column in ("images", "boxes", "AP", "AP50", *(("mask AP", "mask AP50") if masks else ())):
+    limits = report.confidence.classes if report.confidence else ()
+    columns = ["images", "boxes", "AP", "AP50", *(("mask AP", "mask AP50") if masks else ())]
+    for column in (*columns, *(("conf", "F1") if limits else ())):
         table.add_column(column, justify="right")
-    for row in report.classes:
+    for number, row in enumerate(report.classes):
         if row.boxes:
             figures = [row.ap, row.ap50] + ([row.mask_ap, row.mask_ap50] if masks else [])
-            table.add_row(Text(row.name), str(row.images), str(row.boxes), *map(_percent, figures))
+            best = [_share(limits[number].threshold), _percent(limits[number].f1)] if limits else []
+            table.add_row(Text(row.name), str(row.images), str(row.boxes), *map(_percent, figures), *best)
     return table
 
 
@@ -160,6 +202,10 @@ def _title(name: str) -> str:
     """Return the title of a metric's column, such as ``AP S`` for ``ap_small``."""
     metric, _, size = name.partition("_")
     return f"{metric.upper()} {size[:1].upper()}".strip()
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _percent(value: float | None) -> str:

@@ -146,13 +146,14 @@ class ClassPredictor:
             What was read, None for what cannot be, and what it shows.
         """
         groups = prepared_batches(images, self.preprocessing, batch=self.batch, whole=whole)
-        with closing(side_by_side(groups, self._classify_group, self.streams)) as classified:
+        with closing(side_by_side(groups, self.classify_group, self.streams)) as classified:
             for group in classified:
                 yield from group
 
-    def _classify_group(
-        self, group: list[Prepared | Unreadable]
+    def classify_group(
+        self, group: Sequence[Prepared | Unreadable]
     ) -> list[tuple[SourceImage | None, Classification | Unreadable]]:
+        """Classify a group of prepared images that share a forward pass; see :meth:`stream`."""
         readable = [entry for entry in group if isinstance(entry, Prepared)]
         names, spent = [entry.image.name for entry in readable], [entry.milliseconds for entry in readable]
         found = iter(self._classify([entry.tensor for entry in readable], names, spent) if readable else [])
@@ -241,7 +242,7 @@ def _classified(
                     continue
                 best = f"{entry.class_names[0]} {entry.probabilities[0]:.2f}"
                 if lines:
-                    lines.write(_line(entry))
+                    lines.write(classes_as_json(entry))
                 if copies and image:
                     copies.write(image, caption(image.pixels, best))
                 counts[entry.class_names[0]] += 1
@@ -261,7 +262,8 @@ def _print(console: Console, text: str, style: str | None = None) -> None:
     console.print(visible(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _line(entry: Classification) -> dict[str, Any]:
+def classes_as_json(entry: Classification) -> dict[str, Any]:
+    """Return a classification as plain values, probabilities to a millionth."""
     classes: Sequence[dict[str, Any]] = [
         {"class_id": index, "class_name": name, "probability": round(probability, 6)}
         for index, name, probability in zip(entry.class_ids, entry.class_names, entry.probabilities, strict=True)

@@ -116,14 +116,14 @@ def load_numbers(path: Path) -> NDArray[np.uint16]:
             return numbers
 
 
-def load_reduced(path: Path, at_least: tuple[int, int]) -> tuple[Pixels, tuple[int, int]]:
+def load_reduced(source: str | Path | bytes, at_least: tuple[int, int]) -> tuple[Pixels, tuple[int, int]]:
     """Read an image for a small input: a JPEG of more than twice its size is decoded at 1/2, 1/4 or 1/8 scale.
 
     The scale is a property of JPEG's blocks of 8 x 8 pixels, of which fewer coefficients are transformed, so it saves
     time and memory. Other formats, and images that are not that large, are read by :func:`load_image`'s rules alone.
 
     Args:
-        path: The file.
+        source: A path, or a file's content.
         at_least: Height and width in pixels that neither side is reduced below.
 
     Returns:
@@ -132,8 +132,8 @@ def load_reduced(path: Path, at_least: tuple[int, int]) -> tuple[Pixels, tuple[i
     Raises:
         DataError: As :func:`load_image`.
     """
-    name = _name(path)
-    with opened(path, name) as image:
+    name = _name(source)
+    with opened(source, name) as image:
         if image.format not in ("JPEG", "MPO"):
             found = _pixels(image, name)
             return found, (found.shape[0], found.shape[1])

@@ -65,14 +65,14 @@ def prepared_batches(
         whole: Read and keep every pixel. Otherwise JPEGs of at least four times the input's size are read at a reduced
             scale, and of other images of more than 16 megabytes some pixels are kept.
     """
-    readers = source.readers(None if whole else _least_size(preprocessing))
+    readers = source.readers(None if whole else least_size(preprocessing))
     depth = 1 if source.live else batch + WORKERS
     with closing(ahead(readers, partial(_prepare, preprocessing, whole), depth=depth)) as entries:
         while group := list(islice(entries, batch)):
             yield group
 
 
-def _least_size(preprocessing: Preprocessing) -> tuple[int, int]:
+def least_size(preprocessing: Preprocessing) -> tuple[int, int]:
     """Return height and width that a reduced image keeps at least."""
     height, width = preprocessing.size
     return SPARE * height, SPARE * (height if preprocessing.resize == "shortest" else width)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 256 << 20  # of the masks of an image as arrays
 
-_Group = list[Prepared | Unreadable]
+_Group = Sequence[Prepared | Unreadable]
 
 
 @dataclass(frozen=True)
@@ -225,12 +225,12 @@ class Predictor:
         groups = prepared_batches(images, self.preprocessing, batch=self.batch, whole=whole)
         with side_threads() as side:
             rest = side if self.streams == 1 else None
-            with closing(side_by_side(groups, partial(self._predict_group, rest), self.streams)) as predicted:
+            with closing(side_by_side(groups, partial(self.predict_group, rest), self.streams)) as predicted:
                 for group in predicted:
                     yield from group
 
-    def _predict_group(self, side: Executor | None, group: _Group) -> list[Prediction | Unreadable]:
-        """Predict a group in this thread; all but the forward pass in another one, if one is given."""
+    def predict_group(self, side: Executor | None, group: _Group) -> list[Prediction | Unreadable]:
+        """Predict images that share a pass in this thread; all but the pass in another one, if one is given."""
         readable = [entry for entry in group if isinstance(entry, Prepared)]
         found: Iterator[Prediction] = iter(())
         if readable:

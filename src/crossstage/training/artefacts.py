@@ -16,18 +16,9 @@ from PIL import Image
 
 from crossstage.data.records import ClassificationData, Dataset, DetectionData
 from crossstage.errors import DataError
-from crossstage.evaluation import ClassificationReport, CocoReport
-from crossstage.evaluation.plots import (
-    CONFIDENCE,
-    as_detections,
-    confusion_title,
-    detection_confusion,
-    plot_confusion,
-    plot_history,
-    plot_precision_recall,
-    precision_recall,
-    save,
-)
+from crossstage.evaluation import ClassificationReport, CocoReport, Measured, confidence_curves, thresholds_of
+from crossstage.evaluation.plots import CONFIDENCE, as_detections, plot_history, save
+from crossstage.evaluation.saving import save_classified, save_measured
 from crossstage.files import write_text
 from crossstage.inference.drawing import draw, write_sheet
 from crossstage.inference.images import Pixels, load_image
@@ -56,17 +47,16 @@ def write_artefacts(
     folder: Path, spec: ModelSpec, options: RunOptions, progress: Progress, val: Dataset, scores: Scores
 ) -> None:
     """Write report, curves, confusion matrix, sample predictions and model card of the best weights."""
-    names = val.class_names
     report = replace(scores.report, model=options.name or folder.name)
-    report.save(folder / "report.json")
     save(plot_history(progress.history), folder / "curves.png")
     if isinstance(report, CocoReport):
         assert isinstance(val, DetectionData)
-        save(plot_precision_recall(precision_recall(scores.found, val)), folder / "pr_curve.png")
-        matrix = detection_confusion(scores.found, val)
-        save(plot_confusion(matrix, [*names, "nothing"], confusion_title()), folder / "confusion.png")
+        curves = confidence_curves(scores.found, val)
+        report = replace(report, confidence=thresholds_of(curves))
+        save_measured(Measured(report, scores.found, curves), val, folder)
     else:
-        save(plot_confusion(np.array(report.confusion), names), folder / "confusion.png")
+        assert isinstance(val, ClassificationData)
+        save_classified(report, [entry for _, entry in scores.found], val, folder)
     rows = _class_rows(report)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
@@ -132,10 +122,16 @@ def _classification_tiles(dataset: ClassificationData, scores: Scores) -> list[P
 def _class_rows(report: CocoReport | ClassificationReport) -> list[list[str]]:
     if isinstance(report, CocoReport):
         masks = report.masks is not None
-        rows = [["class", "images", "boxes", "AP", "AP50", *(["mask AP", "mask AP50"] if masks else [])]]
-        for c in report.classes:
+        limits = report.confidence.classes if report.confidence else ()
+        columns = ["class", "images", "boxes", "AP", "AP50", *(["mask AP", "mask AP50"] if masks else [])]
+        rows = [[*columns, *(["conf", "F1"] if limits else [])]]
+        for number, c in enumerate(report.classes):
             figures = [c.ap, c.ap50, *([c.mask_ap, c.mask_ap50] if masks else [])]
-            rows.append([c.name, str(c.images), str(c.boxes), *map(_percent, figures)])
+            row = [c.name, str(c.images), str(c.boxes), *map(_percent, figures)]
+            if limits:
+                best = limits[number]
+                row += ["" if best.threshold is None else f"{best.threshold:.3g}", _percent(best.f1)]
+            rows.append(row)
         return rows
     rows = [["class", "images", "recall", "precision"]]
     return rows + [[c.name, str(c.images), _percent(c.recall), _percent(c.precision)] for c in report.classes]
@@ -153,7 +149,9 @@ def _card(
     figures = ", ".join(f"{name} {100 * value:.1f}" for name, value in scores.metrics.items())
     table = "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
     size = spec.preprocessing.size
-    plots = ["curves.png", "confusion.png"] + (["pr_curve.png"] if isinstance(scores.report, CocoReport) else [])
+    plots = ["curves.png", "confidence.png", "confusion.png"] + (
+        ["pr_curve.png"] if isinstance(scores.report, CocoReport) else []
+    )
     images = "\n".join(f"![{plot.removesuffix('.png')}]({plot})" for plot in plots)
     return f"""# {options.name or spec.name}
 

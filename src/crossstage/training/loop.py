@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -91,7 +92,7 @@ class Loop:
                 images, seconds = self._train(stop)
                 self._finish(self.score(stop) if self._is_val_epoch() else None, images, seconds)
                 self._heed(stop)
-        self.reporter.close()
+        self.reporter.end()
 
     def _train(self, stop: StopRequests) -> tuple[int, float]:
         """Train the rest of the epoch; return how many images it had and how many seconds it took."""
@@ -159,6 +160,13 @@ class Loop:
         for name, part in parts.items():
             progress.parts[name] = progress.parts.get(name, 0.0) + part
         return parts
+
+    def first_step(self) -> Callable[[], object]:
+        """Return what takes a step on the first images, again and again."""
+        self.order.epoch = self.order.first_step = 0
+        self.model.train()
+        freeze_batch_norm(self.model)
+        return partial(self._step, next(_groups(self.batches, 1)))
 
     def pace(self, seconds: float, workers: int) -> Pace:
         """Train for some seconds to see how fast that is, and measure on some of the val images; nothing is kept.
@@ -246,7 +254,7 @@ class Loop:
         """Save and stop if a signal asks for it."""
         if number := self._stop_requested(stop):
             self._save()
-            self.reporter.close()
+            self.reporter.end()
             epoch = min(self.progress.epoch + 1, self.options.epochs)
             raise Interrupted(f"stopped in epoch {epoch}, after step {self.progress.step}; the state is saved", number)
 

@@ -19,6 +19,8 @@ from crossstage.structures import Resize
 from crossstage.training.recipe_files import load_recipe
 from crossstage.training.values import check_fields, typed
 
+LoggerKind = Literal["tensorboard", "csv", "mlflow", "wandb"]
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -38,7 +40,8 @@ class TrainOptions:
         minutes: Time that the training is to take, measurements included; it chooses the epochs.
         imgsz: Side of the input in pixels, or its height and width.
         resize: How images fit it; None takes the model's, or for a new classifier "crop".
-        batch: Images in an optimisation step, over all devices and accumulated passes.
+        batch: Images in an optimisation step, over all devices and accumulated passes; "auto" takes as many as memory
+            holds, by a step that is measured, and as are good for a training of this size.
         accumulate: Passes whose gradients are added up for a step.
         name: Folder of the run, in ``out``; None makes one up from model and data.
         out: Where runs lie.
@@ -82,6 +85,8 @@ class TrainOptions:
             "refuse" does not train. In the middle of a training, "repair" and "skip" take the next image.
         val_every: Epochs between measurements.
         sample_every: Epochs between images of what the model predicts; 0 draws none.
+        logger: Where the figures of each epoch, sample images and the plan go: "tensorboard", "mlflow", "wandb"
+            (Weights & Biases), several of them, or "csv" for nothing but the run's own metrics.csv.
         checkpoint_minutes: Most minutes between two checkpoints, which are written at the end of each epoch, too.
         workers: Processes that prepare images, on each device; None takes what the processor offers, up to 8.
         threads: Threads that each device's process computes with on a CPU; None takes what torch takes.
@@ -108,7 +113,7 @@ class TrainOptions:
     minutes: float | None = None
     imgsz: int | tuple[int, int] | None = None
     resize: Resize | None = None
-    batch: int | None = None
+    batch: int | Literal["auto"] | None = None
     accumulate: int = 1
     name: str | None = None
     out: str = "runs"
@@ -144,6 +149,7 @@ class TrainOptions:
     on_bad_image: OnBadImage = "repair"
     val_every: int | None = None
     sample_every: int = 10
+    logger: tuple[LoggerKind, ...] = ("tensorboard",)
     checkpoint_minutes: float = 10.0
     workers: int | None = None
     threads: int | None = None
@@ -163,7 +169,7 @@ class TrainOptions:
         if not all(0 < step < 1 for step in self.steps):
             raise ConfigError(f"steps are {self.steps}; expected shares of the training, between 0 and 1")
         shared = self.devices * self.nodes * self.accumulate
-        if self.batch is not None and self.batch % shared:
+        if isinstance(self.batch, int) and self.batch % shared:
             raise ConfigError(f"batch is {self.batch}; expected a multiple of {shared} (devices x nodes x accumulate)")
         if self.strategy == "fsdp" and self.ema:
             raise ConfigError("fsdp keeps no moving average of the weights; expected ema=0")
@@ -174,7 +180,7 @@ class TrainOptions:
         for names, low, high in _RANGES:
             for name in names:
                 value = getattr(self, name)
-                if value is not None and not low <= value <= high:
+                if value not in (None, "auto") and not low <= value <= high:
                     expected = (
                         f"{low:g} to {high:,}" if math.isfinite(high) else "0 or more" if not low else "at least 1"
                     )

@@ -24,6 +24,7 @@ from crossstage.errors import DataError
 from crossstage.models.detector import Detector
 from crossstage.models.heads.base import Head
 from crossstage.structures import Preprocessing
+from crossstage.training.batch import StepMemory
 from crossstage.training.facts import TrainingData, facts_of
 from crossstage.training.options import METHOD, OPEN, RunOptions, TrainOptions, changed
 from crossstage.training.recipe_files import load_recipe
@@ -69,6 +70,7 @@ PLAIN_LR = {
 """The learning rate of an optimiser that a person chose without one."""
 
 USUAL_BATCH = {"detect": 16, "classify": 32}
+MOST_BATCH = 4  # times as many where memory decides; more would change how a training goes
 FEWEST_STEPS = 8  # of an epoch, for which the batch is made smaller
 SMALLEST_BATCH = 4  # batch norm wants several images
 SMALLEST_BOX = 8.0  # pixels of the input, which a small box should have
@@ -138,19 +140,22 @@ class Plan:
         return json.dumps([asdict(choice) for choice in self.choices], indent=1, ensure_ascii=False, default=str) + "\n"
 
 
-def plan_training(options: TrainOptions, data: TrainingData, pace: Pace | None = None) -> Plan:
+def plan_training(
+    options: TrainOptions, data: TrainingData, pace: Pace | None = None, memory: StepMemory | None = None
+) -> Plan:
     """Choose what is open.
 
     Args:
         options: What is asked for.
         data: The data to train on.
         pace: How fast this machine is with this training; it chooses the epochs that fit into ``options.minutes``.
+        memory: What a step takes, which chooses the batch where that is "auto".
 
     Raises:
         ConfigError: The model is unknown or does something else, or an option does not fit.
         WeightsError: A file cannot be read.
     """
-    return _Planner(options, data, pace).plan()
+    return _Planner(options, data, pace, memory).plan()
 
 
 def as_they_stand(options: TrainOptions, task: str) -> RunOptions:
@@ -170,10 +175,12 @@ def as_they_stand(options: TrainOptions, task: str) -> RunOptions:
 class _Planner:
     """Chooses one option after the other; each may look at those before it."""
 
-    def __init__(self, options: TrainOptions, data: TrainingData, pace: Pace | None) -> None:
-        self.asked, self.data, self.pace = options, data, pace
+    def __init__(self, options: TrainOptions, data: TrainingData, pace: Pace | None, memory: StepMemory | None) -> None:
+        self.asked, self.data, self.pace, self.memory = options, data, pace, memory
         self.facts = facts_of(data)
         self.known = {entry.name: getattr(options, entry.name) for entry in fields(TrainOptions)}
+        if options.batch == "auto":
+            self.known["batch"] = None
         self.choices: list[Choice] = []
 
     def plan(self) -> Plan:
@@ -233,11 +240,17 @@ class _Planner:
 
     def _batch(self) -> None:
         images, batch = self.facts.images, USUAL_BATCH[self.facts.task]
+        shared = self.asked.world * self.asked.accumulate
+        batch *= MOST_BATCH if self.memory else 1
         while batch > SMALLEST_BATCH and images // batch < FEWEST_STEPS:
             batch //= 2
-        shared = self.asked.world * self.asked.accumulate
         batch = shared * max(1, -(-min(batch, images) // shared))
-        self._set("batch", batch, f"{images // batch} steps in an epoch of {images} images")
+        while self.memory and batch > shared and not self.memory.fits(batch // shared):
+            batch = shared * max(1, batch // shared // 2)
+        why = f"{images // batch} steps in an epoch of {images} images"
+        if self.memory:
+            why += f"; a pass of {batch // shared} takes {self.memory.told(batch // shared)}"
+        self._set("batch", batch, why)
 
     def _epochs(self) -> None:
         steps = self._steps_of_epoch()

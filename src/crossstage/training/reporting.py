@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 REFRESH_SECONDS = 0.25
 
 
 class Reporter:
-    """Console and TensorBoard of the first process; one that says nothing for the others.
+    """Console of the first process; one that says nothing for the others.
 
     Args:
-        folder: The folder of the run; None prints nothing.
         epochs: Number of epochs of the training.
+        silent: Print nothing at all.
         quiet: Print the result alone, no bars and no other lines.
     """
 
-    def __init__(self, folder: Path | None, epochs: int, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet or folder is None, highlight=False)
-        self.results = Console(stderr=True, quiet=folder is None, highlight=False)
+    def __init__(self, epochs: int, *, silent: bool = False, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet or silent, highlight=False)
+        self.results = Console(stderr=True, quiet=silent, highlight=False)
         self.epochs = epochs
-        self.writer = _writer(folder / "tensorboard") if folder else None
         self.bar: Progress | None = None
         self.last = 0.0
 
@@ -72,34 +66,17 @@ class Reporter:
         self.bar = None
 
     def row(self, epoch: int, figures: Mapping[str, float], *, best: bool) -> None:
-        """Print the line of a finished epoch, and write its figures for TensorBoard."""
+        """Print the line of a finished epoch."""
         self.end()
         shown = {name.replace("images_per_second", "images/s"): value for name, value in figures.items()}
         text = "  ".join(f"{name} {_short(name, value)}" for name, value in shown.items() if name != "epoch")
         self.say(f"epoch {epoch + 1:>3}/{self.epochs}  {text}{'  best' if best else ''}")
-        if self.writer:
-            for name, value in figures.items():
-                if name != "epoch":
-                    self.writer.add_scalar(name, value, epoch + 1)
-            self.writer.flush()
-
-    def close(self) -> None:
-        """Close the bar and TensorBoard's files."""
-        self.end()
-        if self.writer:
-            self.writer.close()
 
 
 def loss_note(parts: Mapping[str, float], rate: float, images_per_second: float) -> str:
     """Return the note beside the bar."""
     losses = "  ".join(f"{name} {value:.3f}" for name, value in parts.items())
     return f"{losses}  lr {rate:.2g}  {images_per_second:.1f} images/s"
-
-
-def _writer(folder: Path) -> SummaryWriter:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder))
 
 
 def _short(name: str, value: float) -> str:

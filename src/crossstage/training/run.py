@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -20,6 +21,7 @@ from crossstage.models.classifier import Classifier
 from crossstage.models.heads.base import Head, HeadConfig, changes
 from crossstage.models.spec import Provenance
 from crossstage.training.artefacts import sample_images, write_artefacts, write_metrics
+from crossstage.training.batch import MEASURED, StepMemory, measured
 from crossstage.training.checkpoint import Progress, of_this_run
 from crossstage.training.checks import check_batch_norm, check_goes_on, check_optimizer, check_size
 from crossstage.training.devices import fabric_of, load_whole_state, set_up, whole_state, workers_of
@@ -31,13 +33,18 @@ from crossstage.training.options import RunOptions, TrainOptions
 from crossstage.training.plan import Pace, as_they_stand
 from crossstage.training.reporting import Reporter
 from crossstage.training.schedule import MovingAverage, freeze, hasten_batch_norm
+from crossstage.training.signals import Interrupted
 from crossstage.training.tasks import ClassificationTask, DetectionTask, Scores, Task
+from crossstage.training.trackers import Trackers
 from crossstage.weights.model_file import read_model, write_model
 from crossstage.weights.starting import Started, start_model
 
 CONFIG, PLAN, STATE = "config.yaml", "plan.json", "state.ckpt"
 BEST, LAST = "best.safetensors", "last.safetensors"
 PACED_SECONDS = 6.0
+
+Watch = Callable[[Mapping[str, float]], None]
+"""What follows a training: it gets the figures of each epoch that is finished."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ def run_training(
     data: TrainingData | None = None,
     going_on: bool = False,
     quiet: bool = False,
+    watch: Watch | None = None,
 ) -> TrainResult:
     """Train in this process, as one of however many there are.
 
@@ -73,6 +81,7 @@ def run_training(
         data: The data, if it has been read.
         going_on: Continue from the folder's checkpoint.
         quiet: Print the result alone.
+        watch: Is called with the figures of each epoch; what it raises ends the training.
 
     Raises:
         CrossStageError: See :func:`crossstage.training.train`.
@@ -84,6 +93,7 @@ def run_training(
     data = data or read_data(options)
     chosen = as_they_stand(options, data.task)
     run = _Run(fabric, chosen, data, Path(fabric.broadcast(str(folder))), quiet=quiet)
+    run.watch = watch
     return run.train(going_on=going_on)
 
 
@@ -103,6 +113,30 @@ def pace_of(options: RunOptions, data: TrainingData) -> Pace:
         return loop.pace(PACED_SECONDS, workers_of(options, run.fabric.device.type))
 
 
+def step_memory_of(options: RunOptions, data: TrainingData) -> StepMemory:
+    """Measure what a training step takes on one device, which takes some seconds; nothing of it is kept.
+
+    Raises:
+        CrossStageError: See :func:`crossstage.training.train`.
+    """
+    alone = replace(options, devices=1, nodes=1, strategy="auto", accumulate=1, on_nan="skip", workers=0, cache=0.0)
+    loops = {}
+    with in_one_line(options):
+        for images in MEASURED:
+            few = replace(alone, batch=images, multi_scale=0.0)
+            run = _Run(fabric_of(few), few, data, None)
+            loops[images], _ = run.loop(Progress(), save=lambda: None, finished=lambda *_: None)
+        loop = loops[MEASURED[0]]
+        copies = 1 + (2 if options.optimizer == "adamw" else 1) + bool(options.ema)
+        return measured(
+            {images: each.first_step() for images, each in loops.items()},
+            loop.inner,
+            loop.fabric.device,
+            copies=copies,
+            enlarged=(1 + options.multi_scale) ** 2,
+        )
+
+
 class _Run:
     """Model, data, loop and files of one training.
 
@@ -119,8 +153,10 @@ class _Run:
     ) -> None:
         self.fabric, self.options, self.data = fabric, options, data
         self.folder = folder or Path()
-        told = folder if fabric.is_global_zero else None
-        self.reporter = Reporter(told, options.epochs, quiet=quiet)
+        told = folder is not None and fabric.is_global_zero
+        self.reporter = Reporter(options.epochs, silent=not told, quiet=quiet)
+        self.trackers: Trackers | None = None
+        self.watch: Watch | None = None
         self.train_data, self.val_data = data.train, data.val
         self.loaders: list[DataLoader] = []
         torch.manual_seed(options.seed)
@@ -266,7 +302,7 @@ class _Run:
                 end_workers(loader)
 
     def _train(self, *, going_on: bool) -> TrainResult:
-        fabric, options, progress = self.fabric, self.options, Progress()
+        fabric, progress = self.fabric, Progress()
 
         def save() -> None:
             about = {"progress": progress.state_dict(), "data": list(self.data.digests)}
@@ -278,12 +314,20 @@ class _Run:
             except (DataError, WeightsError) as error:
                 kept = "; the last good checkpoint is kept" * (self.folder / STATE).is_file()
                 raise TrainingError(f"{error}{kept}") from None
+            if self.watch:
+                self.watch(progress.history[-1])
 
         loop, state = self.loop(progress, save=save, finished=finished)
         if going_on:
             self._take_up(state, progress)
             self.reporter.say(f"going on in epoch {progress.epoch + 1}, after step {progress.step}")
-        loop.run()
+        with self._tracked(going_on=going_on):
+            loop.run()
+            return self._finished(loop, progress)
+
+    def _finished(self, loop: Loop, progress: Progress) -> TrainResult:
+        """Write what a run leaves behind, from its best weights."""
+        fabric, options = self.fabric, self.options
         with of_this_run(self.folder / BEST):
             load_whole_state(fabric, loop.kept, read_model(self.folder / BEST)[1])
         scores = loop.score()
@@ -295,6 +339,38 @@ class _Run:
             self.reporter.say_result(f"everything is in {self.folder}")
         fabric.barrier()
         return TrainResult(self.folder, progress.best, progress.best_epoch + 1, progress.history)
+
+    @contextmanager
+    def _tracked(self, *, going_on: bool) -> Iterator[None]:
+        """Let the trackers that were asked for follow the training."""
+        if self.fabric.is_global_zero:
+            self.trackers = Trackers(
+                self.options.logger,
+                self.folder,
+                settings=self._settings(),
+                going_on=going_on,
+                say=self.reporter.say,
+            )
+        status: Literal["success", "failed", "killed"] = "failed"
+        try:
+            yield
+            status = "success"
+        except (Interrupted, KeyboardInterrupt):
+            status = "killed"
+            raise
+        finally:
+            if self.trackers:
+                self.trackers.close(status)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what describes the run, as names and plain values."""
+        options = asdict(self.options)
+        flat = {name: value for name, value in options.items() if not isinstance(value, dict)}
+        for outer in ("augment", "loss", "plain_loss", "partial"):
+            inner = options[outer] if isinstance(options[outer], dict) else {}
+            flat |= {f"{outer}.{name}": value for name, value in inner.items()}
+        sizes = {"train_images": len(self.train_data), "val_images": len(self.val_data)}
+        return {**flat, **sizes, "classes": self.spec.num_classes, "network": self.spec.name}
 
     def _take_up(self, state: dict[str, Any], progress: Progress) -> None:
         """Go on from the folder's checkpoint.
@@ -323,8 +399,14 @@ class _Run:
             write_model(self.folder / BEST, tensors, spec, hashed=True)
         write_metrics(self.folder / "metrics.csv", progress.history)
         every = self.options.sample_every
-        if scores and every and (progress.epoch % every == 0 or progress.epoch in (1, self.options.epochs)):
-            sample_images(self.folder / "samples" / f"epoch{progress.epoch:03d}.jpg", self.task.val, scores)
+        sheet = self.folder / "samples" / f"epoch{progress.epoch:03d}.jpg"
+        drawn = scores and every and (progress.epoch % every == 0 or progress.epoch in (1, self.options.epochs))
+        if scores and drawn:
+            sample_images(sheet, self.task.val, scores)
+        if self.trackers:
+            self.trackers.figures(progress.history[-1])
+            if drawn:
+                self.trackers.show(sheet, progress.epoch)
 
 
 def _with_fitted_anchors(row: HeadConfig, started: Started, train: DetectionData, seed: int) -> HeadConfig:

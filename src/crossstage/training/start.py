@@ -13,14 +13,16 @@ from typing import Any, TypeVar
 from crossstage.errors import ConfigError, TrainingError
 from crossstage.files import write_text
 from crossstage.scratch import remove_leftovers
+from crossstage.training.batch import StepMemory
 from crossstage.training.checkpoint import Progress, WholeFiles, of_this_run
 from crossstage.training.facts import TrainingData, read_data
 from crossstage.training.launch import is_launched, launch
 from crossstage.training.lock import FolderLock, claimed, locked
 from crossstage.training.options import RunOptions, TrainOptions
 from crossstage.training.plan import Plan, plan_training
-from crossstage.training.run import CONFIG, PLAN, STATE, TrainResult, pace_of, run_training
+from crossstage.training.run import CONFIG, PLAN, STATE, TrainResult, Watch, pace_of, run_training, step_memory_of
 from crossstage.training.signals import Interrupted
+from crossstage.training.trackers import KNOWN_RUNS, check_trackers
 from crossstage.weights.ref import parse
 
 Options = TypeVar("Options", bound=TrainOptions)
@@ -29,7 +31,7 @@ KEPT_CHANGES = ("epochs", "patience", "data")
 """Changes of a run that goes on which are its own from then on."""
 
 
-def train(options: TrainOptions, *, quiet: bool = False) -> TrainResult:
+def train(options: TrainOptions, *, quiet: bool = False, watch: Watch | None = None) -> TrainResult:
     """Train a detector or a classifier on images.
 
     Every image is looked at before the first step, see ``options.on_bad_image``. While a run is trained, no other
@@ -42,6 +44,8 @@ def train(options: TrainOptions, *, quiet: bool = False) -> TrainResult:
     Args:
         options: The options of the training.
         quiet: Print the result alone, no progress.
+        watch: Is called with the figures of each epoch, in this process alone, that is, not with several devices;
+            what it raises ends the training.
 
     Raises:
         ConfigError: An option, or a model's setting, does not fit.
@@ -55,17 +59,20 @@ def train(options: TrainOptions, *, quiet: bool = False) -> TrainResult:
         >>> result.best
         0.61
     """
+    check_trackers(options.logger)
     first = _is_first()
     data = read_data(options, progress=first and not quiet)
     plan = _paced_plan(options, data)
     if not first:
-        return _run(plan.options, Path(options.out) / (options.name or ""), data=data, going_on=False, quiet=quiet)
+        return _run(
+            plan.options, Path(options.out) / (options.name or ""), data=data, going_on=False, quiet=quiet, watch=watch
+        )
     folder, lock = _new_folder(plan.options)
     try:
         write_text(folder / CONFIG, _anywhere(plan.options).to_yaml())
         write_text(folder / PLAN, plan.to_json())
         _say_plan(plan, quiet=quiet)
-        return _run(plan.options, folder, data=data, going_on=False, quiet=quiet)
+        return _run(plan.options, folder, data=data, going_on=False, quiet=quiet, watch=watch)
     except BaseException:
         if not (folder / STATE).exists():
             _forget(folder)
@@ -87,10 +94,10 @@ def plan_of(options: TrainOptions) -> Plan:
     Raises:
         CrossStageError: See :func:`train`.
     """
-    return plan_training(options, read_data(options))
+    return _plan(options, read_data(options))[0]
 
 
-def resume(run: str | Path, *, quiet: bool = False, **changes: Any) -> TrainResult:
+def resume(run: str | Path, *, quiet: bool = False, watch: Watch | None = None, **changes: Any) -> TrainResult:
     """Go on with a run from its last complete state; from its start if it was stopped before its first checkpoint.
 
     A run that is over trains on if ``epochs`` is more than it had: its learning rate is then what a training of that
@@ -99,10 +106,11 @@ def resume(run: str | Path, *, quiet: bool = False, **changes: Any) -> TrainResu
     Args:
         run: The run's folder.
         quiet: Print the result alone, no progress.
+        watch: See :func:`train`.
         **changes: Options that may differ from the run's: how long it trains (``epochs``, ``patience``), where it
-            computes (``devices``, ``nodes``, ``strategy``, ``accelerator``, ``workers``, ``threads``, ``cache``), and
-            where the data lies now (``data``), which is known again by the names and sizes of its images and by its
-            labels.
+            computes (``devices``, ``nodes``, ``strategy``, ``accelerator``, ``workers``, ``threads``, ``cache``), what
+            follows it (``logger``), and where the data lies now (``data``), which is known again by the names and
+            sizes of its images and by its labels.
 
     Raises:
         TrainingError: The folder is no run's, another process trains in it, or the data is not the run's; and see
@@ -111,15 +119,16 @@ def resume(run: str | Path, *, quiet: bool = False, **changes: Any) -> TrainResu
     folder = Path(run)
     before = options_of(folder)
     options = replace(before, **changes)
+    check_trackers(options.logger)
     if is_launched() and not _is_first():
-        return _run(options, folder, going_on=(folder / STATE).is_file(), quiet=quiet)
+        return _run(options, folder, going_on=(folder / STATE).is_file(), quiet=quiet, watch=watch)
     with locked(folder):
         remove_leftovers(folder / STATE)
         kept = {name: changes[name] for name in KEPT_CHANGES if name in changes}
         if kept:
             _check_length(folder, options)
             write_text(folder / CONFIG, _anywhere(replace(before, **kept)).to_yaml())
-        return _run(options, folder, going_on=(folder / STATE).is_file(), quiet=quiet)
+        return _run(options, folder, going_on=(folder / STATE).is_file(), quiet=quiet, watch=watch)
 
 
 def _check_length(folder: Path, options: TrainOptions) -> None:
@@ -162,7 +171,7 @@ def options_of(run: str | Path) -> TrainOptions:
 
 def _paced_plan(options: TrainOptions, data: TrainingData) -> Plan:
     """Return the plan of a training whose length fits the time there is, if one was given."""
-    plan = plan_training(options, data)
+    plan, memory = _plan(options, data)
     if options.minutes is None or options.epochs is not None:
         return plan
     if is_launched():
@@ -170,8 +179,19 @@ def _paced_plan(options: TrainOptions, data: TrainingData) -> Plan:
     began = time.monotonic()
     pace = pace_of(plan.options, data)
     left = options.minutes - (time.monotonic() - began) / 60
-    paced = plan_training(replace(options, minutes=max(left, 0.01)), data, pace)
+    paced = plan_training(replace(options, minutes=max(left, 0.01)), data, pace, memory)
     return replace(paced, options=replace(paced.options, minutes=options.minutes))
+
+
+def _plan(options: TrainOptions, data: TrainingData) -> tuple[Plan, StepMemory | None]:
+    """Return the plan of a training, and what was measured for it: what a step takes, if that chooses the batch."""
+    if options.batch != "auto":
+        return plan_training(options, data), None
+    if is_launched():
+        raise ConfigError("batch auto is for a training that is started here; torchrun and SLURM want a number")
+    few = options.world * options.accumulate
+    memory = step_memory_of(plan_training(replace(options, batch=few), data).options, data)
+    return plan_training(options, data, memory=memory), memory
 
 
 def _say_plan(plan: Plan, *, quiet: bool) -> None:
@@ -180,21 +200,21 @@ def _say_plan(plan: Plan, *, quiet: bool) -> None:
 
 
 def _run(
-    options: TrainOptions, folder: Path, *, data: TrainingData | None = None, going_on: bool, quiet: bool
+    options: TrainOptions,
+    folder: Path,
+    *,
+    data: TrainingData | None = None,
+    going_on: bool,
+    quiet: bool,
+    watch: Watch | None,
 ) -> TrainResult:
     try:
-        return _run_here_or_launched(options, folder, data=data, going_on=going_on, quiet=quiet)
+        if options.devices > 1 and not is_launched():
+            launch(options, folder, going_on=going_on, quiet=quiet)
+            return _result(folder, _progress(folder))
+        return run_training(options, folder, data=data, going_on=going_on, quiet=quiet, watch=watch)
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: crossstage train --resume {folder}", error.signal) from None
-
-
-def _run_here_or_launched(
-    options: TrainOptions, folder: Path, *, data: TrainingData | None, going_on: bool, quiet: bool
-) -> TrainResult:
-    if options.devices > 1 and not is_launched():
-        launch(options, folder, going_on=going_on, quiet=quiet)
-        return _result(folder, _progress(folder))
-    return run_training(options, folder, data=data, going_on=going_on, quiet=quiet)
 
 
 def _progress(folder: Path) -> Progress:
@@ -220,9 +240,9 @@ def _result(folder: Path, progress: Progress) -> TrainResult:
 
 def _forget(folder: Path) -> None:
     """Remove the folder of a run that never got to a checkpoint, if nothing but its beginnings is in it."""
-    if {path.name for path in folder.iterdir()} - {CONFIG, PLAN, "tensorboard"}:
+    if {path.name for path in folder.iterdir()} - {CONFIG, PLAN, KNOWN_RUNS, "tensorboard"}:
         return
-    for path in (folder / CONFIG, folder / PLAN, *(folder / "tensorboard").glob("*")):
+    for path in (folder / CONFIG, folder / PLAN, folder / KNOWN_RUNS, *(folder / "tensorboard").glob("*")):
         path.unlink(missing_ok=True)
     for path in (folder / "tensorboard", folder):
         if path.is_dir() and not any(path.iterdir()):

@@ -25,6 +25,9 @@ else knows a format: recognition, ``--format``, ``crossstage data check``, train
            )
        }
 
+5. To write the format, too, add ``write``, which gets the parts, the folder in which their images lie already, and the
+   scores of boxes that a model found; say in ``holds`` what it can state beyond boxes.
+
 Formats are tried by ``order``, and the first that fits is taken; two of one order that both fit are refused as
 ambiguous. Those that are recognised by what files hold share one order, 60, with the YAML files that name parts of any
 format; class folders, which nearly any folder of folders may be, come at 90. The command line lists the formats, so
@@ -40,9 +43,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crossstage.data.faults import Reading
+from crossstage.data.written import BoxScores
 from crossstage.reading.finding import is_hidden
 
 Reader = Callable[[], Reading[Any]]
+LabelWriter = Callable[[Mapping[str, Any], Path, BoxScores], None]
+"""Writes the labels of parts into a folder in which their images lie already, with scores where a model gave them."""
 Names = Sequence[str] | Mapping[str, str] | None
 """Names of classes that a YAML file gives: by class id, or by folder; None where it gives none."""
 
@@ -94,6 +100,11 @@ class DataFormat:
             ``suffixes`` and ``fits_folder``.
         read_listed: Returns the reader of a part that a YAML file names. By default that of the same name among
             ``parts``, else the first.
+        write: Writes the labels of a dataset; None where the format is only read.
+        holds: What it can say beyond upright boxes: "masks" of any kind, or "polygons", which are masks of a single
+            one; and "crowds", difficult objects that are not to be counted.
+        image_folder: Where images are put, before labels are written, with ``{split}`` for the name of the part and
+            ``{name}`` for that of the class.
     """
 
     task: Literal["detect", "classify"]
@@ -106,6 +117,9 @@ class DataFormat:
     pick: Callable[[Path, str | None], Reader] | None = None
     fits_listed: Callable[[Path], object] = lambda _: False
     read_listed: Callable[[ListedPart], Reader] | None = None
+    write: LabelWriter | None = None
+    holds: frozenset[str] = frozenset()
+    image_folder: str = "images/{split}"
 
 
 _SPLITS = {

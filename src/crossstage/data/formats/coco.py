@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from crossstage.data.coco_scan import SECTIONS, CocoScan
 from crossstage.data.faults import Reading, fault_in
 from crossstage.data.formats.base import DataFormat, Names, Reader, split_folders, split_of
 from crossstage.data.json_entries import begins_with, mentions
-from crossstage.data.records import DetectionData
+from crossstage.data.records import DetectionData, ImageRef
+from crossstage.data.written import BoxScores, Stated, images_of, text_of
 from crossstage.errors import DataError
 from crossstage.reading.finding import find_files
 
@@ -128,6 +131,39 @@ def _fits(folder: Path) -> str:
     return ", ".join(str(file.relative_to(folder)) for file in files[:3]) + ("" if len(files) < 4 else ", ...")
 
 
+def _write(parts: Mapping[str, DetectionData], folder: Path, scores: BoxScores) -> None:
+    """Write an annotation file for each part."""
+    (folder / "annotations").mkdir()
+    for split, data in parts.items():
+        images, annotations = [], []
+        for image, objects in images_of(data, scores.get(split), crowds=True):
+            size = {"width": image.width, "height": image.height}
+            images.append({"id": image.id, "file_name": image.path.name, **size})
+            for one in objects:
+                annotations.append(_annotation(one, image, data.category_ids[one.class_id], len(annotations) + 1))
+        categories = [{"id": number, "name": name} for number, name in data.categories.items()]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / "annotations" / f"instances_{split}.json").write_text(text_of(content), "utf-8")
+
+
+def _annotation(one: Stated, image: ImageRef, category: int, number: int) -> dict[str, Any]:
+    mask: Any = one.mask or []
+    if isinstance(mask, str):
+        mask = {"size": [image.height, image.width], "counts": mask}
+    else:
+        mask = [polygon.tolist() for polygon in mask]
+    stated = {
+        "id": number,
+        "image_id": image.id,
+        "category_id": category,
+        "bbox": one.xywh,
+        "area": one.area,
+        "iscrowd": int(one.crowd),
+        "segmentation": mask,
+    }
+    return stated if one.score is None else {**stated, "score": one.score}
+
+
 FORMATS = {
     "coco": DataFormat(
         task="detect",
@@ -135,6 +171,8 @@ FORMATS = {
         looked_for="annotations/*.json (COCO)",
         suffixes=(".json",),
         fits_folder=_fits,
+        write=_write,
+        holds=frozenset({"masks", "crowds"}),
         pick=lambda path, split: partial(scan_coco, _annotation_file(path, split)),
     )
 }

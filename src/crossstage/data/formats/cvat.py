@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from xml.etree.ElementTree import Element as XMLElement
+from xml.etree.ElementTree import ElementTree, SubElement, indent
 
 from crossstage.data.faults import Fault
 from crossstage.data.formats.base import DataFormat, Names, Reader, listed_names, split_folders, split_of
 from crossstage.data.named import Labels, NamedBox, NamedParts
+from crossstage.data.records import DetectionData
+from crossstage.data.written import BoxScores, Stated, describe, images_of
 from crossstage.data.xml_reading import Element, children, root_name
 from crossstage.errors import DataError
 from crossstage.reading.finding import find_files
@@ -115,6 +119,33 @@ def _fits(folder: Path) -> str:
     return f"{files[0].relative_to(folder)} with <{ROOT}> of images" if files else ""
 
 
+def _write(parts: Mapping[str, DetectionData], folder: Path, _: BoxScores) -> None:
+    """Write an XML file for each part."""
+    for split, data in parts.items():
+        root = XMLElement(ROOT)
+        SubElement(root, "version").text = "1.1"
+        labels = SubElement(SubElement(SubElement(root, "meta"), "task"), "labels")
+        for name in data.class_names:
+            SubElement(SubElement(labels, "label"), "name").text = name
+        for number_, (image, objects) in enumerate(images_of(data)):
+            size = {"width": str(image.width), "height": str(image.height)}
+            named = image.path.relative_to(folder / "images").as_posix()
+            of_image = SubElement(root, "image", {"id": str(number_), "name": named, **size})
+            for one in objects:
+                kind, place = _place(one)
+                usual = {"occluded": "0", "source": "file", "z_order": "0"}
+                SubElement(of_image, kind, {"label": one.name, **usual, **place})
+        indent(root)
+        ElementTree(root).write(folder / f"{split}.xml", "utf-8", xml_declaration=True)
+    describe(folder, "cvat", {split: f"{split}.xml" for split in parts}, next(iter(parts.values())).class_names)
+
+
+def _place(one: Stated) -> tuple[str, dict[str, str]]:
+    if one.points:
+        return "polygon", {"points": ";".join(f"{x!r},{y!r}" for x, y in one.points)}
+    return "box", {side: repr(value) for side, value in zip(SIDES, one.xyxy, strict=True)}
+
+
 FORMATS = {
     "cvat": DataFormat(
         task="detect",
@@ -123,5 +154,7 @@ FORMATS = {
         suffixes=(".xml",),
         fits_folder=_fits,
         fits_file=lambda file: root_name(file) == ROOT,
+        write=_write,
+        holds=frozenset({"polygons"}),
     )
 }

@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 from crossstage.data.class_names import read_class_names
 from crossstage.data.faults import Fault, Reading
 from crossstage.data.formats.base import DataFormat, Names, Reader, listed_names
-from crossstage.data.formats.yolo import Pair, images_listed, label_of, read_yolo
+from crossstage.data.formats.yolo import Pair, images_listed, label_lines, label_of, read_yolo
 from crossstage.data.named import image_in, plain_path
 from crossstage.data.records import DetectionData
+from crossstage.data.written import BoxScores, images_of
 from crossstage.errors import DataError
 from crossstage.reading.finding import find_files
 from crossstage.reading.numbers import whole
@@ -112,6 +113,20 @@ def _fits(folder: Path) -> str:
     return f"{file.name} with lists of images and names" if file else ""
 
 
+def _write(parts: Mapping[str, DetectionData], folder: Path, _: BoxScores) -> None:
+    """Write label files beside the images, lists of images, the names and the ``.data`` file."""
+    names = next(iter(parts.values())).class_names
+    entries = [f"classes = {len(names)}"]
+    for split, data in parts.items():
+        for image, objects in images_of(data):
+            image.path.with_suffix(".txt").write_text(label_lines(image, objects, polygons=False), "utf-8")
+        listed = "".join(f"{image.path.relative_to(folder).as_posix()}\n" for image in data.images)
+        (folder / f"{split}.txt").write_text(listed, "utf-8")
+        entries.append(f"{'valid' if split == 'val' else split} = {split}.txt")
+    (folder / "obj.names").write_text("".join(f"{name}\n" for name in names), "utf-8")
+    (folder / "obj.data").write_text("\n".join([*entries, "names = obj.names", "backup = backup"]) + "\n", "utf-8")
+
+
 FORMATS = {
     "darknet": DataFormat(
         task="detect",
@@ -120,5 +135,7 @@ FORMATS = {
         suffixes=(".data",),
         fits_folder=_fits,
         fits_file=_is_data_file,
+        write=_write,
+        image_folder="data/{split}",
     )
 }

@@ -105,6 +105,13 @@ def _read_listed(part: ListedPart) -> Reader:
     return partial(read_folder, part.path, *_classes(part.train, part.names, part.file))
 
 
+def _write(parts: Mapping[str, ClassificationData], folder: Path, _: object) -> None:
+    """Make the folders of classes without images; all others lie where they belong already."""
+    for split, data in parts.items():
+        for name in data.class_names:
+            (folder / split / name.replace("/", "_")).mkdir(parents=True, exist_ok=True)
+
+
 FORMATS = {
     "folder": DataFormat(
         task="classify",
@@ -113,5 +120,7 @@ FORMATS = {
         fits_folder=class_folders,
         order=90,
         read_listed=_read_listed,
+        write=_write,
+        image_folder="{split}/{name}",
     )
 }

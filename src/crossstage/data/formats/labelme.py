@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from crossstage.data.faults import Fault, fault_in
 from crossstage.data.formats.base import DataFormat, Names, Reader, listed_names, split_folders
 from crossstage.data.json_entries import begins_with, mentions, parsed
 from crossstage.data.named import Labels, NamedBox, NamedParts
+from crossstage.data.records import DetectionData
+from crossstage.data.written import BoxScores, Stated, describe, images_of, text_of
 from crossstage.errors import DataError
 from crossstage.reading.finding import find_files
 from crossstage.reading.numbers import number, whole
@@ -108,6 +110,30 @@ def _fits(folder: Path) -> str:
     return f"{len(files)} JSON files with shapes, such as {files[0].relative_to(folder)}" if files else ""
 
 
+def _write(parts: Mapping[str, DetectionData], folder: Path, _: BoxScores) -> None:
+    """Write a JSON file beside each image."""
+    for data in parts.values():
+        for image, objects in images_of(data):
+            content = {
+                "version": "5.4.1",
+                "flags": {},
+                "shapes": [_written(one) for one in objects],
+                "imagePath": image.path.name,
+                "imageData": None,
+                "imageHeight": image.height,
+                "imageWidth": image.width,
+            }
+            image.path.with_suffix(".json").write_text(text_of(content), "utf-8")
+    describe(folder, "labelme", {split: split for split in parts}, next(iter(parts.values())).class_names)
+
+
+def _written(one: Stated) -> dict[str, Any]:
+    left, top, right, bottom = one.xyxy
+    points = one.points or [(left, top), (right, bottom)]
+    kind = "polygon" if one.points else "rectangle"
+    return {"label": one.name, "points": points, "group_id": None, "shape_type": kind, "flags": {}}
+
+
 FORMATS = {
     "labelme": DataFormat(
         task="detect",
@@ -116,5 +142,8 @@ FORMATS = {
         suffixes=(".json",),
         fits_folder=_fits,
         fits_file=is_labelme,
+        write=_write,
+        holds=frozenset({"polygons"}),
+        image_folder="{split}",
     )
 }

@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from crossstage.data.faults import Fault, fault_in
 from crossstage.data.formats.base import DataFormat, Names, Reader, listed_names
 from crossstage.data.json_entries import begins_with, mentions, parsed
 from crossstage.data.named import LONGEST_PATH, Labels, NamedBox, NamedParts, image_in
+from crossstage.data.records import DetectionData, ImageRef
+from crossstage.data.written import BoxScores, Stated, describe, images_of, text_of
 from crossstage.errors import DataError
 from crossstage.inference.sources import IMAGE_SUFFIXES
 from crossstage.reading.finding import find_files
@@ -187,6 +189,39 @@ def _fits(folder: Path) -> str:
     return "".join(f"{file.name} with results of Label Studio" for file in _files(folder))
 
 
+def _write(parts: Mapping[str, DetectionData], folder: Path, scores: BoxScores) -> None:
+    """Write a JSON file of tasks for each part, whose images Label Studio finds in its folder of local files."""
+    for split, data in parts.items():
+        tasks = []
+        for image, objects in images_of(data, scores.get(split)):
+            address = f"/data/local-files/?d={quote(image.path.relative_to(folder).as_posix())}"
+            results = [_written(one, image, number_) for number_, one in enumerate(objects)]
+            tasks.append({"data": {"image": address}, "annotations": [{"result": results}]})
+        (folder / f"{split}.json").write_text(text_of(tasks), "utf-8")
+    describe(folder, "labelstudio", {split: f"{split}.json" for split in parts}, next(iter(parts.values())).class_names)
+
+
+def _written(one: Stated, image: ImageRef, number_: int) -> dict[str, Any]:
+    across, down = 100 / image.width, 100 / image.height
+    left, top, width, height = one.xywh
+    kind = POLYGONS if one.points else BOXES
+    if one.points:
+        value = {"points": [[x * across, y * down] for x, y in one.points]}
+    else:
+        value = {"x": left * across, "y": top * down, "width": width * across, "height": height * down, "rotation": 0}
+    stated = {
+        "id": f"object{number_}",
+        "type": kind,
+        "from_name": "label",
+        "to_name": "image",
+        "original_width": image.width,
+        "original_height": image.height,
+        "image_rotation": 0,
+        "value": {**value, kind: [one.name]},
+    }
+    return stated if one.score is None else {**stated, "score": one.score}
+
+
 FORMATS = {
     "labelstudio": DataFormat(
         task="detect",
@@ -195,5 +230,7 @@ FORMATS = {
         suffixes=(".json", ".csv"),
         fits_folder=_fits,
         fits_file=fits_file,
+        write=_write,
+        holds=frozenset({"polygons"}),
     )
 }

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from xml.etree.ElementTree import Element as XMLElement
+from xml.etree.ElementTree import ElementTree, SubElement, indent
 
 from crossstage.data.faults import Fault, fault_in
 from crossstage.data.formats.base import DataFormat, Names, Reader, listed_names, split_folders
 from crossstage.data.named import Labels, NamedBox, NamedParts
+from crossstage.data.records import DetectionData, ImageRef
+from crossstage.data.written import BoxScores, Stated, describe, images_of
 from crossstage.data.xml_reading import Element, children, root_name
 from crossstage.errors import DataError
 from crossstage.reading.finding import find_files
@@ -126,6 +130,37 @@ def _fits(folder: Path) -> str:
     return ""
 
 
+def _write(parts: Mapping[str, DetectionData], folder: Path, _: BoxScores) -> None:
+    """Write an XML file for each image, and the list of each part."""
+    (folder / "Annotations").mkdir()
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    for split, data in parts.items():
+        for image, objects in images_of(data, crowds=True):
+            root = _written(image, objects)
+            indent(root)
+            ElementTree(root).write(folder / "Annotations" / f"{image.path.stem}.xml", "utf-8")
+        stems = "".join(f"{image.path.stem}\n" for image in data.images)
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(stems, "utf-8")
+    describe(folder, "voc", dict.fromkeys(parts, "."), next(iter(parts.values())).class_names)
+
+
+def _written(image: ImageRef, objects: Sequence[Stated]) -> XMLElement:
+    root = XMLElement(ROOT)
+    SubElement(root, "folder").text = "JPEGImages"
+    SubElement(root, "filename").text = image.path.name
+    size = SubElement(root, "size")
+    for side, value in (("width", image.width), ("height", image.height), ("depth", 3)):
+        SubElement(size, side).text = str(value)
+    for one in objects:
+        entry = SubElement(root, "object")
+        SubElement(entry, "name").text = one.name
+        SubElement(entry, "difficult").text = str(int(one.crowd))
+        bounds = SubElement(entry, "bndbox")
+        for side, value in zip(SIDES, one.xyxy, strict=True):
+            SubElement(bounds, side).text = repr(value)
+    return root
+
+
 FORMATS = {
     "voc": DataFormat(
         task="detect",
@@ -133,5 +168,8 @@ FORMATS = {
         looked_for="Annotations/*.xml (VOC)",
         suffixes=(".xml",),
         fits_folder=_fits,
+        write=_write,
+        holds=frozenset({"crowds"}),
+        image_folder="JPEGImages",
     )
 }

@@ -6,7 +6,7 @@ labelImg writes them (labels beside the images) and Label Studio (``images`` and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -15,7 +15,8 @@ from crossstage.data.class_names import read_class_names
 from crossstage.data.faults import Fault, Reading
 from crossstage.data.formats.base import DataFormat, ListedPart, Names, Reader, listed_names, split_folders
 from crossstage.data.named import image_in, plain_path
-from crossstage.data.records import DetectionBuilder, DetectionData
+from crossstage.data.records import DetectionBuilder, DetectionData, ImageRef
+from crossstage.data.written import BoxScores, Stated, describe, images_of
 from crossstage.data.yolo_labels import Manner, manner_of, read_labels
 from crossstage.errors import DataError
 from crossstage.inference.images import image_size
@@ -248,6 +249,33 @@ def _from_list(file: Path, roots: Iterable[Path]) -> tuple[list[Pair], list[Faul
     return pairs, lost
 
 
+def _write(parts: Mapping[str, DetectionData], folder: Path, _: BoxScores) -> None:
+    """Write label files in ``labels``, beside ``images``, and the ``data.yaml`` that Ultralytics reads."""
+    for split, data in parts.items():
+        labels = folder / LABELS / split
+        labels.mkdir(parents=True)
+        for image, objects in images_of(data):
+            (labels / f"{image.path.stem}.txt").write_text(label_lines(image, objects), "utf-8")
+    masks = any(data.has_masks for data in parts.values())
+    places = {split: f"{IMAGES}/{split}" for split in parts}
+    describe(folder, "yolo", places, next(iter(parts.values())).class_names, task="segment" if masks else "detect")
+
+
+def label_lines(image: ImageRef, objects: Iterable[Stated], *, polygons: bool = True) -> str:
+    """Return the text of a label file: a line for each object, in shares of the image's sides."""
+    lines = []
+    for one in objects:
+        left, top, width, height = one.xywh
+        points = one.points if polygons else None
+        numbers = [side for point in points or () for side in point] or [
+            *(left + width / 2, top + height / 2),
+            *(width, height),
+        ]
+        shares = [value / (image.width, image.height)[at % 2] for at, value in enumerate(numbers)]
+        lines.append(" ".join([str(one.class_id), *map(repr, shares)]))
+    return "".join(f"{line}\n" for line in lines)
+
+
 FORMATS = {
     "yolo": DataFormat(
         task="detect",
@@ -257,5 +285,7 @@ FORMATS = {
         fits_folder=_fits,
         fits_listed=_fits_listed,
         read_listed=_read_listed,
+        write=_write,
+        holds=frozenset({"polygons"}),
     )
 }
