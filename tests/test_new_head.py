@@ -131,13 +131,13 @@ def run(shapes, tmp_path_factory):
     """A training that was stopped after half of its epochs, and went on."""
     folder = tmp_path_factory.mktemp("dot")
     options = TrainOptions(
-        "cspdarknet53_tiny_tiny_fpn_dot", str(shapes), imgsz=64, epochs=12, batch=8, workers=0, out=str(folder),
+        "cspdarknet53_tiny_tiny_fpn_dot", str(shapes), imgsz=64, epochs=8, batch=8, workers=0, out=str(folder),
         name="run", loss={"box_gain": 1.5}, optimizer="adamw", lr=0.003, burn_in=0, ema=0.5, val_every=4,
         sample_every=0, weight_decay=0.0005, schedule="cosine",
         augment=Augmentation(mosaic=0, scale=0, translate=0, hue=0, saturation=0, brightness=0),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crossstage.training.loop.Loop._out_of_patience", lambda loop: loop.progress.epoch == 6)
+        patch.setattr("crossstage.training.loop.Loop._out_of_patience", lambda loop: loop.progress.epoch == 4)
         train(options)
     return resume(folder / "run")
 
@@ -160,7 +160,7 @@ def test_unknown_settings_are_refused():
 
 
 def test_it_trains_and_goes_on_from_a_checkpoint(run):
-    assert [row["epoch"] for row in run.history] == list(range(1, 13))
+    assert [row["epoch"] for row in run.history] == list(range(1, 9))
     assert run.history[-1]["sides"] < run.history[0]["sides"]
     assert {"sides", "scores"} < run.history[0].keys()
     assert run.best > 0.02

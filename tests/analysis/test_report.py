@@ -203,6 +203,6 @@ def test_what_is_missing_is_told(monkeypatch, profiles, tmp_path):
     with pytest.raises(ConfigError, match="at least one"):
         render([])
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(ConfigError, match=r"pip install crossstage\[report\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'crossstage\[report\]'"):
         write_report(profiles, tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []

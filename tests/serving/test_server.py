@@ -69,7 +69,7 @@ def test_addresses_are_ones_that_a_browser_opens():
 def test_a_missing_package_is_named_with_its_command(monkeypatch, capsys):
     monkeypatch.setattr(server, "find_spec", lambda name: None if name == "fastapi" else object())
     assert main(["serve", "cspdarknet53_tiny_yolo.coco"]) == 2
-    assert capsys.readouterr().err.endswith('install them with: pip install "crossstage[serve]"\n')
+    assert capsys.readouterr().err == "error: fastapi is not installed; try: pip install 'crossstage[serve]'\n"
 
 
 def test_a_model_that_cannot_be_opened_ends_the_server():

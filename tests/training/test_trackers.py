@@ -126,7 +126,7 @@ def test_a_killed_training_is_told_as_such(fake, colours, tmp_path, monkeypatch)
 def test_what_is_not_installed_is_told_before_anything_is_read(monkeypatch, capsys):
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda _: None)
     check_trackers(["tensorboard", "csv"])
-    with pytest.raises(ConfigError, match=r'pip install "crossstage\[wandb\]"'):
+    with pytest.raises(ConfigError, match=r"pip install 'crossstage\[wandb\]'"):
         check_trackers(["csv", "wandb"])
     assert main(["train", "no_such_data", "--logger", "csv", "mlflow"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
