@@ -41,13 +41,14 @@ ARROWS = {
     "evaluation": {"ops", "inference", "data"},
     "training": {"nn", "ops", "inference", "models", "weights", "data", "evaluation"},
     "tuning": {"profiling", "data", "evaluation", "training"},
-    "deploy": {"nn", "ops", "inference", "analysis", "models", "darknet", "weights", "data"},
+    "deploy": {"nn", "ops", "inference", "analysis", "models", "darknet", "weights", "data", "evaluation"},
     "serving": {"ops", "inference", "deploy"},
+    "viewing": {"inference", "data", "evaluation"},
     "csp": {"nn", "analysis"},
     "csp.explore": {"nn", "analysis", "models", "weights", "data", "evaluation", "training", "deploy"},
     "cli": {
         *("nn", "ops", "inference", "analysis", "models", "darknet", "weights", "profiling"),
-        *("data", "evaluation", "training", "tuning", "deploy", "serving", "csp", "csp.explore", "__init__"),
+        *("data", "evaluation", "training", "tuning", "deploy", "serving", "viewing", "csp", "csp.explore", "__init__"),
     },
     # Names of version 0.1.0, which lead to the rooms that hold them now.
     "zoo": {"weights"},

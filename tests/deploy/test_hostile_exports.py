@@ -93,12 +93,12 @@ def test_headers_that_contradict_themselves_are_refused(change):
 
 
 def test_few_images_or_such_that_show_nothing_are_told():
-    assert remarks_on(()) == remarks_on([torch.rand(1, 3, 8, 8)] * 32) == ()
-    (few,) = remarks_on([torch.rand(1, 3, 8, 8)] * 3)
+    assert remarks_on(()) == remarks_on(list(torch.rand(32, 1, 3, 8, 8))) == ()
+    (few,) = remarks_on(list(torch.rand(3, 1, 3, 8, 8)))
     assert few.startswith("quantised by 3 images; 32 or more")
     plain, _ = remarks_on([torch.zeros(1, 3, 8, 8)])
     assert "all of them are of one colour" in plain
-    (one,) = remarks_on([torch.rand(1, 3, 8, 8)] * 40 + [torch.full((1, 3, 8, 8), 2.0)])
+    (one,) = remarks_on([*torch.rand(40, 1, 3, 8, 8), torch.full((1, 3, 8, 8), 2.0)])
     assert "1 of them is of one colour" in one
 
 

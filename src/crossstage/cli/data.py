@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossstage.cli import data_writing, names
+from crossstage.cli import data_view, data_writing, names
 from crossstage.cli.arguments import Parser
 from crossstage.cli.console import console, say, table
 from crossstage.cli.verb import FOUND_FAULTS, Group, Verb
@@ -204,6 +204,7 @@ GROUP = Group(
             "Fit anchors to a dataset's boxes, and tell how well they and the model's fit.", _declare_anchors, anchors
         ),
         "show": Verb("Write what a network will see.", _declare_show, show),
+        "view": data_view.VERB,
         **data_writing.VERBS,
     },
 )

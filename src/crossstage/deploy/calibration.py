@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from crossstage.data.find import find_data
@@ -15,10 +17,12 @@ from crossstage.errors import DataError
 from crossstage.inference.images import load_image
 from crossstage.inference.preprocessing import prepare
 from crossstage.inference.sources import Source, Unreadable
+from crossstage.models.detector import Detector
 from crossstage.structures import Preprocessing
 
 MOST = 300  # images: more of them do not move a scale
 FEWEST = 32  # images, with fewer of which scales hang on the one or the other
+FOUND = 0.25  # score from which on an object counts as found
 LEAST_SPREAD = 0.02  # of an image's values, relative to the largest: less is one colour and its noise
 
 
@@ -57,10 +61,37 @@ def remarks_on(inputs: Sequence[Tensor]) -> tuple[str, ...]:
     if plain:
         which = "all of them are" if plain == len(inputs) else f"{plain} of them {'is' if plain == 1 else 'are'}"
         remarks.append(f"quantised by {len(inputs)} images, and {which} of one colour: the file may find nothing")
+    if len(inputs) > 1 and len({image.numpy().tobytes() for image in inputs}) == 1 and not plain:
+        remarks.append(f"quantised by {len(inputs)} images that are all the same one; scales hang on it alone")
     if 0 < len(inputs) < FEWEST:
         few = f"{len(inputs)} image{'' if len(inputs) == 1 else 's'}"
         remarks.append(f"quantised by {few}; {FEWEST} or more that are like those to come give better scales")
     return tuple(remarks)
+
+
+def remarks_on_objects(model: Detector, inputs: Sequence[Tensor]) -> tuple[str, ...]:
+    """Return what is to be said where a detector finds nothing in images to quantise it by.
+
+    Args:
+        model: The detector.
+        inputs: As :func:`calibration_inputs` returns them, of which the first 32 are looked at, up to the first with an
+            object in it.
+    """
+    looked = inputs[:FEWEST]
+    if not looked or any(_finds(model, image) for image in looked):
+        return ()
+    which = "the image" if len(looked) == 1 else f"any of {len(looked)} images"
+    return (
+        f"the model finds nothing in {which} to quantise by: what objects do to the scales is not in them, and the "
+        "file may find nothing",
+    )
+
+
+def _finds(model: Detector, image: Tensor) -> bool:
+    size = (image.shape[2], image.shape[3])
+    with torch.inference_mode():
+        (found,) = model.detect(model(image), size, replace(model.nms, score=FOUND))
+    return len(found.scores) > 0
 
 
 def _images(data: str | Path) -> Iterator[Any]:

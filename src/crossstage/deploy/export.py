@@ -15,7 +15,7 @@ from torch import Tensor
 from crossstage.deploy import instances
 from crossstage.deploy.backends import BACKENDS, formats
 from crossstage.deploy.backends.base import ExportOption, FileFormat, Recipe
-from crossstage.deploy.calibration import calibration_inputs, remarks_on
+from crossstage.deploy.calibration import calibration_inputs, remarks_on, remarks_on_objects
 from crossstage.deploy.exported import first_installed
 from crossstage.deploy.graph import ExportPlan, plan
 from crossstage.deploy.header import ExportHeader
@@ -70,6 +70,7 @@ def export(
     calib: str | Path | Sequence[Tensor] | None = None,
     decode: bool = False,
     nms: NMS | None = None,
+    in_float: Sequence[str] = (),
 ) -> Exported:
     """Write a model as a file that other programs run, and check that it computes the same.
 
@@ -86,6 +87,7 @@ def export(
         decode: Whether to give a detector's boxes and scores instead of its raw tensors.
         nms: The suppression to add inside the graph, whose output is then detections alone; None adds none. A detector
             of two stages has one inside in any case: None takes what it is scored with, for up to 300 objects.
+        in_float: Names of layers, of :func:`layers_by_harm`, that int8 leaves in float.
 
     Returns:
         What was written.
@@ -97,14 +99,10 @@ def export(
             largest, detections of a second stage by more than 1e-3: then nothing is left behind.
     """
     start_time = time.perf_counter()
-    kind = formats().get(format)
-    if kind is None:
-        raise ConfigError(f"format {format!r} is unknown; {one_of(format, formats())}")
+    path = target(name, format, out)
+    kind = formats()[format]
     asked: dict[ExportOption, object] = {"dynamic": dynamic, "half": half, "decode": decode, "nms": nms, "int8": calib}
     _check_options(format, model, {option for option, given in asked.items() if given not in (False, None)})
-    path = Path(out) if out else Path(name.replace("/", "_").replace(":", "_") + kind.suffix)
-    if not kind.graph and path.suffix not in (kind.suffix, *kind.also):
-        raise ConfigError(f"{path}: expected a name that ends with {' or '.join((kind.suffix, *kind.also))}")
     planned = plan(
         model,
         name,
@@ -117,7 +115,7 @@ def export(
     )
     _check_header(planned.header)
     whole = planned.header.outputs == "instances"
-    recipe = Recipe(planned, half, _calibration(calib, planned.header), None if whole else nms)
+    recipe = Recipe(planned, half, _calibration(calib, planned.header), None if whole else nms, tuple(in_float))
     with (whole_folder if kind.graph else whole_file)(path) as temporary:
         header = _written(recipe, format, kind, temporary)
         difference = None if recipe.nms else _difference(planned, _outputs(kind, temporary, header, planned.images))
@@ -126,8 +124,61 @@ def export(
         if exact and difference is not None and not difference <= tolerance:
             raise ExportError(f"{name} as {format} computes something else: outputs differ by {difference:.1e}")
     files = path.iterdir() if kind.graph else (path, *(path.with_suffix(suffix) for suffix in kind.beside))
-    spent, remarks = time.perf_counter() - start_time, remarks_on(recipe.calibration)
+    remarks = remarks_on(recipe.calibration)
+    if isinstance(model, Detector):
+        remarks += remarks_on_objects(model, recipe.calibration)
+    spent = time.perf_counter() - start_time
     return Exported(path, tuple(filter(Path.is_file, files)), header, difference, spent, remarks)
+
+
+def target(name: str, format: str, out: str | Path | None = None) -> Path:
+    """Return where a model is written to: ``out``, or its name with the format's suffix.
+
+    Raises:
+        ConfigError: The format is unknown, or ``out`` ends otherwise than its files.
+    """
+    kind = formats().get(format)
+    if kind is None:
+        raise ConfigError(f"format {format!r} is unknown; {one_of(format, formats())}")
+    path = Path(out) if out else Path(name.replace("/", "_").replace(":", "_") + kind.suffix)
+    if not kind.graph and path.suffix not in (kind.suffix, *kind.also):
+        raise ConfigError(f"{path}: expected a name that ends with {' or '.join((kind.suffix, *kind.also))}")
+    return path
+
+
+def layers_by_harm(
+    model: Detector | Classifier,
+    name: str,
+    format: str,
+    *,
+    calib: str | Path | Sequence[Tensor],
+    imgsz: int | tuple[int, int] | None = None,
+    dynamic: bool = False,
+    decode: bool = False,
+    nms: NMS | None = None,
+) -> list[str]:
+    """Return the names of the layers that int8 rounds, those first that lose most by it.
+
+    Args:
+        model: The model.
+        name: Its name.
+        format: The format that it is to be written in.
+        calib: What to quantise by, as for :func:`export`.
+        imgsz: Side of the input, or height and width, in pixels.
+        dynamic: Whether the file takes images of any size.
+        decode: Whether it decodes.
+        nms: The suppression inside of it.
+
+    Raises:
+        ConfigError: The format holds no int8.
+        DataError: There are no images to quantise by.
+    """
+    kind = formats()[format]
+    if kind.layers is None:
+        raise ConfigError(f"{format} files hold no int8 whose layers can stay in float")
+    decoded = decode or nms is not None
+    planned = plan(model, name, imgsz=imgsz, dynamic=dynamic, decode=decoded, fused=kind.fused, nms=nms)
+    return kind.layers(Recipe(planned, False, _calibration(calib, planned.header), nms))
 
 
 def _check_header(header: ExportHeader) -> None:

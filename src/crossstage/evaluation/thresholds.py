@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OVERLAP = 0.5
+NO_OBJECT, ON_CROWD = -1, -2  # of a detection that takes no object
 GRID = np.linspace(0, 1, 101)
 """The thresholds of a curve; detections that score more than one are kept."""
 
@@ -151,19 +152,29 @@ def matched(boxes: NDArray[np.float64], objects: NDArray[np.float64], crowd: NDA
         ``(n,)``: 1 for a detection that is right, -1 for one that is wrong, 0 for one on a crowd, which counts for
         nothing.
     """
-    worth = np.full(len(boxes), -1)
+    taken = assigned(boxes, objects, crowd)
+    return np.where(taken >= 0, 1, np.where(taken == ON_CROWD, 0, -1))
+
+
+def assigned(boxes: NDArray[np.float64], objects: NDArray[np.float64], crowd: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Do what :func:`matched` does, with the same arguments, and return whose object each detection is.
+
+    Returns:
+        ``(n,)``: the position of the object that a detection takes, :data:`NO_OBJECT`, or :data:`ON_CROWD`.
+    """
+    taken = np.full(len(boxes), NO_OBJECT)
     if not len(objects):
-        return worth
+        return taken
     overlaps = _overlaps(boxes, objects, crowd)
     free = ~crowd
     for number, row in enumerate(overlaps):
         wanted = np.where(free, row, -1.0)
         best = int(wanted.argmax())
         if wanted[best] >= OVERLAP:
-            worth[number], free[best] = 1, False
+            taken[number], free[best] = best, False
         elif (row[crowd] >= OVERLAP).any():
-            worth[number] = 0
-    return worth
+            taken[number] = ON_CROWD
+    return taken
 
 
 def _overlaps(boxes: NDArray[np.float64], objects: NDArray[np.float64], crowd: NDArray[np.bool_]) -> NDArray:

@@ -89,12 +89,14 @@ class Recipe:
         half: Whether to store float16. The plan's graph computes in it already if the format is ``half_inside``.
         calibration: Inputs ``(1, 3, H, W)`` to quantise to int8 by; empty for floats.
         nms: The suppression to add behind the graph's boxes and scores; None for none.
+        in_float: Names of layers that stay in float where others become int8, of the format's ``layers``.
     """
 
     plan: ExportPlan
     half: bool = False
     calibration: Sequence[Tensor] = ()
     nms: NMS | None = None
+    in_float: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,8 @@ class FileFormat:
         note: A remark about the file for people, such as a version of the format; may be empty.
         second_stage: Whether files hold the second stage of a detector, whose boxes differ in number from image to
             image.
+        layers: Names the layers of a recipe that become int8, those first that lose most by it. None for a format
+            without int8, or where all layers become so.
     """
 
     suffix: str
@@ -132,6 +136,7 @@ class FileFormat:
     fused: bool = True
     note: str = ""
     second_stage: bool = False
+    layers: Callable[[Recipe], list[str]] | None = None
 
     @property
     def graph_suffix(self) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from crossstage.deploy.backends.base import ALL_OPTIONS, KEY, MAX_HEADER_BYTES, Backend, FileFormat, Recipe
 from crossstage.deploy.backends.onnx_nodes import pad_inside, suppression
 from crossstage.deploy.backends.shared import silent
+from crossstage.deploy.sensitivity import ranked
 from crossstage.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,13 +51,19 @@ def build(recipe: Recipe) -> tuple[ModelProto, ExportHeader]:
         _check_nms(recipe.nms)
     model = to_onnx(recipe.plan)
     if recipe.calibration:
-        model = quantise(model, predictors(model), recipe.calibration)
+        model = quantise(model, [*predictors(model), *recipe.in_float], recipe.calibration)
         describe(model, header)
     if recipe.nms:
         header = replace(header, outputs="detections", nms=recipe.nms)
         add_suppression(model, recipe.nms, single=header.batch == 1)
         describe(model, header)
     return model, header
+
+
+def layers(recipe: Recipe) -> list[str]:
+    """Return the names of the layers that become int8; see :class:`~crossstage.deploy.backends.base.FileFormat`."""
+    model = to_onnx(recipe.plan)
+    return ranked(model, predictors(model), recipe.calibration)
 
 
 def to_onnx(plan: ExportPlan) -> ModelProto:
@@ -355,6 +362,7 @@ BACKENDS = {
             read_header=read_header,
             note=f"opset {OPSET}",
             second_stage=True,
+            layers=layers,
         ),
     )
 }

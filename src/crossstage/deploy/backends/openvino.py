@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xml.parsers.expat import ExpatError, ParserCreate
 
 from crossstage.deploy.backends.base import ALL_OPTIONS, KEY, Arithmetic, Backend, FileFormat, Recipe, Runtime
-from crossstage.deploy.backends.onnx import build, predictors, save
+from crossstage.deploy.backends.onnx import build, layers, predictors, save
 from crossstage.deploy.backends.shared import silent, take_turns
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def write(recipe: Recipe, path: Path) -> ExportHeader:
 
     with tempfile.TemporaryDirectory(prefix="crossstage-") as scratch:
         model, header = build(replace(recipe, calibration=()))
-        in_float = predictors(model)
+        in_float = [*predictors(model), *recipe.in_float]
         save(model, Path(scratch) / "model.onnx")
         converted = openvino.Core().read_model(Path(scratch) / "model.onnx")
         if recipe.calibration:
@@ -49,6 +49,7 @@ def _quantised(model: openvino.Model, in_float: Sequence[str], batches: Sequence
     """Return a graph quantised by NNCF, in which the named operations stay in float."""
     import nncf
 
+    # A convolution with a bias becomes an addition of the node's name, behind "NAME/WithoutBiases".
     present = {operation.get_friendly_name() for operation in model.get_ops()}
     with silent(), contextlib.redirect_stdout(sys.stderr):  # where its progress belongs
         quantised: Any = nncf.quantize(
@@ -56,7 +57,7 @@ def _quantised(model: openvino.Model, in_float: Sequence[str], batches: Sequence
             nncf.Dataset([batch.numpy() for batch in batches]),
             preset=nncf.QuantizationPreset.MIXED,  # asymmetric activations: leaky ReLU goes little below 0
             subset_size=len(batches),
-            ignored_scope=nncf.IgnoredScope(names=[name for name in in_float if name in present]),
+            ignored_scope=nncf.IgnoredScope(names=[name for name in present if name.split("/")[0] in in_float]),
         )
     return quantised
 
@@ -134,6 +135,7 @@ BACKENDS = {
             graph="model.xml",
             half_inside=False,
             second_stage=True,
+            layers=layers,
         ),
         runtime=Runtime(
             reads=(".xml", ".onnx"),
