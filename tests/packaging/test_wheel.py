@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -98,7 +99,8 @@ def test_everything_of_the_package_is_in_the_wheel(built):
 def test_a_plain_install_finds_trains_and_measures_without_a_warning(plain, tmp_path):
     crossstage = plain / "crossstage"
     done = ran(crossstage, "predict", PHOTO, "--json", tmp_path / "found.jsonl", "--save", tmp_path / "copies")
-    assert done.returncode == 0 and "person" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "found.jsonl").read_text())["detections"]
     assert "arn" not in done.stderr and "cv2" not in done.stderr, done.stderr
     drawn = ran(plain / "python", ROOT / "examples" / "draw_shapes.py", tmp_path / "shapes")
     assert drawn.returncode == 0, drawn.stderr

@@ -6,13 +6,14 @@ import re
 import sys
 from argparse import Namespace
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossstage.cli.arguments import Parser
 from crossstage.cli.console import console, say
 from crossstage.cli.verb import Verb
-from crossstage.errors import ConfigError
+from crossstage.errors import ConfigError, not_installed
 
 if TYPE_CHECKING:
     from crossstage.training import TrainOptions
@@ -50,6 +51,8 @@ def run(given: Namespace) -> int:
 
     if given.trials < 1 or (given.minutes is not None and not given.minutes > 0):
         raise ConfigError(f"trials={given.trials}, minutes={given.minutes}; expected at least 1, and more than 0")
+    if find_spec("optuna") is None:
+        raise not_installed("optuna", "tune")  # before the data are read
     base = _base(given)
     folder = Path(given.out) / (given.name or _name(given.data))
     out = console(stderr=True, quiet=given.quiet)
