@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from crossstage.deploy.header_v1 import head_of_v1, nms_of_v1
-from crossstage.errors import WeightsError
+from crossstage.errors import WeightsError, first_line
 from crossstage.models.heads.base import Head, HeadConfig
 from crossstage.models.registry import TaskName
 from crossstage.models.rows import MAX_NUMBER, decode, encode
@@ -174,7 +174,8 @@ class ExportHeader:
         except WeightsError:
             raise
         except Exception as error:  # values of every kind end up in every place
-            raise WeightsError(f"{path}: its header does not describe a crossstage model: {error!r}") from None
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise WeightsError(f"{path}: its header does not describe a crossstage model: {why}") from None
 
 
 def _read(content: dict[str, Any], version: int) -> ExportHeader:
