@@ -53,7 +53,7 @@ def yolov3_tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SLOW = (Path(__file__).parent / "slow.txt").read_text().splitlines()
-"""Tests that took 2.5 seconds or more on two cores, of kinds that quicker ones stand for in every run."""
+"""Tests that take about a second or more on two cores, of kinds that quicker ones stand for in every run."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import crossstage
+from crossstage.deploy.backends import formats
 from crossstage.deploy.backends.base import KEY
 from crossstage.deploy.export import export
 from crossstage.deploy.exported import ExportedDetector, open_exported
@@ -132,7 +133,9 @@ def test_runtimes_without_second_stages_are_refused_by_name(tmp_path):
 @pytest.mark.parametrize("format", ["ncnn", "torchscript", "exported_program"])
 def test_formats_without_second_stages_are_refused_by_name(masks, tmp_path, format):
     with pytest.raises(ConfigError, match=f"{format} files hold no second stage.*; onnx and openvino files do"):
-        export(masks, "masks", format, tmp_path / "file", dynamic=format == "exported_program")
+        export(
+            masks, "masks", format, tmp_path / f"file{formats()[format].suffix}", dynamic=format == "exported_program"
+        )
 
 
 def test_options_that_do_not_fit_are_refused(masks, tmp_path):

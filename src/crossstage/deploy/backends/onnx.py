@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from crossstage.deploy.backends.base import ALL_OPTIONS, KEY, MAX_HEADER_BYTES, Backend, FileFormat, Recipe
 from crossstage.deploy.backends.onnx_nodes import pad_inside, suppression
 from crossstage.deploy.backends.shared import silent
-from crossstage.deploy.sensitivity import ranked
 from crossstage.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,6 +61,8 @@ def build(recipe: Recipe) -> tuple[ModelProto, ExportHeader]:
 
 def layers(recipe: Recipe) -> list[str]:
     """Return the names of the layers that become int8; see :class:`~crossstage.deploy.backends.base.FileFormat`."""
+    from crossstage.deploy.sensitivity import ranked
+
     model = to_onnx(recipe.plan)
     return ranked(model, predictors(model), recipe.calibration)
 

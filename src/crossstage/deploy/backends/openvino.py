@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from crossstage.deploy.backends.base import Floats, Session
     from crossstage.deploy.header import ExportHeader
 
+BIASED = "/WithoutBiases"  # behind the name of a convolution, whose bias is an addition of the name itself
 _MAX_XML_BYTES = 1 << 26  # the graph of the largest network here has 2 MB
 
 
@@ -49,7 +50,6 @@ def _quantised(model: openvino.Model, in_float: Sequence[str], batches: Sequence
     """Return a graph quantised by NNCF, in which the named operations stay in float."""
     import nncf
 
-    # A convolution with a bias becomes an addition of the node's name, behind "NAME/WithoutBiases".
     present = {operation.get_friendly_name() for operation in model.get_ops()}
     with silent(), contextlib.redirect_stdout(sys.stderr):  # where its progress belongs
         quantised: Any = nncf.quantize(
@@ -57,7 +57,7 @@ def _quantised(model: openvino.Model, in_float: Sequence[str], batches: Sequence
             nncf.Dataset([batch.numpy() for batch in batches]),
             preset=nncf.QuantizationPreset.MIXED,  # asymmetric activations: leaky ReLU goes little below 0
             subset_size=len(batches),
-            ignored_scope=nncf.IgnoredScope(names=[name for name in present if name.split("/")[0] in in_float]),
+            ignored_scope=nncf.IgnoredScope(names=[name for name in present if name.removesuffix(BIASED) in in_float]),
         )
     return quantised
 
