@@ -96,6 +96,7 @@ def test_layers_stay_in_float_until_the_loss_is_within_its_bound(tiny, labelled,
     assert not any(rounded[name] for name in done.in_float) and rounded[harmful[2]]
 
 
+@pytest.mark.slow
 def test_a_bound_that_cannot_be_kept_leaves_what_was_there(labelled, tmp_path, monkeypatch, capsys):
     graded(monkeypatch, [5])
     out = tmp_path / "x.onnx"

@@ -132,10 +132,9 @@ def test_runtimes_without_second_stages_are_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("format", ["ncnn", "torchscript", "exported_program"])
 def test_formats_without_second_stages_are_refused_by_name(masks, tmp_path, format):
+    out = tmp_path / f"file{formats()[format].suffix}"
     with pytest.raises(ConfigError, match=f"{format} files hold no second stage.*; onnx and openvino files do"):
-        export(
-            masks, "masks", format, tmp_path / f"file{formats()[format].suffix}", dynamic=format == "exported_program"
-        )
+        export(masks, "masks", format, out, dynamic=format == "exported_program")
 
 
 def test_options_that_do_not_fit_are_refused(masks, tmp_path):
