@@ -23,6 +23,7 @@ GROUND = {
     "discovery": set(),
     "scratch": set(),
     "files": {"errors", "scratch"},
+    "loopback": {"errors"},
     "reading": {"errors"},
     "structures": {"errors"},
 }

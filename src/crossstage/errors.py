@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterable
 
 # What a terminal obeys or turns round, but for tabs and line ends, which are ours: messages quote files, and libraries.
-_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
+ACTING = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_ACTING = re.compile(f"[{ACTING}]")
 _LONG = re.compile(r"[^\s/\\]{256,}")  # longer than any name that a file system takes
 
 

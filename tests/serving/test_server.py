@@ -39,7 +39,7 @@ def test_a_port_in_use_is_one_line(capsys):
         port = taken.getsockname()[1]
         assert main(["serve", "cspdarknet53_tiny_yolo.coco", "--port", str(port)]) == 2
     assert capsys.readouterr().err == (
-        f"error: port {port} of 127.0.0.1 is in use; choose another with --port, 0 for any\n"
+        f"error: port {port} of 127.0.0.1 is in use; choose another one, 0 for any that is free\n"
     )
 
 
@@ -47,8 +47,8 @@ def test_a_port_in_use_is_one_line(capsys):
     ("host", "port", "said"),
     [
         ("127.0.0.1", 70_000, "port=70000; expected a number from 0 to 65535"),
-        ("no.such.host.invalid", 0, "no.such.host.invalid, port 0: "),
-        ("192.0.2.1", 0, "192.0.2.1, port 0: "),
+        ("no.such.host.invalid", 0, "port 0 of no.such.host.invalid: "),
+        ("192.0.2.1", 0, "port 0 of 192.0.2.1: "),
     ],
 )
 def test_an_address_that_cannot_be_had_is_one_line(host, port, said):

@@ -12,15 +12,12 @@ from typing import ClassVar
 
 from PIL import Image
 
-from crossstage.errors import ConfigError
 from crossstage.inference.images import Pixels
+from crossstage.loopback import HOST, OWN_NAMES, host_of, port_error
 
-HOST = "127.0.0.1"
 MOST_VIEWERS = 8
 LARGEST_SIDE = 1280  # pixels of a frame as it is shown
-WAIT = (
-    5.0  # seconds without a new frame after which the last one is sent again, so that a viewer that is gone is noticed
-)
+WAIT = 5.0  # seconds after which a frame is sent again, so that a viewer that is gone is noticed
 _BOUNDARY = "frame"
 _PAGE = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>CrossStage</title>
 <style>body{margin:0;background:#111}img{display:block;margin:auto;max-width:100vw;max-height:100vh}</style>
@@ -48,7 +45,7 @@ class LiveView:
         try:
             self._server = _Server((HOST, port), _handler(self))
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"--live {port}: the port cannot be used: {error}; expected another one") from None
+            raise port_error(HOST, port, error) from None
         self.address = f"http://{HOST}:{self._server.server_address[1]}/"
         threading.Thread(target=self._server.serve_forever, daemon=True, name="live view").start()
 
@@ -114,9 +111,8 @@ def _handler(view: LiveView) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             server = self.server
             assert isinstance(server, _Server)
-            host = self.headers.get("Host", "").rpartition(":")[0]
-            if host not in (HOST, "localhost"):  # a foreign name that was made to lead here
-                self.send_error(HTTPStatus.FORBIDDEN)
+            if host_of(self.headers.get("Host", "")) not in OWN_NAMES:
+                self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
             elif self.path == "/":
                 self._answer("text/html; charset=utf-8")
                 self.wfile.write(_PAGE)

@@ -65,7 +65,7 @@ def read_stream(address: str, dropped: Callable[[], None] = lambda: None) -> Ite
         container = _opened(address)
     except NoVideoError as error:
         raise DataError(f"{shown(address)} cannot be opened: {error}") from None
-    if container.duration:
+    if container.duration or container.size > 0:  # what is live has neither
         with container:
             yield from frames_of(container)
         return

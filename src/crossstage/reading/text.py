@@ -9,7 +9,7 @@ import reprlib
 import stat
 from pathlib import Path
 
-from crossstage.errors import CrossStageError, DataError
+from crossstage.errors import ACTING, CrossStageError, DataError
 
 MAX_LIST_BYTES = 64 << 20  # lists of paths and files of labels: some 500,000 lines
 # A longer mark comes before one that it begins with.
@@ -22,7 +22,7 @@ _MARKS = (
 )
 _LINE_ENDS = re.compile(r"\r\n?|\n")
 # Controls, which a terminal obeys; marks that turn the direction of text; Unicode's line ends; halves of pairs.
-_HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_HARMFUL = re.compile(f"[\t\n{ACTING}]")
 
 
 def read_text(

@@ -14,11 +14,11 @@ import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 
 from crossstage.errors import first_line
+from crossstage.loopback import host_of
 from crossstage.reading.text import visible
 from crossstage.serving.limits import Limits
 
@@ -77,7 +77,7 @@ class Guard:
 
     def _admit(self, scope: MutableMapping[str, Any]) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if self._hosts is not None and _host(headers.get("host", "")) not in self._hosts:
+        if self._hosts is not None and host_of(headers.get("host", "")) not in self._hosts:
             raise HTTPException(421, "this server answers to its own name alone, such as localhost")
         if scope["method"] not in ("GET", "HEAD") and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise HTTPException(403, "pages of other sites may not use this server")
@@ -89,14 +89,6 @@ class Guard:
 def too_large(most: int) -> HTTPException:
     """Return the refusal of a body of too many bytes."""
     return HTTPException(413, f"the body is too large; expected at most {most / (1 << 20):.4g} MiB")
-
-
-def _host(header: str) -> str:
-    """Return the name in a Host header, without its port; empty if that is none."""
-    try:
-        return urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return ""
 
 
 class _Exchange:

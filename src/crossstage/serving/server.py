@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from crossstage.errors import ConfigError, not_installed
+from crossstage.errors import not_installed
+from crossstage.loopback import HOST, OWN_NAMES, port_error
 from crossstage.machine import StopRequests
 
 if TYPE_CHECKING:
     from crossstage.serving.limits import Limits
     from crossstage.serving.served import Served
 
-LOOPBACK = "127.0.0.1"
 PORT = 8000
 _NEEDED = ("fastapi", "uvicorn", "multipart")
-_LOCAL_NAMES = frozenset(("localhost", LOOPBACK, "::1"))
 _LOOK = 0.25  # seconds between looks for a signal that uvicorn does not know
 
 
@@ -44,7 +42,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def listen(host: str = LOOPBACK, port: int = PORT) -> socket.socket:
+def listen(host: str = HOST, port: int = PORT) -> socket.socket:
     """Take a port.
 
     Args:
@@ -54,22 +52,20 @@ def listen(host: str = LOOPBACK, port: int = PORT) -> socket.socket:
     Raises:
         ConfigError: It is in use or not allowed, or there is no such address here.
     """
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"port={port}; expected a number from 0 to 65535")
+    if not 0 <= port <= 65535:  # which looking up an address does not tell
+        raise port_error(host, port, OverflowError())
     try:
         ((family, _, _, _, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         taken = socket.create_server(address[:2], family=family, backlog=512)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port {port} of {host} is in use; choose another with --port, 0 for any") from None
-        raise ConfigError(f"{host}, port {port}: {error.strerror or error}") from None
+    except (OSError, OverflowError) as error:
+        raise port_error(host, port, error) from None
     return taken
 
 
 def address_of(taken: socket.socket) -> str:
     """Return the URL at which a browser on this machine finds a server."""
     host, port = taken.getsockname()[:2]
-    host = LOOPBACK if host in ("0.0.0.0", "::") else host
+    host = HOST if host in ("0.0.0.0", "::") else host
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
@@ -78,7 +74,7 @@ def serve(
     taken: socket.socket,
     limits: Limits,
     *,
-    host: str = LOOPBACK,
+    host: str = HOST,
     on_ready: Callable[[Sequence[Served]], object] = lambda _: None,
 ) -> None:
     """Serve until a signal asks to end; requests that have come are answered before.
@@ -105,7 +101,7 @@ def serve(
         server.should_exit = True
 
     service = Service(open_all, limits, on_ready, fail)
-    hosts = _LOCAL_NAMES | {host} if is_loopback(host) else None
+    hosts = {*OWN_NAMES} | {host} if is_loopback(host) else None
     with StopRequests() as stop, taken:
 
         async def look() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ from crossstage.training.reporting import Reporter
 from crossstage.training.schedule import MovingAverage, freeze, hasten_batch_norm
 from crossstage.training.signals import Interrupted
 from crossstage.training.tasks import ClassificationTask, DetectionTask, Scores, Task
-from crossstage.training.trackers import Trackers
+from crossstage.training.trackers import Trackers, settings_of
 from crossstage.weights.model_file import read_model, write_model
 from crossstage.weights.starting import Started, start_model
 
@@ -347,7 +347,13 @@ class _Run:
             self.trackers = Trackers(
                 self.options.logger,
                 self.folder,
-                settings=self._settings(),
+                settings={
+                    **settings_of(self.options),
+                    "train_images": len(self.train_data),
+                    "val_images": len(self.val_data),
+                    "classes": self.spec.num_classes,
+                    "network": self.spec.name,
+                },
                 going_on=going_on,
                 say=self.reporter.say,
             )
@@ -361,16 +367,6 @@ class _Run:
         finally:
             if self.trackers:
                 self.trackers.close(status)
-
-    def _settings(self) -> dict[str, Any]:
-        """Return what describes the run, as names and plain values."""
-        options = asdict(self.options)
-        flat = {name: value for name, value in options.items() if not isinstance(value, dict)}
-        for outer in ("augment", "loss", "plain_loss", "partial"):
-            inner = options[outer] if isinstance(options[outer], dict) else {}
-            flat |= {f"{outer}.{name}": value for name, value in inner.items()}
-        sizes = {"train_images": len(self.train_data), "val_images": len(self.val_data)}
-        return {**flat, **sizes, "classes": self.spec.num_classes, "network": self.spec.name}
 
     def _take_up(self, state: dict[str, Any], progress: Progress) -> None:
         """Go on from the folder's checkpoint.

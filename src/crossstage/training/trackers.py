@@ -20,6 +20,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from urllib.parse import urlsplit
 
 from crossstage.errors import DataError, first_line, not_installed
 from crossstage.files import write_text
-from crossstage.training.options import LoggerKind
+from crossstage.training.options import LoggerKind, RunOptions
 
 PROJECT = "crossstage"  # the experiment of MLflow and the project of W&B, unless their own variables name another
 KNOWN_RUNS = "trackers.json"
@@ -41,6 +42,16 @@ QUIET = {
     "WANDB_ERROR_REPORTING": "false",
 }
 """Variables of the trackers' own, unless they are set: nothing goes where nobody sent it, nothing waits for minutes."""
+
+
+def settings_of(options: RunOptions) -> dict[str, Any]:
+    """Return options as names and plain values, those of groups with the group's name and a dot before theirs."""
+    given = asdict(options)
+    flat = {name: value for name, value in given.items() if not isinstance(value, dict)}
+    for outer, inner in given.items():
+        if isinstance(inner, dict):
+            flat |= {f"{outer}.{name}": value for name, value in inner.items()}
+    return flat
 
 
 def check_trackers(kinds: Sequence[LoggerKind]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -17,13 +16,12 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 from crossstage.errors import ConfigError, DataError, first_line
+from crossstage.loopback import HOST, OWN_NAMES, host_of, port_error
 from crossstage.machine import StopRequests
 from crossstage.reading.text import visible
 from crossstage.viewing.gallery import ORDERS, Gallery, Wish
 from crossstage.viewing.rendering import Renderings
 
-HOST = "127.0.0.1"
-OWN_NAMES = (HOST, "localhost")
 MOST_TILES = 200  # of a page
 FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -63,12 +61,8 @@ class DataView:
     def __init__(self, port: int) -> None:
         try:
             self._server = _Server((HOST, port), ViewHandler)
-        except OverflowError:
-            raise ConfigError(f"port={port}; expected a number from 0 to 65535") from None
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise ConfigError(f"port {port} of {HOST} is in use; choose another with --port, 0 for any") from None
-            raise ConfigError(f"port {port} of {HOST}: {error.strerror or error}; expected another one") from None
+        except (OSError, OverflowError) as error:
+            raise port_error(HOST, port, error) from None
         self.port = self._server.server_address[1]
         self.address = f"http://{HOST}:{self.port}/"
 
@@ -127,7 +121,7 @@ class ViewHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a request."""
-        if not _own(self.headers.get("Host", "")):  # a foreign name that was made to lead here
+        if host_of(self.headers.get("Host", "")) not in OWN_NAMES:
             self._send(421, _JSON, _detail("this server answers to its own name alone, such as localhost"))
             return
         try:
@@ -181,13 +175,6 @@ class ViewHandler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep requests out of the terminal."""
-
-
-def _own(header: str) -> bool:
-    try:
-        return urlsplit(f"//{header}").hostname in OWN_NAMES
-    except ValueError:
-        return False
 
 
 def _packed(content: Any) -> bytes:
